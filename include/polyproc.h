@@ -1,0 +1,400 @@
+/* polyproc.h - processes, pools and shared memory for C programs.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * INTRODUCTION
+ *
+ *   polyproc runs your functions in other processes: on every core, and each in an address space of its own, so
+ *   that a function that crashes costs one task and not the program. This header is the whole C interface. What is not
+ *   declared here is not published.
+ *
+ *       #include <polyproc.h>
+ *
+ *       static int32_t square(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+ *       {
+ *           double x = *(const double *)in;
+ *           *(double *)out = x * x;
+ *           return 0;
+ *       }
+ *
+ *       int main(int argc, char **argv)
+ *       {
+ *           pp_init(&argc, &argv);               // in a worker this call never returns
+ *           pp_pool pool;
+ *           pp_pool_options options = PP_POOL_OPTIONS_INIT;
+ *           if (pp_pool_open(&options, &pool) != PP_OK) { fprintf(stderr, "%s\n", pp_last_error()); return 1; }
+ *           double in[1000], out[1000];          // fill in ...
+ *           pp_pool_map(pool, square, in, sizeof *in, out, sizeof *out, 1000, 0, NULL, 0, NULL);
+ *           return pp_pool_free(pool) == PP_OK ? 0 : 1;
+ *       }
+ *
+ *   cc program.c $(pkg-config --cflags --libs polyproc)
+ *
+ * WORKERS
+ *
+ *   A worker is this program, executed again: pp_init(), the first call of main, sees that it is in a worker and serves
+ *   tasks until the pool is closed. A task is a plain function pointer; it needs no registration, it only has to be
+ *   part of the program or of a shared library that the program has loaded. A worker dies with the process that
+ *   started it, whatever ends that process.
+ *
+ * ERRORS
+ *
+ *   Functions that can fail return PP_OK (0) or a negative PP_ERR_ code; pp_last_error() has the message, for this
+ *   thread, until its next failing call. No function of the library calls exit() or abort(), and no crash of a
+ *   worker reaches the program.
+ *
+ * THREADS
+ *
+ *   Every function may be called from any thread, with any handle, at the same time. pp_last_error() is per thread.
+ *
+ * OWNERSHIP
+ *
+ *   Handles are numbers, never reused within a process; 0 is no handle. A handle that was freed, or is of another kind, is answered
+ *   by PP_ERR_HANDLE. Freeing handle 0 does nothing. Memory behind an input pointer is the caller's and is
+ *   not kept after the call returns. Memory that the library hands out is freed by the function that its documentation names.
+ *
+ * UNLOADING
+ *
+ *   Do not dlclose() the library: the Go runtime behind it cannot be unloaded. dlclose() is harmless but frees nothing.
+ *
+ * FORK
+ *
+ *   pools and processes belong to the process that opened them; in a forked child their handles answer PP_ERR_FORKED.
+ */
+#ifndef POLYPROC_H
+#define POLYPROC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define PP_API __attribute__((visibility("default")))
+#else
+#define PP_API
+#endif
+
+/* ---- version ------------------------------------------------------------------------------------------------ */
+
+#define PP_VERSION_MAJOR 0
+#define PP_VERSION_MINOR 1
+#define PP_VERSION_PATCH 0
+#define PP_VERSION "0.1.0"
+
+/* pp_version returns the version of the library that is loaded, for example "0.1.0": a static string. Compare it with
+ * PP_VERSION, which is the version of this header; a library of the same major version serves the header. */
+PP_API const char *pp_version(void);
+
+/* pp_library_path returns the path of the loaded library file: a static string, "" if the system does not tell. */
+PP_API const char *pp_library_path(void);
+
+/* ---- status codes and messages ------------------------------------------------------------------------------- */
+
+/* PP_STATUS_LIST(X): every code once, as X(name, number, message). The numbers never change. */
+#define PP_STATUS_LIST(X)                                                                  \
+	X(OK, 0, "success")                                                                \
+	X(ERR_INVALID, -1, "invalid argument")                                             \
+	X(ERR_HANDLE, -2, "no such handle: it was freed, never opened, or is of another kind") \
+	X(ERR_NOMEM, -3, "out of memory, or a limit on memory, file size or address space") \
+	X(ERR_TIMEOUT, -4, "timed out")                                                    \
+	X(ERR_INTERRUPTED, -5, "interrupted by a signal")                                  \
+	X(ERR_CLOSED, -6, "closed")                                                        \
+	X(ERR_STATE, -7, "not possible in this state")                                     \
+	X(ERR_WORKER_LOST, -8, "the worker died while it ran the task")                    \
+	X(ERR_START, -9, "a process could not be started")                                 \
+	X(ERR_INIT, -10, "the initializer of the workers fails")                           \
+	X(ERR_CANCELLED, -11, "cancelled before it started")                               \
+	X(ERR_TASK, -12, "the task reported an error of its own")                          \
+	X(ERR_NOT_FOUND, -13, "not found")                                                 \
+	X(ERR_EXISTS, -14, "exists already")                                               \
+	X(ERR_TOO_BIG, -15, "too big")                                                     \
+	X(ERR_CORRUPT, -16, "shared memory does not hold what it must")                    \
+	X(ERR_UNSUPPORTED, -17, "not supported on this platform")                          \
+	X(ERR_FORKED, -18, "the handle belongs to the process that forked this one")       \
+	X(ERR_ENGINE, -19, "the Go engine could not be loaded")                            \
+	X(ERR_SYSTEM, -20, "a system call failed")                                         \
+	X(ERR_PANIC, -21, "internal error: please report it")
+
+enum {
+#define PP__X(name, number, message) PP_##name = number,
+	PP_STATUS_LIST(PP__X)
+#undef PP__X
+};
+
+/* pp_strerror returns the message of a status code: a static string, "unknown status" for any other number. */
+PP_API const char *pp_strerror(int32_t status);
+
+/* pp_status_name returns the name of a status code, for example "PP_ERR_TIMEOUT": a static string, or "PP_?". */
+PP_API const char *pp_status_name(int32_t status);
+
+/* pp_last_error returns what the last failing call on this thread said, in words: "" if none failed yet. The string is
+ * the library's, valid until this thread's next call that fails. */
+PP_API const char *pp_last_error(void);
+
+/* ---- start ----------------------------------------------------------------------------------------------------- */
+
+/* pp_init is the first call of main. In a worker (this program, executed again) it serves and never returns;
+ * elsewhere it notes that the program can be executed again, and returns PP_OK. argc and argv may be NULL.
+ * Without it, pools and functions in spawned processes are refused with PP_ERR_STATE. */
+PP_API int32_t pp_init(int *argc, char ***argv);
+
+/* pp_cpu_count returns how many CPUs this process may use (sched_getaffinity(2)), at least 1. */
+PP_API int32_t pp_cpu_count(void);
+
+/* Start methods. Spawn executes a program afresh. */
+enum {
+	PP_START_DEFAULT = 0, /* spawn */
+	PP_START_SPAWN = 1,
+	PP_START_FORK = 2,
+	PP_START_FORKSERVER = 3
+};
+
+/* pp_watch_parent ends this process with SIGKILL when the process that polyproc started it from has died, by
+ * whatever cause, within milliseconds. Workers do it by themselves; a process started by pp_process_start calls it if it wants
+ * to be a daemon. It costs one thread of 16 KiB stack that sleeps.
+ * Returns PP_OK; PP_ERR_STATE if polyproc did not start this process; PP_ERR_SYSTEM. */
+PP_API int32_t pp_watch_parent(void);
+
+/* ---- process --------------------------------------------------------------------------------------------------- */
+
+typedef uint64_t pp_process;
+
+/* pp_process_fn runs in the child; what it returns is the child's exit code (0..255). */
+typedef int32_t (*pp_process_fn)(const void *arg, size_t arg_size);
+
+/* pp_process_options says what pp_process_start starts. Zero is the default of every field. */
+typedef struct pp_process_options {
+	uint32_t size;           /* sizeof(pp_process_options) */
+	uint32_t method;         /* PP_START_ */
+	pp_process_fn fn;        /* run fn(arg, arg_size) in a child that executes this program again; or NULL and: */
+	const char *path;        /* the program to execute, NULL: argv[0], looked up in PATH if it has no slash */
+	const char *const *argv; /* its arguments with argv[0], ended by NULL */
+	const char *const *env;  /* its environment "NAME=value", ended by NULL; NULL: this process's */
+	const char *cwd;         /* its working directory; NULL: this process's */
+	const int32_t *fds;      /* descriptors that the child inherits, under the same numbers, besides 0, 1 and 2; */
+	size_t fds_count;        /* no others are inherited */
+	const void *arg;         /* bytes for the child: fn's argument, or what pp_payload() returns in it */
+	size_t arg_size;
+	uint32_t flags;          /* PP_PROCESS_ */
+	uint32_t reserved;
+} pp_process_options;
+
+enum {
+	PP_PROCESS_DAEMON = 1,      /* with fn: the child calls pp_watch_parent() */
+	PP_PROCESS_BLOCK_SIGINT = 2 /* the child begins with SIGINT blocked */
+};
+
+/* (pp_process_options){...} with every field zero but size. */
+#define PP_PROCESS_OPTIONS_INIT {sizeof(pp_process_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+/* pp_exit tells how a process ended. */
+typedef struct pp_exit {
+	int32_t known;  /* 1; 0 if the host program itself collected the status (waitpid(-1), SIGCHLD ignored) */
+	int32_t code;   /* exit code 0..255, if signal is 0 */
+	int32_t signal; /* the signal that ended it, or 0 */
+} pp_exit;
+
+/* pp_process_start starts a child process. Returns PP_OK and the handle; PP_ERR_INVALID; PP_ERR_STATE (fn without
+ * pp_init); PP_ERR_NOT_FOUND (no such program); PP_ERR_START; PP_ERR_NOMEM; PP_ERR_UNSUPPORTED (method). */
+PP_API int32_t pp_process_start(const pp_process_options *options, pp_process *process_out);
+
+/* pp_process_wait waits for the end of the child, for at most timeout_ms milliseconds (-1: for ever, 0: only looks).
+ * Returns PP_OK and how it ended, as often as it is asked; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED (a signal handler ran;
+ * call again); PP_ERR_HANDLE. */
+PP_API int32_t pp_process_wait(pp_process process, int64_t timeout_ms, pp_exit *exit_out);
+
+/* pp_process_info returns the child's process id and a descriptor that poll(2) finds readable once the child has
+ * ended (a pidfd; it stays the library's and is closed by pp_process_free). Either pointer may be NULL. */
+PP_API int32_t pp_process_info(pp_process process, int32_t *pid_out, int32_t *fd_out);
+
+/* pp_process_signal sends a signal to the child; to one that has ended it does nothing. The process id cannot be
+ * that of another process. Returns PP_OK, PP_ERR_INVALID (no such signal), PP_ERR_HANDLE, PP_ERR_SYSTEM. */
+PP_API int32_t pp_process_signal(pp_process process, int32_t signal);
+
+/* pp_process_free gives the handle back. The child goes on, and is still collected when it ends. */
+PP_API int32_t pp_process_free(pp_process process);
+
+/* pp_payload returns, in a child started with arg and argv, the bytes of arg: they are mapped, read only, and stay
+ * until the process ends. Returns PP_OK; PP_ERR_STATE if this process was not given any. */
+PP_API int32_t pp_payload(const void **data_out, size_t *size_out);
+
+/* ---- pool ------------------------------------------------------------------------------------------------------ */
+
+typedef uint64_t pp_pool;
+
+/* pp_task_fn is a task. in and ctx are read only, aligned to 8 bytes, and valid until it returns. out has room for
+ * *out_size bytes; the function may set *out_size to fewer. Returns 0, or any other number, its own error code, which the
+ * caller finds in pp_result.code (status PP_ERR_TASK). A crash or exit() in it costs this task: PP_ERR_WORKER_LOST. */
+typedef int32_t (*pp_task_fn)(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size);
+
+/* pp_init_fn runs once at the start of each worker; a result other than 0 is a failure. */
+typedef int32_t (*pp_init_fn)(const void *arg, size_t arg_size);
+
+typedef struct pp_pool_options {
+	uint32_t size;           /* sizeof(pp_pool_options) */
+	uint32_t method;         /* PP_START_ */
+	int32_t workers;         /* how many; 0: pp_cpu_count(); at most 1024 */
+	uint32_t max_tasks;      /* a worker is replaced after so many tasks; 0: never */
+	size_t out_max;          /* pp_pool_submit: room for a task's result in bytes; 0: 65,536 */
+	pp_init_fn initializer;  /* or NULL */
+	const void *init_arg;    /* bytes for the initializer, or (with argv) what pp_worker_attach returns */
+	size_t init_arg_size;
+	const char *path;        /* a worker host other than this program: one that calls pp_worker_attach(); */
+	const char *const *argv; /* see pp_process_options for these four */
+	const char *const *env;
+	const char *cwd;
+	uint32_t flags;          /* 0 */
+	uint32_t reserved;
+} pp_pool_options;
+
+#define PP_POOL_OPTIONS_INIT {sizeof(pp_pool_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+/* pp_result is the outcome of one task. */
+typedef struct pp_result {
+	uint64_t task;    /* its number, from pp_pool_submit */
+	uint64_t cookie;  /* what the submitter gave with it */
+	int32_t status;   /* PP_OK; PP_ERR_TASK; PP_ERR_WORKER_LOST; PP_ERR_CANCELLED; PP_ERR_INIT; PP_ERR_START; PP_ERR_CLOSED */
+	int32_t code;     /* PP_ERR_TASK: what the task returned */
+	int32_t pid;      /* the worker that ran it; 0 if none did */
+	int32_t exit_code; /* PP_ERR_WORKER_LOST, PP_ERR_START: its exit code, or minus the signal that ended it; INT32_MIN: not known */
+	uint64_t size;    /* bytes of data */
+	const void *data; /* the result's bytes; PP_ERR_INIT: what the initializer said. NULL if size is 0 */
+	uint64_t owned;   /* not 0: data was allocated for the caller, see pp_result_free */
+} pp_result;
+
+/* pp_pool_open starts a pool. It returns when the workers have been started, not when they are ready: errors of the
+ * initializer come with the first result. Returns PP_OK and the handle; PP_ERR_INVALID; PP_ERR_STATE (no pp_init and
+ * no argv); PP_ERR_START; PP_ERR_NOMEM; PP_ERR_UNSUPPORTED (method). */
+PP_API int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out);
+
+/* pp_pool_map runs fn for each of the n elements of the array in (in_size bytes each) and stores its results in the array
+ * out (out_size bytes each; may be NULL and 0), like a parallel for loop. fn gets element i, room for element i, and ctx.
+ * chunk elements go to a worker at a time (0: the pool adapts). Each element has its own outcome: status, if not
+ * NULL, has n entries and receives PP_OK, PP_ERR_TASK, or PP_ERR_WORKER_LOST for the element that killed its worker; the
+ * others go on. Waits until all are done.
+ * Returns PP_OK if every element is PP_OK, else the status of the first that is not; PP_ERR_INVALID; PP_ERR_HANDLE;
+ * PP_ERR_CLOSED; PP_ERR_TOO_BIG; PP_ERR_INTERRUPTED (a signal handler ran: elements that had not started are
+ * cancelled, and nothing is written to out or status after the return). */
+PP_API int32_t pp_pool_map(pp_pool pool, pp_task_fn fn, const void *in, size_t in_size, void *out, size_t out_size, size_t n,
+                           size_t chunk, const void *ctx, size_t ctx_size, int32_t *status_out);
+
+/* pp_pool_submit hands one task to the pool: fn gets the size bytes of data as its in. It does not wait. fn is NULL for
+ * workers of another host (argv), which interpret data themselves. cookie comes back in pp_result.
+ * Returns PP_OK and the task's number; PP_ERR_HANDLE; PP_ERR_CLOSED; PP_ERR_NOMEM; PP_ERR_INIT; PP_ERR_START; PP_ERR_TOO_BIG. */
+PP_API int32_t pp_pool_submit(pp_pool pool, pp_task_fn fn, const void *data, size_t size, uint64_t cookie, uint64_t *task_out);
+
+/* pp_pool_submit_many hands over n tasks at once: data holds their bytes one after the other, sizes[i] bytes for task i.
+ * Their numbers are *first_out, *first_out + 1, ... and their cookies cookie, cookie + 1, ... Errors as pp_pool_submit;
+ * on an error none was taken. */
+PP_API int32_t pp_pool_submit_many(pp_pool pool, pp_task_fn fn, const void *data, const uint64_t *sizes, size_t n, uint64_t cookie,
+                                   uint64_t *first_out);
+
+/* pp_pool_wait waits for one task and takes its result; each can be taken once, by this function or by pp_pool_collect.
+ * timeout_ms as in pp_process_wait. Returns PP_OK when there is an outcome, good or bad: look at result_out->status;
+ * free it with pp_result_free. PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED; PP_ERR_NOT_FOUND (no such task, or taken);
+ * PP_ERR_HANDLE. */
+PP_API int32_t pp_pool_wait(pp_pool pool, uint64_t task, int64_t timeout_ms, pp_result *result_out);
+
+/* pp_pool_collect takes up to max results of submitted tasks, whichever are done, in the order in which they were done; if
+ * none is, it waits for the first. Bytes of a result are placed one after the other (8-aligned) in slab, slab_size bytes, and
+ * data points there; what does not fit is allocated for the caller (owned). slab may be NULL.
+ * Returns PP_OK and how many (0: another thread called pp_pool_wake); PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED;
+ * PP_ERR_CLOSED (the pool is joined or terminated and nothing is left to take); PP_ERR_HANDLE; PP_ERR_INVALID. */
+PP_API int32_t pp_pool_collect(pp_pool pool, pp_result *results, size_t max, void *slab, size_t slab_size, int64_t timeout_ms,
+                               size_t *n_out);
+
+/* pp_pool_wake makes every thread that waits in pp_pool_collect return with 0 results. */
+PP_API int32_t pp_pool_wake(pp_pool pool);
+
+/* pp_result_free frees what a result owns. It may be called on any result, and twice. */
+PP_API void pp_result_free(pp_result *result);
+
+/* pp_pool_cancel takes back a task that has not started. Its result is PP_ERR_CANCELLED. Returns PP_OK;
+ * PP_ERR_STATE if it has started or is done; PP_ERR_NOT_FOUND. */
+PP_API int32_t pp_pool_cancel(pp_pool pool, uint64_t task);
+
+/* pp_pool_info describes a pool at one moment. */
+typedef struct pp_pool_state {
+	int32_t workers;     /* workers that the pool keeps */
+	int32_t alive;       /* processes of the pool that live, replacements included */
+	uint64_t waiting;    /* tasks that have not started */
+	uint64_t running;    /* tasks that workers have taken */
+	uint64_t done;       /* results that nobody has taken yet */
+	uint64_t started;    /* worker processes started since the pool was opened */
+	uint64_t lost;       /* tasks that ended with PP_ERR_WORKER_LOST */
+} pp_pool_state;
+
+/* pp_pool_info fills state_out and, if pids is not NULL, the process ids of up to pids_max live workers, and how many
+ * there are. Any pointer may be NULL. */
+PP_API int32_t pp_pool_info(pp_pool pool, pp_pool_state *state_out, int32_t *pids, size_t pids_max, size_t *pids_out);
+
+/* pp_pool_close lets the pool finish what it has and takes no more. Closing twice does nothing. */
+PP_API int32_t pp_pool_close(pp_pool pool);
+
+/* pp_pool_terminate kills the workers now. Tasks without a result get PP_ERR_CLOSED. */
+PP_API int32_t pp_pool_terminate(pp_pool pool);
+
+/* pp_pool_join waits until a closed or terminated pool has no task and no worker left. Results stay to be taken.
+ * Returns PP_OK; PP_ERR_STATE if the pool was not closed; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED; PP_ERR_HANDLE. */
+PP_API int32_t pp_pool_join(pp_pool pool, int64_t timeout_ms);
+
+/* pp_pool_free terminates the pool if it still runs, joins it, and gives back everything, the handle too. */
+PP_API int32_t pp_pool_free(pp_pool pool);
+
+/* ---- worker host ------------------------------------------------------------------------------------------------ */
+
+/* For programs that serve as workers of a pool opened with argv, in any language: the Python binding is one. A process is a worker of
+ * one pool. None of these functions loads the Go runtime. One thread serves; the others must not call them. */
+
+/* pp_worker describes the worker's side of the shared memory, so that a binding can read tasks without copying. */
+typedef struct pp_worker {
+	uint32_t size;         /* sizeof(pp_worker), set by the caller */
+	uint32_t lane;         /* which worker this is, 0 .. */
+	int32_t parent_pid;
+	uint32_t reserved;
+	const void *init_arg;  /* init_arg of the pool's options */
+	size_t init_arg_size;
+	const void *ring;      /* where inline tasks lie, ring_size bytes: pp_task.data of a small task points in here */
+	size_t ring_size;
+} pp_worker;
+
+/* pp_task is one task for the worker. */
+typedef struct pp_task {
+	uint64_t number;  /* the worker's 1st, 2nd, ... task */
+	uint64_t size;
+	const void *data; /* valid until the next call of pp_worker_done or pp_worker_step */
+	uint64_t fn;      /* 0, or which function (opaque, C workers) */
+} pp_task;
+
+/* pp_worker_pending returns 1 if this process was started as a worker and has not attached yet, else 0. */
+PP_API int32_t pp_worker_pending(void);
+
+/* pp_worker_attach connects the process with the pool that started it and begins to watch the parent.
+ * Returns PP_OK; PP_ERR_STATE if this is no worker; PP_ERR_CORRUPT; PP_ERR_SYSTEM. */
+PP_API int32_t pp_worker_attach(pp_worker *worker_out);
+
+/* pp_worker_ready tells the pool that initialization is over: status PP_OK, or PP_ERR_INIT with size bytes that say what
+ * went wrong (pp_result.data of every task then); the worker then ends. */
+PP_API int32_t pp_worker_ready(int32_t status, const void *data, size_t size);
+
+/* pp_worker_next takes the next task. Returns PP_OK; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED; PP_ERR_CLOSED: no more will
+ * come, end now; PP_ERR_CORRUPT. */
+PP_API int32_t pp_worker_next(int64_t timeout_ms, pp_task *task_out);
+
+/* pp_worker_done gives the result of the task that pp_worker_next took. status is PP_OK or PP_ERR_TASK with a code of the
+ * host's choice. Waits if the parent has not taken earlier results. Returns PP_OK; PP_ERR_NOMEM (nothing was sent: send
+ * something smaller); PP_ERR_STATE (no task taken); PP_ERR_CORRUPT. */
+PP_API int32_t pp_worker_done(int32_t status, int32_t code, const void *data, size_t size);
+
+/* pp_worker_step is pp_worker_done followed by pp_worker_next with timeout 0, in one call. PP_ERR_TIMEOUT: the result was
+ * given, and there is no task yet. PP_ERR_NOMEM: the result was not given. */
+PP_API int32_t pp_worker_step(int32_t status, int32_t code, const void *data, size_t size, pp_task *task_out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* POLYPROC_H */
