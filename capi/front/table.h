@@ -1,0 +1,62 @@
+/* table.h - the seam between the C library (this directory, no Go) and the engine (capi/, Go, buildmode c-shared).
+ *
+ * The library loads the engine on first need and calls its one exported symbol, pp__engine(), which answers with the table of Go
+ * exports. Every entry has the type of the public function that it stands behind (__typeof__), and capi/table.c declares each
+ * Go export pp__go_x with that type as well, so that a signature that drifts from polyproc.h does not compile.
+ * After a fork the child's library forgets the table and takes that of a fresh copy of the engine (see engine.c).
+ */
+#ifndef PP_TABLE_H
+#define PP_TABLE_H
+
+#include <polyproc.h>
+
+#define PP__TABLE_LIST(X) \
+	X(process_start)  \
+	X(process_wait)   \
+	X(process_info)   \
+	X(process_signal) \
+	X(process_free)   \
+	X(pool_open)      \
+	X(pool_map)       \
+	X(pool_submit)    \
+	X(pool_submit_many) \
+	X(pool_wait)      \
+	X(pool_collect)   \
+	X(pool_wake)      \
+	X(pool_cancel)    \
+	X(pool_info)      \
+	X(pool_close)     \
+	X(pool_terminate) \
+	X(pool_join)      \
+	X(pool_free)
+
+typedef struct pp__table {
+	uint32_t size; /* sizeof(pp__table): a library and an engine of different builds do not match */
+	uint32_t version; /* PP_VERSION_ as major << 16 | minor << 8 | patch */
+#define PP__X(name) __typeof__(pp_##name) *name;
+	PP__TABLE_LIST(PP__X)
+#undef PP__X
+} pp__table;
+
+/* Where a function lies, in a form that another process running the same program can resolve. 512 bytes. */
+typedef struct pp__fn_ref {
+	uint8_t build_id[32];
+	uint32_t build_id_size; /* 0: the module has none */
+	uint32_t reserved;
+	uint64_t offset; /* from the module's load address */
+	char path[464];  /* "": the program itself */
+} pp__fn_ref;
+
+/* What the library offers to the engine. */
+typedef struct pp__host {
+	uint32_t size;
+	uint32_t initialized;             /* pp_init was called: this program can be executed again as a worker */
+	void (*set_error)(const char *);  /* stores the message for pp_last_error of the calling thread (copies it) */
+	int32_t (*resolve)(const void *fn, pp__fn_ref *ref_out); /* PP_OK, or PP_ERR_NOT_FOUND: not part of a loaded module */
+	char **(*environment)(void);      /* the C environment at this moment, ended by NULL */
+	char *const *argv;                /* the program's arguments as pp_init saw them; NULL without pp_init */
+} pp__host;
+
+const pp__table *pp__engine(const pp__host *host);
+
+#endif
