@@ -1,0 +1,173 @@
+# polyproc: build, test, measure. `make help` lists the targets.
+#
+# What is needed: Go (see go.mod), gcc, make, Python 3.9 or later with venv. Everything else that a target needs is fetched
+# into build/, which may be deleted at any time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+CC ?= gcc
+GO ?= go
+PYTHON ?= python3
+# Interpreters that `make test-python` runs the quick suite on, besides PYTHON.
+PYTHONS ?= $(shell tests/tools/pythons 3.9 3.13)
+PREFIX ?= /usr/local
+DESTDIR ?=
+MINUTES ?= 1
+# The time that each random torture test runs for.
+TORTURE_SECONDS ?= 20
+
+VERSION := $(shell sed -n 's/^\#define PP_VERSION "\(.*\)"/\1/p' include/polyproc.h)
+PACKAGE := bindings/python/src/polyproc
+VENV := build/venv
+VENV_PYTHON := $(VENV)/bin/python
+LIBS := build/libpolyproc.so build/libpolyproc-engine.so
+COPIES := $(PACKAGE)/libpolyproc.so $(PACKAGE)/libpolyproc-engine.so
+# CGO_ENABLED=0 is how the packages below capi/ are imported; these platforms must at least compile.
+CROSS := darwin/amd64 darwin/arm64 freebsd/amd64 freebsd/arm64 windows/amd64 windows/arm64 linux/arm64
+SHELLS := .ci/run tests/tools/pythons
+
+CFLAGS ?= -O2 -g
+FRONT_FLAGS := -std=gnu11 -fPIC -fvisibility=hidden -Wall -Wextra -Iinclude -pthread
+FRONT_LINK := -shared -Wl,-soname,libpolyproc.so -Wl,--version-script=capi/front/polyproc.map -Wl,--build-id -Wl,-z,defs \
+	-pthread -ldl
+ENGINE_LINK := -Wl,--version-script=$(CURDIR)/capi/engine.map -Wl,-soname,libpolyproc-engine.so
+
+FRONT_SOURCES := $(wildcard capi/front/*.c)
+FRONT_HEADERS := $(wildcard capi/front/*.h include/*.h)
+ENGINE_SOURCES := go.mod go.sum $(wildcard capi/*.c capi/*.h) \
+	$(shell find capi core shm -name '*.go' -not -name '*_test.go' -o -name '*.s')
+
+# ---- build -----------------------------------------------------------------------------------------------------------
+
+.PHONY: help build demo test test-go test-c test-python check bench torture conformance install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: $(LIBS) $(COPIES) ## the library, in build/ and in the Python package
+
+# A library is put in its place by a rename: programs that have the old one mapped keep it whole.
+build/libpolyproc.so: $(FRONT_SOURCES) $(FRONT_HEADERS) capi/front/polyproc.map Makefile
+	@mkdir -p build
+	$(CC) $(CFLAGS) $(FRONT_FLAGS) -o $@.new $(FRONT_SOURCES) $(FRONT_LINK)
+	@mv -f $@.new $@
+
+# The header that cgo generates is not ours (see include/polyproc.h) and does not stay.
+build/libpolyproc-engine.so: $(ENGINE_SOURCES) $(FRONT_HEADERS) capi/engine.map Makefile
+	@mkdir -p build/engine
+	CGO_ENABLED=1 CC="$(CC)" $(GO) build -buildmode=c-shared -trimpath -buildvcs=false \
+		-ldflags "-s -w -extldflags '$(ENGINE_LINK)'" -o build/engine/libpolyproc-engine.so ./capi
+	@rm -f build/engine/libpolyproc-engine.h
+	@mv -f build/engine/libpolyproc-engine.so $@ && rmdir build/engine
+
+$(PACKAGE)/%.so: build/%.so
+	@mkdir -p $(@D)
+	@cp $< $@.new && mv -f $@.new $@
+
+# ---- what tests need ----------------------------------------------------------------------------------------------------
+
+$(VENV)/.made: tests/requirements.txt tests/requirements-run.txt
+	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 9)' || \
+		{ echo 'make: PYTHON=$(PYTHON) must be Python 3.9 or later with venv (Debian: apt-get install python3-venv)' >&2; exit 1; }
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	@$(VENV_PYTHON) -m pip install -q --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+build/staticcheck: tests/tools/go.mod tests/tools/go.sum
+	@mkdir -p build
+	@cd tests/tools && $(GO) build -o ../../build/staticcheck honnef.co/go/tools/cmd/staticcheck
+
+# ---- demo and tests --------------------------------------------------------------------------------------------------------
+
+demo: build ## the same job on real files, from Python, C and Go
+	@echo '== Python: every module of the standard library, parsed'
+	@PYTHONPATH=bindings/python/src $(PYTHON) tests/demo/demo.py
+	@echo && echo '== C: every header under /usr/include, hashed'
+	@mkdir -p build/demo
+	@$(CC) -std=c11 -O2 -Wall -Wextra -Wpedantic -Werror -Iinclude -o build/demo/demo-c tests/demo/demo.c \
+		-Lbuild -lpolyproc -Wl,-rpath,$(CURDIR)/build
+	@build/demo/demo-c
+	@echo && echo '== Go: every file of the Go distribution, parsed'
+	@$(GO) build -o build/demo/demo-go ./tests/demo/go
+	@build/demo/demo-go
+
+test: test-go test-c test-python ## everything, about ten minutes
+	@$(MAKE) --no-print-directory demo
+
+test-go: build ## Go packages, with the race detector where it applies, and what tests/ asks of the library
+	$(GO) vet ./...
+	CGO_ENABLED=0 POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) $(GO) test -count=1 -timeout 10m ./shm/... ./core/...
+	POLYPROC_TORTURE_SECONDS=2 $(GO) test -race -short -count=1 -timeout 10m ./shm/... ./core/...
+	$(GO) test -count=1 -timeout 10m ./capi/... ./tests/abi/... ./tests/layering/... ./tests/install/...
+
+test-c: build ## C programs against the header and the library
+	POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) $(GO) test -count=1 -timeout 10m -v ./tests/cdriver
+
+test-python: build $(VENV)/.made ## the Python package, on PYTHON and, in short, on PYTHONS
+	POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) PYTHONPATH=bindings/python/src \
+		$(VENV_PYTHON) -m pytest -q tests/python tests/guide
+	@for python in $(PYTHONS); do \
+		venv=build/venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		if [ ! -e $$venv/.made ] || [ tests/requirements-run.txt -nt $$venv/.made ]; then \
+			rm -rf $$venv; $$python -m venv $$venv; \
+			$$venv/bin/python -m pip install -q --disable-pip-version-check -r tests/requirements-run.txt; \
+			touch $$venv/.made; \
+		fi; \
+		echo "== $$($$venv/bin/python --version)"; \
+		PYTHONPATH=bindings/python/src $$venv/bin/python -m pytest -q -m 'not slow' tests/python; \
+	done
+
+torture: build $(VENV)/.made ## kill workers at random for MINUTES (1) per test
+	CGO_ENABLED=0 POLYPROC_TORTURE_SECONDS=$$(( $(MINUTES) * 60 )) \
+		$(GO) test -count=1 -v -timeout $$(( $(MINUTES) * 20 + 20 ))m -run Torture ./shm/... ./core/...
+	POLYPROC_TORTURE_SECONDS=$$(( $(MINUTES) * 60 )) \
+		$(GO) test -count=1 -v -timeout $$(( $(MINUTES) * 20 + 20 ))m -run 'TestC/.*torture' ./tests/cdriver
+	POLYPROC_TORTURE_SECONDS=$$(( $(MINUTES) * 60 )) PYTHONPATH=bindings/python/src \
+		$(VENV_PYTHON) -m pytest -v --timeout $$(( $(MINUTES) * 120 + 600 )) -k torture tests/python
+
+conformance: build ## CPython's own multiprocessing tests (METHOD=spawn, see tests/conformance/README.md)
+	@env -u PYTHONDONTWRITEBYTECODE tests/conformance/run_cpython_suite --module polyproc --path bindings/python/src \
+		--method $(or $(METHOD),spawn) --python $$($(PYTHON) -c 'import sys; print(sys.executable)') \
+		--json build/conformance-$(or $(METHOD),spawn).json $(CONFORMANCE_FLAGS)
+
+bench: build ## side by side with the alternatives: a table and build/bench.json
+	@tests/bench/run $(BENCH_FLAGS)
+
+# ---- check --------------------------------------------------------------------------------------------------------------------
+
+check: build $(VENV)/.made build/staticcheck ## formatting, linters, other platforms, layering, symbols, clean tree
+	@echo '== gofmt'; out=$$(gofmt -l capi core shm tests); [ -z "$$out" ] || { echo "$$out"; exit 1; }
+	@echo '== go vet'; $(GO) vet ./...
+	@echo '== staticcheck'; build/staticcheck ./...
+	@cd tests/bench/go && $(GO) vet ./...
+	@for target in $(CROSS); do echo "== $$target"; \
+		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./shm/... ./core/...; \
+		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./shm/... ./core/...; \
+	done
+	@echo '== C, warnings as errors'
+	@$(CC) $(FRONT_FLAGS) -Werror -fsyntax-only $(FRONT_SOURCES)
+	@for f in tests/bench/*.c; do $(CC) -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -fsyntax-only $$f; done
+	@echo '== layering, exported symbols, header'; $(GO) test -count=1 ./tests/layering ./tests/abi
+	@echo '== ruff'; $(VENV)/bin/ruff check bindings/python tests
+	@echo '== mypy'; cd bindings/python && ../../$(VENV)/bin/mypy --strict src/polyproc
+	@echo '== shell'; for f in $(SHELLS); do bash -n $$f; done
+	@echo '== clean tree'; out=$$(git status --porcelain); [ -z "$$out" ] || \
+		{ echo "not committed, or left by a build or a test:"; echo "$$out"; exit 1; }
+
+# ---- install -------------------------------------------------------------------------------------------------------------------
+
+install: build ## into PREFIX (/usr/local), under DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/cmake/polyproc
+	install -m 644 include/polyproc.h $(DESTDIR)$(PREFIX)/include
+	install -m 755 $(LIBS) $(DESTDIR)$(PREFIX)/lib
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' bindings/c/polyproc.pc.in \
+		> $(DESTDIR)$(PREFIX)/lib/pkgconfig/polyproc.pc
+	install -m 644 bindings/c/polyproc-config.cmake $(DESTDIR)$(PREFIX)/lib/cmake/polyproc
+	sed -e 's|@VERSION@|$(VERSION)|' bindings/c/polyproc-config-version.cmake.in \
+		> $(DESTDIR)$(PREFIX)/lib/cmake/polyproc/polyproc-config-version.cmake
+
+clean: ## remove what was built
+	rm -rf build $(COPIES)
