@@ -1,0 +1,227 @@
+package shm
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+)
+
+// Members is a table in shared memory of the processes that take part: slot -> who. It gives each an [Owner] to stamp its locks with,
+// and tells whether the one behind a stamp is proven dead. Zeros are an empty table.
+//
+// A slot is one 64-bit word that names the whole identity, so that joining is one CAS and no process that dies leaves half an entry:
+//
+//	bits  0..1   1 = taken
+//	bits  2..20  generation: how often the slot was taken
+//	bits 21..41  start time of the process, the low 21 bits
+//	bits 42..63  process id (the kernel's maximum is 2^22)
+//
+// Dead members stay in the table until somebody reaps them, which sweeps up behind them first: an Owner is not given again before
+// that. Process ids mean something only within one pid namespace, so all members must be in the one of the first.
+type Members struct {
+	slots []uint64
+	file  fileID
+	id    uint64 // of the table
+}
+
+// Owner names a member: slot + 1 in bits 0..11, generation in bits 12..30. 0 is nobody, bit 31 is never set.
+type Owner uint32
+
+// Slot returns the member's index in the table, 0 <= Slot < n of [NewMembers].
+func (o Owner) Slot() int { return int(o&ownerSlot) - 1 }
+
+// Generation tells members that had the same slot one after the other apart.
+func (o Owner) Generation() uint32 { return uint32(o >> ownerSlotBits) }
+
+const (
+	ownerSlotBits = 12
+	ownerSlot     = 1<<ownerSlotBits - 1
+	memberTaken   = 1
+	genShift      = 2
+	genBits       = 19
+	startShift    = genShift + genBits
+	startBits     = 21
+	pidShift      = startShift + startBits
+	pidBits       = 64 - pidShift
+
+	membersHead = 64
+	// MembersMax is the largest number of slots.
+	MembersMax = ownerSlot - 1
+)
+
+// MembersSize returns how many bytes of shared memory a table of n slots takes.
+func MembersSize(n int) int { return membersHead + 8*n }
+
+// own has the slots that this program took, by the id of the table. It is kept here and not in shared memory on purpose: after
+// execve the new program has the same process id and start time, and its own slots are those that it does not know.
+var own = struct {
+	sync.Mutex
+	slots map[uint64]map[Owner]bool
+}{slots: map[uint64]map[Owner]bool{}}
+
+// NewMembers returns the table in b, which is in shared memory of the segment and aligned to 8, with as many slots as fit
+// (at most [MembersMax]). Every process must give the same range. Errors: [ErrInvalid], [ErrUnsupported] (another pid namespace, or a
+// system without a proof of death).
+func NewMembers(s *Segment, b []byte) (*Members, error) {
+	p := addressOf(b)
+	n := (len(b) - membersHead) / 8
+	if n < 1 || uintptr(p)%8 != 0 {
+		return nil, fmt.Errorf("%w: table of members of %d bytes", ErrInvalid, len(b))
+	}
+	head := (*struct{ space, id uint64 })(p)
+	space, err := pidSpace()
+	if err != nil {
+		return nil, wrap("members", err)
+	}
+	if !atomic.CompareAndSwapUint64(&head.space, 0, space) && atomic.LoadUint64(&head.space) != space {
+		return nil, fmt.Errorf("%w: members in different pid namespaces", ErrUnsupported)
+	}
+	atomic.CompareAndSwapUint64(&head.id, 0, rand.Uint64()|1)
+	m := &Members{slots: unsafe.Slice((*uint64)(unsafe.Add(p, membersHead)), min(n, MembersMax)), id: atomic.LoadUint64(&head.id)}
+	if m.file, err = identify(s.FD()); err != nil {
+		return nil, wrap("members", err)
+	}
+	return m, nil
+}
+
+// Join takes a slot for this process. If none is free it reaps the dead, calling sweep for each, see Reap. A process may join
+// more than once. Errors: [ErrNoMemory] (all slots are taken by the living), [ErrUnsupported].
+func (m *Members) Join(sweep func(dead Owner)) (Owner, error) {
+	pid := os.Getpid()
+	start, err := StartTime(pid)
+	if err != nil {
+		return 0, err
+	}
+	if uint64(pid) >= 1<<pidBits {
+		return 0, fmt.Errorf("%w: process id %d", ErrUnsupported, pid)
+	}
+	m.reapOwn(pid, start, sweep)
+	for range 2 {
+		for i := range m.slots {
+			old := atomic.LoadUint64(&m.slots[i])
+			if old&memberTaken != 0 {
+				continue
+			}
+			gen := (old>>genShift + 1) & (1<<genBits - 1)
+			o := Owner(gen)<<ownerSlotBits | Owner(i+1)
+			word := uint64(pid)<<pidShift | start&(1<<startBits-1)<<startShift | gen<<genShift | memberTaken
+			remember(m.id, o)
+			if atomic.CompareAndSwapUint64(&m.slots[i], old, word) {
+				return o, nil
+			}
+			forget(m.id, o)
+		}
+		m.Reap(sweep)
+	}
+	return 0, fmt.Errorf("%w: all %d slots of the table of members are taken", ErrNoMemory, len(m.slots))
+}
+
+// Leave gives the slot back. The member must hold no lock.
+func (m *Members) Leave(o Owner) {
+	if word, ok := m.word(o); ok {
+		m.free(o, word)
+	}
+	forget(m.id, o)
+}
+
+// Gone reports whether the member is proven dead: the process has ended, or executes another program and so cannot touch the
+// memory any more; or it left. A member that is stopped, or that cannot be looked at, is not gone.
+func (m *Members) Gone(o Owner) bool {
+	word, ok := m.word(o)
+	if !ok {
+		return true
+	}
+	pid := int(word >> pidShift)
+	if gone(pid, func(start uint64) bool { return start&(1<<startBits-1) == word>>startShift&(1<<startBits-1) }) {
+		return true
+	}
+	if pid == os.Getpid() {
+		return !remembered(m.id, o)
+	}
+	return unmapped(pid, m.file)
+}
+
+// Reap frees the slots of dead members and returns how many. For each, sweep is called first: it must end what the member has left, by
+// [Lock.Sweep] for every lock that it may hold. Several processes may sweep up behind the same member at the same time, and one that dies is
+// followed by the next, so sweep must be idempotent and may touch only what belongs to exactly this Owner.
+func (m *Members) Reap(sweep func(dead Owner)) int {
+	n := 0
+	m.Each(func(o Owner, _ int) {
+		if m.Gone(o) && m.bury(o, sweep) {
+			n++
+		}
+	})
+	return n
+}
+
+// Each calls f for every member, dead or alive.
+func (m *Members) Each(f func(o Owner, pid int)) {
+	for i := range m.slots {
+		if word := atomic.LoadUint64(&m.slots[i]); word&memberTaken != 0 {
+			f(Owner(word>>genShift&(1<<genBits-1))<<ownerSlotBits|Owner(i+1), int(word>>pidShift))
+		}
+	}
+}
+
+// reapOwn reaps what the program that this process executed before has left: nobody else can tell that it is gone once we map the segment.
+func (m *Members) reapOwn(pid int, start uint64, sweep func(dead Owner)) {
+	m.Each(func(o Owner, who int) {
+		if who == pid && !remembered(m.id, o) {
+			m.bury(o, sweep)
+		}
+	})
+}
+
+func (m *Members) bury(o Owner, sweep func(dead Owner)) bool {
+	word, ok := m.word(o)
+	if !ok {
+		return false
+	}
+	if sweep != nil {
+		sweep(o)
+	}
+	return m.free(o, word)
+}
+
+// word returns the member's word if it has not left.
+func (m *Members) word(o Owner) (uint64, bool) {
+	i := o.Slot()
+	if i < 0 || i >= len(m.slots) {
+		return 0, false
+	}
+	word := atomic.LoadUint64(&m.slots[i])
+	return word, word&memberTaken != 0 && uint32(word>>genShift&(1<<genBits-1)) == o.Generation()
+}
+
+func (m *Members) free(o Owner, word uint64) bool {
+	return atomic.CompareAndSwapUint64(&m.slots[o.Slot()], word, word&((1<<genBits-1)<<genShift))
+}
+
+func remember(id uint64, o Owner) {
+	own.Lock()
+	defer own.Unlock()
+	if own.slots[id] == nil {
+		own.slots[id] = map[Owner]bool{}
+	}
+	own.slots[id][o] = true
+}
+
+func forget(id uint64, o Owner) {
+	own.Lock()
+	defer own.Unlock()
+	if delete(own.slots[id], o); len(own.slots[id]) == 0 {
+		delete(own.slots, id)
+	}
+}
+
+func remembered(id uint64, o Owner) bool {
+	own.Lock()
+	defer own.Unlock()
+	return own.slots[id][o]
+}
+
+var errNotHeld = errors.New("shm: release of a lock that is not held")

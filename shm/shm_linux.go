@@ -1,0 +1,445 @@
+package shm
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	shmDir = "/dev/shm"
+	// One fallocate at most: a signal makes it give up and undo all it did, so that a large one might never end.
+	reserveStep = 32 << 20
+	admitFrom   = 1 << 20
+)
+
+func createAnonymous(size int64) (int, error) {
+	if err := checkFileSize(size); err != nil {
+		return -1, err
+	}
+	fd, err := unix.MemfdCreate("polyproc", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
+	if errors.Is(err, unix.EINVAL) { // Linux < 6.3 does not know MFD_NOEXEC_SEAL
+		fd, err = unix.MemfdCreate("polyproc", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return -1, err
+	}
+	if fd, err = aboveStdio(fd); err != nil {
+		return -1, err
+	}
+	if err = unix.Ftruncate(fd, size); err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// aboveStdio moves a descriptor out of 0..2, where a host that closed them would let a child take it for its standard streams.
+func aboveStdio(fd int) (int, error) {
+	if fd > 2 {
+		return fd, nil
+	}
+	moved, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	_ = unix.Close(fd)
+	return moved, err
+}
+
+// createNamed makes the file without a name, readies it, and then links it: nobody opens it half made, and a process that is
+// killed on the way leaves nothing.
+func createNamed(name string, size int64) (*Segment, error) {
+	path := filepath.Join(shmDir, name)
+	if _, err := os.Lstat(path); err == nil {
+		return nil, unix.EEXIST
+	}
+	if err := checkFileSize(size); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(shmDir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if fd, err = aboveStdio(fd); err != nil {
+		return nil, err
+	}
+	if err = unix.Ftruncate(fd, size); err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	s, err := (&Segment{fd: fd, size: size}).complete()
+	if err != nil {
+		return nil, err
+	}
+	if err = unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err != nil {
+		_ = s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func openNamed(name string) (*Segment, error) {
+	fd, err := unix.Open(filepath.Join(shmDir, name), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if fd, err = aboveStdio(fd); err != nil {
+		return nil, err
+	}
+	s, err := Attach(fd)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return s, nil
+}
+
+func unlinkNamed(name string) error { return unix.Unlink(filepath.Join(shmDir, name)) }
+
+// adopt checks a descriptor that somebody else made and returns its size.
+func adopt(fd int) (int64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size < 1 || int64(int(st.Size)) != st.Size {
+		return 0, fmt.Errorf("%w: descriptor %d is no regular file with a size", ErrCorrupt, fd)
+	}
+	// A file of /dev/shm reports F_SEAL_SEAL alone: it cannot be sealed, and only its owner's programs can shrink it.
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err == nil && seals&(unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK) == 0 {
+		return 0, fmt.Errorf("%w: descriptor %d can shrink", ErrCorrupt, fd)
+	}
+	unix.CloseOnExec(fd)
+	return st.Size, nil
+}
+
+func openOf(pid, fd int) (int, error) {
+	path := fmt.Sprintf("/proc/%d/fd/%d", pid, fd)
+	info, err := os.Stat(path)
+	if err != nil {
+		return -1, err
+	}
+	if !info.Mode().IsRegular() { // opening a device or a FIFO may have effects
+		return -1, fmt.Errorf("%w: no regular file", ErrCorrupt)
+	}
+	own, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	return aboveStdio(own)
+}
+
+func mapRange(fd int, off, n int64) ([]byte, error) {
+	p, err := unix.MmapPtr(fd, off, nil, uintptr(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, err
+	}
+	return unsafe.Slice((*byte)(p), n), nil
+}
+
+func unmapRange(b []byte) error { return unix.MunmapPtr(addressOf(b), uintptr(len(b))) }
+
+func prefault(b []byte) { _ = unix.Madvise(b, unix.MADV_POPULATE_WRITE) }
+
+func closeFD(fd int) error { return unix.Close(fd) }
+
+func reserve(fd int, off, n int64) error {
+	for n > 0 {
+		step := min(n, reserveStep)
+		switch err := unix.Fallocate(fd, 0, off, step); {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		}
+		off, n = off+step, n-step
+	}
+	return nil
+}
+
+func punch(fd int, off, n int64) error {
+	if n == 0 {
+		return nil
+	}
+	return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+}
+
+func isNoMemory(err error) bool {
+	return errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) || errors.Is(err, unix.EDQUOT)
+}
+
+// checkFileSize refuses what RLIMIT_FSIZE would answer with SIGXFSZ, which ends a process that does not expect it.
+func checkFileSize(size int64) error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		return err
+	}
+	if uint64(size) > limit.Cur {
+		return fmt.Errorf("%w: %d bytes are more than the limit on file size, %d (RLIMIT_FSIZE)", ErrNoMemory, size, limit.Cur)
+	}
+	return nil
+}
+
+// admit refuses n more bytes if the machine or a control group would run out: the kernel would not refuse but kill. Best effort:
+// others allocate at the same time, and what cannot be read limits nothing.
+func admit(n int64) error {
+	if n < admitFrom {
+		return nil
+	}
+	if available, total := memAvailable(); total > 0 {
+		spare := min(total/64, 64<<20) // for the machine to go on
+		if n > available-spare {
+			return fmt.Errorf("%w: %d bytes asked for, %d available", ErrNoMemory, n, available)
+		}
+	}
+	for _, g := range groups() {
+		if left, ok := g.left(); ok && n > left {
+			return fmt.Errorf("%w: %d bytes asked for, %d left of the control group %s", ErrNoMemory, n, left, g.dir)
+		}
+	}
+	return nil
+}
+
+// memAvailable reads what /proc/meminfo says: memory that can be had, free swap included, and all memory. 0, 0: unknown.
+func memAvailable() (available, total int64) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, 0
+	}
+	available = -1
+	var swap int64
+	for line := range strings.Lines(string(text)) {
+		name, rest, _ := strings.Cut(line, ":")
+		var into *int64
+		switch name {
+		case "MemTotal":
+			into = &total
+		case "MemAvailable":
+			into = &available
+		case "SwapFree":
+			into = &swap
+		default:
+			continue
+		}
+		kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+		if err != nil {
+			return 0, 0
+		}
+		*into = kib << 10
+	}
+	if available < 0 {
+		return 0, 0
+	}
+	return available + swap, total
+}
+
+// group is one control group that limits this process, of version 1 or 2 by the names of its files.
+type group struct{ dir, limit, usage, cache string }
+
+// groups lists the control groups above this process; they hardly ever change.
+var groups = sync.OnceValue(func() []group {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil
+	}
+	var list []group
+	for line := range strings.Lines(string(text)) {
+		field := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(field) != 3 {
+			continue
+		}
+		switch {
+		case field[0] == "0" && field[1] == "":
+			for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+				list = appendGroups(list, root, field[2], group{"", "memory.max", "memory.current", "inactive_file"})
+			}
+		case strings.Contains(","+field[1]+",", ",memory,"):
+			list = appendGroups(list, "/sys/fs/cgroup/memory", field[2],
+				group{"", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"})
+		}
+	}
+	return list
+})
+
+// appendGroups adds the group at path below root and all above it. In a container path may be that of the host; then only the
+// root, which is the container's own group, is there.
+func appendGroups(list []group, root, path string, g group) []group {
+	for path = filepath.Clean("/" + path); ; path = filepath.Dir(path) {
+		g.dir = filepath.Join(root, path)
+		if _, err := os.Stat(filepath.Join(g.dir, g.limit)); err == nil {
+			list = append(list, g)
+		}
+		if path == "/" {
+			return list
+		}
+	}
+}
+
+// left returns how many bytes the group may still take; file pages that nobody uses count as free, the kernel drops them first.
+func (g group) left() (int64, bool) {
+	limit, ok := g.read(g.limit)
+	if !ok || limit >= 1<<60 { // "max", or version 1's word for it
+		return 0, false
+	}
+	usage, ok := g.read(g.usage)
+	if !ok {
+		return 0, false
+	}
+	var idle int64
+	if stat, err := os.ReadFile(filepath.Join(g.dir, "memory.stat")); err == nil {
+		for line := range strings.Lines(string(stat)) {
+			if name, value, _ := strings.Cut(strings.TrimSpace(line), " "); name == g.cache {
+				idle, _ = strconv.ParseInt(value, 10, 64)
+			}
+		}
+	}
+	return limit - usage + idle, true
+}
+
+func (g group) read(name string) (int64, bool) {
+	text, err := os.ReadFile(filepath.Join(g.dir, name))
+	if err != nil {
+		return 0, false
+	}
+	value, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return value, err == nil
+}
+
+// StartTime returns when process pid started, in clock ticks after the boot: /proc/PID/stat, field 22. With the process id it
+// names one process for as long as the machine runs. Errors: [fs.ErrNotExist].
+func StartTime(pid int) (uint64, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if errors.Is(err, unix.ESRCH) { // died between open and read
+		err = os.ErrNotExist
+	}
+	if err != nil {
+		return 0, wrap("start time", err)
+	}
+	// Field 2 is the name in parentheses and may hold anything, parentheses and spaces too.
+	field := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(field) < 20 {
+		return 0, fmt.Errorf("shm: start time: /proc/%d/stat has %d fields", pid, len(field))
+	}
+	return strconv.ParseUint(string(field[19]), 10, 64)
+}
+
+// Gone reports whether the process that had this id and start time is proven dead: no process has the id, the one that has
+// it started at another time, or all its threads have ended (a zombie that nobody collected yet is dead too). What cannot be found out
+// is not proof. A stopped process is alive.
+func Gone(pid int, start uint64) bool {
+	return gone(pid, func(is uint64) bool { return is == start })
+}
+
+// Alive is !Gone.
+func Alive(pid int, start uint64) bool { return !Gone(pid, start) }
+
+func gone(pid int, same func(start uint64) bool) bool {
+	if pid <= 0 {
+		return true
+	}
+	fd, err := unix.PidfdOpen(pid, 0) // before the start time: what it names cannot change any more
+	if err == nil {
+		defer func() { _ = unix.Close(fd) }()
+	}
+	if errors.Is(err, unix.ESRCH) || (err != nil && unix.Kill(pid, 0) == unix.ESRCH) {
+		return true
+	}
+	if start, err := StartTime(pid); errors.Is(err, os.ErrNotExist) {
+		// Without /proc nothing has a start time, this process neither.
+		if _, err := os.Stat("/proc/self/stat"); err == nil {
+			return true
+		}
+	} else if err == nil && !same(start) {
+		return true
+	}
+	if err != nil { // no pidfd: kill(2) has answered as well as it can
+		return false
+	}
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(poll, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		return err == nil && n == 1 && poll[0].Revents&unix.POLLIN != 0
+	}
+}
+
+// unmapped reports whether it is proven that process pid does not map the file: it executed another program, which keeps
+// process id, start time and pidfd. About 150 us. Maps that cannot be read prove nothing.
+func unmapped(pid int, id fileID) bool {
+	file, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return false
+	}
+	defer func() { _ = file.Close() }()
+	lines := 0
+	scan := bufio.NewScanner(file)
+	scan.Buffer(nil, 1<<16)
+	for scan.Scan() {
+		lines++
+		// address perms offset dev inode path
+		field := bytes.Fields(scan.Bytes())
+		if len(field) < 5 {
+			return false
+		}
+		if string(field[4]) == id.inode && string(field[3]) == id.device {
+			return false
+		}
+	}
+	return scan.Err() == nil && lines > 0
+}
+
+// fileID names a file as /proc/PID/maps does.
+type fileID struct{ device, inode string }
+
+func identify(fd int) (fileID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fileID{}, err
+	}
+	device := fmt.Sprintf("%02x:%02x", unix.Major(st.Dev), unix.Minor(st.Dev))
+	return fileID{device, strconv.FormatUint(st.Ino, 10)}, nil
+}
+
+// pidSpace returns a number for the pid namespace: process ids compare only within one.
+func pidSpace() (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/pid", &st); err != nil {
+		return 0, err
+	}
+	return st.Ino, nil
+}
+
+func futexWait(addr *uint32, val uint32, ts *unix.Timespec) syscall.Errno {
+	// Not Raw: the scheduler must be able to give the processor to others, or a waiter would hold up the collector.
+	_, _, e := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(addr)), futexOpWait, uintptr(val),
+		uintptr(unsafe.Pointer(ts)), 0, 0)
+	return e
+}
+
+func futexWake(addr *uint32, n int) int {
+	woken, _, e := unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(addr)), futexOpWake, uintptr(n), 0, 0, 0)
+	if e != 0 {
+		return 0
+	}
+	return int(woken)
+}
+
+// linux/futex.h; without FUTEX_PRIVATE_FLAG, because other processes take part.
+const (
+	futexOpWait = 0
+	futexOpWake = 1
+)
