@@ -1,0 +1,2 @@
+// Package start starts processes and watches over them.
+package start

@@ -1,0 +1,142 @@
+package start
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// unwanted in syscall.ProcAttr.Files has Go close that number in the child.
+const unwanted = ^uintptr(0)
+
+// childFiles returns the child's descriptor table: 0, 1, 2 and what is wanted under their own numbers, and
+// everything else that an exec would carry over marked for closing. The host may be a C or Python program whose
+// descriptors are not close-on-exec. Those of 0, 1, 2 that are closed here become /dev/null there: null is then
+// its descriptor, for the caller to close, else -1.
+func childFiles(wanted []int) (files []uintptr, null int, err error) {
+	for _, fd := range wanted {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); fd < 0 || err != nil {
+			return nil, -1, fmt.Errorf("start: descriptor %d, which the child is to inherit: %w", fd, unix.EBADF)
+		}
+	}
+	var stdio [3]bool
+	for fd := range stdio {
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		stdio[fd] = err == nil
+	}
+	size, err := tableSize(wanted)
+	if err != nil {
+		return nil, -1, err
+	}
+	files = make([]uintptr, size)
+	for i := range files {
+		files[i] = unwanted
+	}
+	for _, fd := range wanted {
+		files[fd] = uintptr(fd)
+	}
+	null = -1
+	for fd, open := range stdio {
+		if !open && null < 0 {
+			if null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
+				null, err = aboveStdio(null)
+			}
+			if err != nil {
+				return nil, -1, fmt.Errorf("start: /dev/null for closed standard files: %w", explain(err))
+			}
+		}
+		if open {
+			files[fd] = uintptr(fd)
+		} else {
+			files[fd] = uintptr(null)
+		}
+	}
+	return files, null, nil
+}
+
+// spare is how many free numbers the table covers besides those in use: another thread of the host may open a
+// descriptor, inheritable for a moment, between our look at the table and the fork. It gets the lowest free number.
+const spare = 16
+
+// tableSize returns how many numbers the child's table must cover: 0-2, the wanted ones, whatever
+// is inheritable, and the spare ones as far as they fit.
+func tableSize(wanted []int) (int, error) {
+	open, err := openFiles()
+	if err != nil {
+		return 0, fmt.Errorf("start: listing open descriptors: %w", explain(err))
+	}
+	slices.Sort(open)
+	size := 3
+	for _, fd := range wanted {
+		size = max(size, fd+1)
+	}
+	for _, fd := range slices.Backward(open) {
+		if fd < size {
+			break
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			size = fd + 1
+		}
+	}
+	// Go moves its status pipe behind the table, to size+1, which the limit must allow.
+	room := uint64(1 << 30)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil {
+		room = min(room, limit.Cur)
+	}
+	if uint64(size)+2 > room {
+		return 0, fmt.Errorf("start: descriptor %d is open and leaves no room below the limit of %d: %w",
+			size-1, room, explain(syscall.EMFILE))
+	}
+	reach, free := 0, spare
+	for _, fd := range open {
+		if fd-reach >= free {
+			break
+		}
+		free -= fd - reach
+		reach = fd + 1
+	}
+	return min(max(size, reach+free), int(room)-2), nil
+}
+
+// openFiles lists the descriptors of this process (and the one it needed for that).
+func openFiles() ([]int, error) {
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		if pe, ok := err.(*os.PathError); ok && pe.Err == syscall.ENOENT {
+			return scanFiles()
+		}
+		return nil, errnoOf(err)
+	}
+	names, err := dir.Readdirnames(-1)
+	_ = dir.Close()
+	if err != nil {
+		return nil, errnoOf(err)
+	}
+	open := make([]int, 0, len(names))
+	for _, name := range names {
+		if fd, err := strconv.Atoi(name); err == nil {
+			open = append(open, fd)
+		}
+	}
+	return open, nil
+}
+
+// scanFiles does without /proc, as in a bare chroot, up to a number that few programs reach.
+func scanFiles() (open []int, err error) {
+	const most = 1 << 16
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return nil, err
+	}
+	for fd := range int(min(limit.Cur, most)) {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
+			open = append(open, fd)
+		}
+	}
+	return open, nil
+}
