@@ -1,0 +1,65 @@
+package pool
+
+import "fmt"
+
+// Array is a job over arrays of equal elements: the byte-level parallel for loop.
+type Array struct {
+	Fn      uint64
+	In      []byte // N elements of InSize bytes
+	InSize  int
+	Out     []byte // N elements of OutSize bytes; result i is copied to element i
+	OutSize int
+	N       uint64
+	Chunk   uint64 // elements that go to a worker at a time; 0: the pool decides
+	Ctx     []byte // every task sees these bytes
+	// Finish, if not nil, is told the outcome of each element, in no order, with the pool's lock held.
+	Finish func(i uint64, r *Result)
+}
+
+func (a *Array) size(uint64) int { return a.InSize }
+
+func (a *Array) put(i uint64, dst []byte) {
+	copy(dst, a.In[i*uint64(a.InSize):][:a.InSize])
+}
+
+func (a *Array) finish(i uint64, r *Result) {
+	if r.Outcome == OK && a.OutSize > 0 {
+		copy(a.Out[i*uint64(a.OutSize):][:a.OutSize], r.Data)
+	}
+	if a.Finish != nil {
+		a.Finish(i, r)
+	}
+}
+
+// MapBytes runs an array job and waits for it. When the wait is interrupted by a signal, what has not started is dropped, and
+// neither Out nor Finish is touched after the return.
+func (p *Pool) MapBytes(a *Array) error {
+	if a.InSize < 0 || a.OutSize < 0 || int64(a.OutSize) >= outMaxDefault || uint64(len(a.In)) != a.N*uint64(a.InSize) || uint64(len(a.Out)) != a.N*uint64(a.OutSize) {
+		return fmt.Errorf("%w: sizes of arrays", ErrInvalid)
+	}
+	if a.N == 0 {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	j := &job{work: a, n: a.N, fn: a.Fn, outSize: uint32(a.OutSize), chunk: a.Chunk}
+	if len(a.Ctx) > 0 {
+		block, err := p.arena.Alloc(int64(len(a.Ctx)))
+		if err != nil {
+			return fmt.Errorf("pool: ctx: %w", err)
+		}
+		copy(block.Bytes, a.Ctx)
+		j.ctx, j.ctxSize = block, uint64(len(a.Ctx))
+	}
+	if err := p.add(j); err != nil {
+		return err
+	}
+	if err := p.waitFor(-1, func() bool { return j.open == 0 }); err != nil {
+		p.drop(j, false)
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,543 @@
+package pool
+
+import (
+	"errors"
+	"math"
+	"sort"
+	"time"
+
+	"github.com/polyproc/polyproc/shm"
+)
+
+// Outcome says how a task ended.
+type Outcome uint8
+
+const (
+	OK        Outcome = iota
+	Failed            // the task reported an error: Result.Code and Data are its own
+	Lost              // the worker died while it ran the task: PID and Exit tell which and how
+	Cancelled         // taken back before it started
+	BadInit           // the initializer fails: Data is what it said
+	BadStart          // workers die before they are ready: Exit tells how
+	Closed            // the pool was terminated first
+	NoMemory          // the task's bytes did not fit into memory
+)
+
+// Result is the outcome of one task.
+type Result struct {
+	Task    uint64
+	Cookie  uint64
+	Outcome Outcome
+	Code    int32  // Failed: the task's own number
+	PID     int    // the worker that ran it; 0: none did
+	Exit    int    // Lost, BadStart: exit code, or minus the signal; math.MinInt32: not known
+	Data    []byte // the caller's own
+	Foreign bool   // Data comes from Options.Alloc
+}
+
+// work is what a job's tasks are made of and where their outcomes go. All methods are called with the pool's lock held.
+type work interface {
+	size(i uint64) int          // bytes of task i
+	put(i uint64, dst []byte)   // writes them
+	finish(i uint64, r *Result) // takes the outcome. r and r.Data (shared memory) are valid during the call only
+}
+
+// job is a row of n tasks that were handed over together.
+type job struct {
+	work
+	first   uint64 // number of its first task
+	n       uint64
+	next    uint64 // tasks from here on are in no lane yet
+	open    uint64 // tasks without an outcome
+	fn      uint64
+	outSize uint32
+	chunk   uint64     // go to one lane at a time; 0: the pool decides
+	ctx     *shm.Block // for all its tasks, or nil
+	ctxSize uint64
+	dropped bool   // no more tasks of it are started, and nobody waits for outcomes
+	ended   func() // called, with the pool's lock held, when open is 0; may be nil
+}
+
+// again is a task that goes to another lane, with the block that its bytes lie in, if they do.
+type again struct {
+	job   *job
+	i     uint64
+	block *shm.Block
+}
+
+// add queues a job and starts what can start.
+func (p *Pool) add(j *job) error {
+	if p.closed {
+		return ErrClosed
+	}
+	p.nextID++
+	j.first = p.nextID
+	p.nextID += j.n - 1
+	j.open = j.n
+	p.open += j.n
+	if p.failure != nil {
+		j.next = j.n
+		for i := range j.n {
+			p.complete(j, i, p.failure)
+		}
+		return nil
+	}
+	p.queue = append(p.queue, j)
+	p.feed()
+	return nil
+}
+
+// complete gives task i of j its outcome.
+func (p *Pool) complete(j *job, i uint64, r *Result) {
+	j.open--
+	p.open--
+	p.outcomes++
+	if r.Outcome == Lost {
+		p.lost++
+	}
+	if !j.dropped {
+		j.finish(i, r)
+	}
+	if j.open == 0 {
+		if j.ctx != nil {
+			p.arena.Free(j.ctx)
+			j.ctx = nil
+		}
+		if j.ended != nil {
+			j.ended()
+		}
+	}
+}
+
+// dropQueued ends all tasks that are in no lane.
+func (p *Pool) dropQueued(r *Result) {
+	for _, a := range p.retry {
+		if a.block != nil {
+			p.arena.Free(a.block)
+		}
+		p.complete(a.job, a.i, r)
+	}
+	p.retry = nil
+	for len(p.queue) > 0 {
+		j := p.queue[0]
+		p.queue = p.queue[1:]
+		for ; j.next < j.n; j.next++ {
+			p.complete(j, j.next, r)
+		}
+	}
+}
+
+// drop takes back what has not started of a job whose caller is gone; outcomes of what has started go nowhere.
+// kill ends the workers that run tasks of it.
+func (p *Pool) drop(j *job, kill bool) {
+	j.dropped = true
+	none := &Result{Outcome: Cancelled}
+	for ; j.next < j.n; j.next++ {
+		p.complete(j, j.next, none)
+	}
+	kept := p.retry[:0]
+	for _, a := range p.retry {
+		if a.job != j {
+			kept = append(kept, a)
+			continue
+		}
+		if a.block != nil {
+			p.arena.Free(a.block)
+		}
+		p.complete(j, a.i, none)
+	}
+	p.retry = kept
+	for _, ln := range p.lanes {
+		if ln == nil || ln.proc == nil {
+			continue
+		}
+		running := false
+		for i := range ln.pending.len() {
+			e := ln.pending.at(i)
+			if e.job != j || e.revoked {
+				continue
+			}
+			if block, ok := ln.revoke(e); ok {
+				if block != nil {
+					p.arena.Free(block)
+				}
+				p.complete(j, e.i, none)
+			} else {
+				running = true
+			}
+		}
+		if running && kill {
+			p.killRunning(ln, j)
+		}
+	}
+}
+
+// killRunning kills a worker that runs a task of j, and makes sure that it runs no other by the time it dies.
+func (p *Pool) killRunning(ln *lane, j *job) {
+	p.steal(ln, 0)
+	// A worker does one task at a time: if it is past j's task, the last one that was not taken back is another's, or none.
+	_ = ln.drain()
+	if ln.waiting == 0 {
+		return
+	}
+	for i := range ln.pending.len() {
+		if e := ln.pending.at(i); !e.revoked && e.job != j {
+			return
+		}
+	}
+	ln.state = laneStateRetiring
+	_ = ln.proc.Kill()
+	p.ensure(0)
+}
+
+// batch is the work of submitted tasks: bytes one after the other, results kept until they are taken.
+type batch struct {
+	p       *Pool
+	job     *job
+	cookie  uint64
+	data    []byte
+	ends    []uint64 // of task i in data
+	results []Result // by task, made at the first outcome
+	taken   uint64
+}
+
+func (b *batch) span(i uint64) (from, to uint64) {
+	if i > 0 {
+		from = b.ends[i-1]
+	}
+	return from, b.ends[i]
+}
+
+func (b *batch) size(i uint64) int {
+	from, to := b.span(i)
+	return int(to - from)
+}
+
+func (b *batch) put(i uint64, dst []byte) {
+	from, to := b.span(i)
+	copy(dst, b.data[from:to])
+}
+
+// resultTaken marks a place in batch.results whose result was handed out.
+const resultTaken = Outcome(0xff)
+
+// resultOpen marks one that has no outcome yet.
+const resultOpen = Outcome(0xfe)
+
+func (b *batch) finish(i uint64, r *Result) {
+	if b.results == nil {
+		b.results = make([]Result, b.job.n)
+		for k := range b.results {
+			b.results[k].Outcome = resultOpen
+		}
+	}
+	kept := *r
+	kept.Task, kept.Cookie = b.job.first+i, b.cookie+i
+	kept.Data, kept.Foreign = b.p.keep(r.Data)
+	b.results[i] = kept
+	b.p.done.push(b, i)
+}
+
+// take hands out the result of task i, which has one.
+func (b *batch) take(i uint64) Result {
+	r := b.results[i]
+	b.results[i] = Result{Outcome: resultTaken}
+	b.taken++
+	if b.taken == b.job.n {
+		b.p.forget(b.job)
+	}
+	return r
+}
+
+// keep copies bytes out of shared memory.
+func (p *Pool) keep(data []byte) (kept []byte, foreign bool) {
+	n := len(data)
+	switch {
+	case n == 0:
+		return nil, false
+	case n >= BigResult && p.opt.Alloc != nil:
+		if kept = p.opt.Alloc(n); kept != nil {
+			copy(kept, data)
+			return kept, true
+		}
+		fallthrough
+	case n >= 4<<10:
+		kept = make([]byte, n)
+	default:
+		// Small results share chunks: an allocation each would be most of what a result costs.
+		if len(p.bytes) < n {
+			p.bytes = make([]byte, 64<<10)
+		}
+		kept, p.bytes = p.bytes[:n:n], p.bytes[n:]
+	}
+	copy(kept, data)
+	return kept, false
+}
+
+// forget removes a job whose results were all taken.
+func (p *Pool) forget(j *job) {
+	if k := p.find(j.first); k == 0 {
+		p.jobs[0] = nil
+		p.jobs = p.jobs[1:] // the usual case: first in, first out
+	} else if k > 0 {
+		p.jobs = append(p.jobs[:k], p.jobs[k+1:]...)
+	}
+}
+
+// find returns the place in p.jobs of the job that has the task, or -1.
+func (p *Pool) find(task uint64) int {
+	k := sort.Search(len(p.jobs), func(k int) bool { return p.jobs[k].first+p.jobs[k].n > task })
+	if k < len(p.jobs) && p.jobs[k].first <= task {
+		return k
+	}
+	return -1
+}
+
+func (j *job) discard(p *Pool) {
+	b, ok := j.work.(*batch)
+	if !ok || p.opt.Free == nil {
+		return
+	}
+	for i := range b.results {
+		if b.results[i].Foreign && b.results[i].Outcome != resultTaken {
+			p.opt.Free(b.results[i].Data)
+		}
+	}
+}
+
+// SubmitBytes hands over len(sizes) tasks for fn: task i has sizes[i] of the bytes of data, which is copied. Task numbers
+// and cookies count up from the first. It does not wait. Results come by Collect or WaitTask.
+func (p *Pool) SubmitBytes(fn uint64, data []byte, sizes []uint64, cookie uint64) (first uint64, err error) {
+	if len(sizes) == 0 {
+		return 0, ErrInvalid
+	}
+	ends := make([]uint64, len(sizes))
+	sum := uint64(0)
+	for i, n := range sizes {
+		if n > math.MaxInt64-sum {
+			return 0, ErrTooBig
+		}
+		sum += n
+		ends[i] = sum
+	}
+	if sum != uint64(len(data)) {
+		return 0, ErrInvalid
+	}
+	b := &batch{p: p, cookie: cookie, ends: ends}
+	if sum > 0 {
+		// The caller's memory may be gone before the tasks start.
+		b.data = append(make([]byte, 0, sum), data...)
+	}
+	b.job = &job{work: b, n: uint64(len(sizes)), fn: fn, outSize: outMaxDefault}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.add(b.job); err != nil {
+		return 0, err
+	}
+	p.jobs = append(p.jobs, b.job)
+	return b.job.first, nil
+}
+
+// Collect takes up to limit results of submitted tasks, oldest outcome first, and calls take for each. If there is none
+// it waits for the first, for at most timeout (< 0: for ever). It returns 0 when Wake was called, and ErrClosed when
+// the pool is closed and none is left to come.
+func (p *Pool) Collect(limit int, timeout time.Duration, take func(Result)) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wakes := p.wakes
+	p.poll()
+	if p.done.len() == 0 {
+		err := p.waitFor(timeout, func() bool { return p.done.len() > 0 || p.wakes != wakes || p.ended() })
+		if err != nil && p.done.len() == 0 {
+			return 0, err
+		}
+	}
+	if p.done.len() == 0 && p.ended() {
+		return 0, ErrClosed
+	}
+	n := 0
+	for n < limit {
+		b, i, ok := p.done.pop()
+		if !ok {
+			break
+		}
+		take(b.take(i))
+		n++
+	}
+	return n, nil
+}
+
+// ended reports whether no result can come any more.
+func (p *Pool) ended() bool { return p.closed && p.open == 0 }
+
+// Wake makes the calls of Collect that wait return with no result.
+func (p *Pool) Wake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wakes++
+	p.notify()
+}
+
+// WaitTask waits for the outcome of one task and takes it.
+func (p *Pool) WaitTask(task uint64, timeout time.Duration) (Result, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b, i, err := p.lookup(task)
+	if err != nil {
+		return Result{}, err
+	}
+	finished := func() bool { return b.results != nil && b.results[i].Outcome != resultOpen }
+	if !finished() {
+		if err := p.waitFor(timeout, finished); err != nil {
+			return Result{}, err
+		}
+	}
+	if b.results[i].Outcome == resultTaken {
+		return Result{}, ErrNoTask
+	}
+	p.done.remove(b, i)
+	return b.take(i), nil
+}
+
+// Cancel takes back a task that has not started; its outcome is Cancelled.
+func (p *Pool) Cancel(task uint64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b, i, err := p.lookup(task)
+	if err != nil {
+		return err
+	}
+	p.poll()
+	if b.results != nil && b.results[i].Outcome != resultOpen {
+		return ErrStarted
+	}
+	j := b.job
+	cancelled := &Result{Outcome: Cancelled}
+	if i >= j.next {
+		// It waits in the queue. Leaving a hole there is not worth a structure: tasks before it go first, and those
+		// behind it are split off.
+		p.splitOff(j, i)
+		p.complete(j, i, cancelled)
+		p.notify()
+		return nil
+	}
+	for k, a := range p.retry {
+		if a.job == j && a.i == i {
+			p.retry = append(p.retry[:k], p.retry[k+1:]...)
+			if a.block != nil {
+				p.arena.Free(a.block)
+			}
+			p.complete(j, i, cancelled)
+			p.notify()
+			return nil
+		}
+	}
+	for _, ln := range p.lanes {
+		if ln == nil {
+			continue
+		}
+		for k := range ln.pending.len() {
+			e := ln.pending.at(k)
+			if e.job != j || e.i != i || e.revoked {
+				continue
+			}
+			block, ok := ln.revoke(e)
+			if !ok {
+				return ErrStarted
+			}
+			if block != nil {
+				p.arena.Free(block)
+			}
+			p.complete(j, i, cancelled)
+			p.notify()
+			return nil
+		}
+	}
+	return ErrStarted
+}
+
+// splitOff moves all queued tasks of j but task i to the retry list, in order.
+func (p *Pool) splitOff(j *job, i uint64) {
+	for ; j.next < j.n; j.next++ {
+		if j.next != i {
+			p.retry = append(p.retry, again{job: j, i: j.next})
+		}
+	}
+	for k, q := range p.queue {
+		if q == j {
+			p.queue = append(p.queue[:k], p.queue[k+1:]...)
+			break
+		}
+	}
+}
+
+func (p *Pool) lookup(task uint64) (*batch, uint64, error) {
+	k := p.find(task)
+	if k < 0 {
+		return nil, 0, ErrNoTask
+	}
+	b := p.jobs[k].work.(*batch)
+	i := task - b.job.first
+	if b.results != nil && b.results[i].Outcome == resultTaken {
+		return nil, 0, ErrNoTask
+	}
+	return b, i, nil
+}
+
+// doneQueue holds which results are there, oldest first. A result that WaitTask took leaves a hole.
+type doneQueue struct {
+	items []doneItem
+	head  int
+	holes int
+}
+
+type doneItem struct {
+	b *batch
+	i uint64
+}
+
+func (q *doneQueue) len() int { return len(q.items) - q.head - q.holes }
+
+func (q *doneQueue) push(b *batch, i uint64) { q.items = append(q.items, doneItem{b, i}) }
+
+func (q *doneQueue) pop() (*batch, uint64, bool) {
+	for q.head < len(q.items) {
+		it := q.items[q.head]
+		q.items[q.head] = doneItem{}
+		q.head++
+		if q.head == len(q.items) {
+			q.items, q.head = q.items[:0], 0
+		} else if q.head >= 4096 && q.head*2 >= len(q.items) {
+			n := copy(q.items, q.items[q.head:])
+			clear(q.items[n:])
+			q.items, q.head = q.items[:n], 0
+		}
+		if it.b == nil || it.b.results[it.i].Outcome == resultTaken {
+			q.holes--
+			continue
+		}
+		return it.b, it.i, true
+	}
+	return nil, 0, false
+}
+
+// remove makes a hole of a result that is about to be taken. The one at the head, the usual case of submit and wait by
+// turns, leaves none; others are skipped by pop, which sees that they were taken.
+func (q *doneQueue) remove(b *batch, i uint64) {
+	q.holes++
+	for q.head < len(q.items) {
+		it := q.items[q.head]
+		if it != (doneItem{b, i}) && it.b.results[it.i].Outcome != resultTaken {
+			return
+		}
+		q.items[q.head] = doneItem{}
+		q.head++
+		q.holes--
+		if q.head == len(q.items) {
+			q.items, q.head = q.items[:0], 0
+		}
+	}
+}
+
+// isNoMemory reports whether an error means that memory, or a limit on it, ran out.
+func isNoMemory(err error) bool { return errors.Is(err, shm.ErrNoMemory) }

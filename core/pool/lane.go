@@ -1,0 +1,306 @@
+package pool
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/polyproc/polyproc/core/start"
+	"github.com/polyproc/polyproc/shm"
+)
+
+type laneState uint8
+
+const (
+	laneStateEmpty    laneState = iota // no process
+	laneStateStarting                  // a process that has not said that it is ready
+	laneStateReady
+	laneStateRetiring // gets no more tasks: ends when it has done what it has
+)
+
+// lane is one worker process and its two rings, seen from the parent. The pool's lock guards it.
+type lane struct {
+	p       *Pool
+	slot    int
+	state   laneState
+	mem     []byte // the lane's part of the segment
+	head    *laneHeader
+	tasks   *shm.Producer
+	results *shm.Consumer
+	large   *shm.Windows // result blocks
+	proc    *start.Process
+
+	pending    entries // in its task ring or running, oldest first
+	waiting    int     // of pending: not revoked
+	number     uint64  // of the last task staged
+	assigned   int     // tasks given to this process so far, less those taken back
+	finished   uint64  // results read, over all its life
+	seen       uint64  // finished at the last tick
+	slow       bool    // made no progress between two ticks: gets tasks one by one
+	isDirty    bool    // staged records are to be published
+	closing    bool    // told to end
+	ready      bool    // has been ready
+	initFailed bool
+}
+
+// entry is a task in a lane.
+type entry struct {
+	job     *job
+	i       uint64
+	number  uint64
+	head    *taskHead
+	block   *shm.Block
+	revoked bool
+}
+
+// laneAt makes the lane of a slot ready for a new process.
+func (p *Pool) laneAt(slot int) (*lane, error) {
+	ln := p.lanes[slot]
+	if ln == nil {
+		off := p.geo.laneOff + int64(slot)*p.geo.laneSize
+		if err := p.seg.Reserve(off, p.geo.laneSize); err != nil {
+			return nil, err
+		}
+		mem, err := p.seg.Map(off, p.geo.laneSize)
+		if err != nil {
+			return nil, err
+		}
+		ln = &lane{p: p, slot: slot, mem: mem, head: at[laneHeader](mem)}
+		p.lanes[slot] = ln
+	}
+	// Nobody else uses this memory: the process that had the lane is dead.
+	generation := ln.head.generation.Load() + 1
+	clear(ln.mem[:laneHead])
+	ln.head.generation.Store(generation)
+	ln.head.state.Store(laneOpen)
+	var err error
+	if ln.tasks, err = shm.NewProducer(&ln.head.taskTail, &ln.head.taskHead, ln.mem[laneHead:laneHead+p.ringCap]); err != nil {
+		return nil, err
+	}
+	if ln.results, err = shm.NewConsumer(&ln.head.resultTail, &ln.head.resultHead, ln.mem[laneHead+p.ringCap:]); err != nil {
+		return nil, err
+	}
+	if ln.large == nil {
+		ln.large = shm.NewWindows(p.seg, 16)
+	}
+	*ln = lane{p: p, slot: slot, mem: ln.mem, head: ln.head, tasks: ln.tasks, results: ln.results, large: ln.large, finished: ln.finished, seen: ln.finished}
+	return ln, nil
+}
+
+func (ln *lane) unmap() {
+	if ln.large != nil {
+		ln.large.Close()
+	}
+	_ = ln.p.seg.Unmap(ln.mem)
+}
+
+// stage puts a task into the lane's ring; nobody sees it before publish. It reports false if the ring has no room. err means
+// that this task will not fit into memory.
+func (ln *lane) stage(j *job, i uint64, block *shm.Block) (ok bool, err error) {
+	n := j.size(i)
+	flags, body := uint16(0), sizeTaskHead+n
+	if bulk := body > ln.tasks.Max(); bulk {
+		flags, body = flagBulk, sizeTaskHead+sizeBulkRef
+	}
+	buf, _, ok := ln.tasks.Stage(kindTask, flags, body)
+	if !ok {
+		return false, nil
+	}
+	if flags&flagBulk != 0 {
+		if block == nil {
+			if block, err = ln.p.arena.Alloc(int64(n)); err != nil {
+				// The record is staged already: let the worker step over it.
+				at[taskHead](buf).state.Store(taskRevoked)
+				ln.markDirty()
+				ln.number++
+				at[taskHead](buf).number = ln.number
+				ln.pending.push(entry{number: ln.number, head: at[taskHead](buf), revoked: true})
+				return false, err
+			}
+			j.put(i, block.Bytes)
+		}
+		*at[bulkRef](buf[sizeTaskHead:]) = bulkRef{off: uint64(block.Off), size: uint64(n)}
+	} else {
+		j.put(i, buf[sizeTaskHead:])
+	}
+	ln.number++
+	h := at[taskHead](buf)
+	h.number, h.fn, h.outSize, h.ctxOff, h.ctxSize = ln.number, j.fn, j.outSize, 0, 0
+	h.state.Store(taskReady)
+	if j.ctx != nil {
+		h.ctxOff, h.ctxSize = uint64(j.ctx.Off), j.ctxSize
+	}
+	ln.pending.push(entry{job: j, i: i, number: ln.number, head: h, block: block})
+	ln.waiting++
+	ln.assigned++
+	ln.markDirty()
+	return true, nil
+}
+
+func (ln *lane) markDirty() {
+	if !ln.isDirty {
+		ln.isDirty = true
+		ln.p.dirty = append(ln.p.dirty, ln)
+	}
+}
+
+// publish shows the worker what was staged and wakes it if it sleeps.
+func (ln *lane) publish() {
+	ln.isDirty = false
+	ln.tasks.Publish()
+	ln.head.taskBell.ring()
+}
+
+// revoke takes a task back that the worker has not started. The block with its bytes, if any, is the caller's then.
+func (ln *lane) revoke(e *entry) (*shm.Block, bool) {
+	if !e.head.state.CompareAndSwap(taskReady, taskRevoked) {
+		return nil, false
+	}
+	block := e.block
+	e.revoked, e.block = true, nil
+	ln.waiting--
+	ln.assigned--
+	return block, true
+}
+
+// drain reads the results that are there. An error means that the worker has spoilt the lane.
+func (ln *lane) drain() error {
+	var r Result
+	read := false
+	for {
+		rec, ok, err := ln.results.Next()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		read = true
+		switch rec.Kind {
+		case kindReady:
+			if ln.state == laneStateStarting {
+				ln.p.becameReady(ln)
+			}
+		case kindInitFailed:
+			data, _, err := ln.payload(rec, rec.Body)
+			if err != nil {
+				return err
+			}
+			ln.p.initFailed(ln, data)
+			if rec.Flags&flagBulk != 0 {
+				ln.large.Done(data)
+			}
+		case kindResult:
+			if err := ln.result(rec, &r); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("%w: record of kind %d", shm.ErrCorrupt, rec.Kind)
+		}
+	}
+	if read {
+		ln.results.Release()
+		ln.head.spaceBell.ring()
+	}
+	return nil
+}
+
+// result takes one result record.
+func (ln *lane) result(rec shm.Record, r *Result) error {
+	if len(rec.Body) < sizeResultHead {
+		return fmt.Errorf("%w: result of %d bytes", shm.ErrCorrupt, len(rec.Body))
+	}
+	h := *at[resultHead](rec.Body)
+	var e *entry
+	for {
+		if ln.pending.len() == 0 {
+			return fmt.Errorf("%w: result of task %d, which the worker was not given", shm.ErrCorrupt, h.number)
+		}
+		if e = ln.pending.at(0); !e.revoked {
+			break
+		}
+		ln.pending.pop()
+	}
+	if e.number != h.number {
+		return fmt.Errorf("%w: result of task %d, expected %d", shm.ErrCorrupt, h.number, e.number)
+	}
+	data, slot, err := ln.payload(rec, rec.Body[sizeResultHead:])
+	if err != nil {
+		return err
+	}
+	*r = Result{Outcome: OK, PID: ln.proc.PID(), Data: data}
+	if h.status != 0 {
+		r.Outcome, r.Code = Failed, h.code
+	}
+	ln.p.learn(h.runNS)
+	j, i, block := e.job, e.i, e.block
+	ln.pending.pop()
+	ln.waiting--
+	ln.finished++
+	ln.slow = false
+	if block != nil {
+		ln.p.arena.Free(block)
+	}
+	ln.p.complete(j, i, r)
+	if slot >= 0 {
+		ln.large.Done(data)
+		ln.head.slots[slot].Store(0)
+	}
+	return nil
+}
+
+// payload returns the bytes of a record: in the ring, or in a block of the lane's result arena, then with its slot.
+func (ln *lane) payload(rec shm.Record, body []byte) (data []byte, slot int, err error) {
+	if rec.Flags&flagBulk == 0 {
+		return body, -1, nil
+	}
+	if len(body) < sizeBulkRef {
+		return nil, -1, fmt.Errorf("%w: block reference of %d bytes", shm.ErrCorrupt, len(body))
+	}
+	ref := *at[bulkRef](body)
+	g := &ln.p.geo
+	from := uint64(g.resultOff) + uint64(ln.slot)*uint64(g.resultSize)
+	if ref.slot >= maxSlots || ref.off < from || ref.size > uint64(g.resultSize) || ref.off-from > uint64(g.resultSize)-ref.size {
+		return nil, -1, fmt.Errorf("%w: block of %d bytes at %d, slot %d", shm.ErrCorrupt, ref.size, ref.off, ref.slot)
+	}
+	// Unreserved storage would be a SIGBUS: make sure that what the worker says is there. It is a no-op on reserved storage.
+	if err := ln.p.seg.Reserve(int64(ref.off), int64(ref.size)); err != nil {
+		return nil, -1, err
+	}
+	data, err = ln.large.At(int64(ref.off), int64(ref.size))
+	return data, int(ref.slot), err
+}
+
+// learn keeps the mean run time of recent tasks. It rises at once, so that a first long task is not followed by a deep lane.
+func (p *Pool) learn(ns uint64) {
+	x := float64(min(ns, uint64(time.Hour)))
+	switch {
+	case p.meanNS == 0 || x > 8*p.meanNS:
+		p.meanNS = x + 1
+	default:
+		p.meanNS += (x - p.meanNS) / 8
+	}
+}
+
+// entries is a queue of entry that does not allocate when warm.
+type entries struct {
+	items []entry
+	head  int
+}
+
+func (q *entries) len() int        { return len(q.items) - q.head }
+func (q *entries) at(k int) *entry { return &q.items[q.head+k] }
+func (q *entries) push(e entry) {
+	if q.head > 0 && len(q.items) == cap(q.items) {
+		n := copy(q.items, q.items[q.head:])
+		clear(q.items[n:])
+		q.items, q.head = q.items[:n], 0
+	}
+	q.items = append(q.items, e)
+}
+func (q *entries) pop() {
+	q.items[q.head] = entry{}
+	q.head++
+	if q.head == len(q.items) {
+		q.items, q.head = q.items[:0], 0
+	}
+}

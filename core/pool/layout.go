@@ -1,0 +1,168 @@
+package pool
+
+import (
+	"math"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/polyproc/polyproc/shm"
+)
+
+// The layout of a pool's shared memory. capi/front/lane.h describes it and is the other half of the contract;
+// tests/abi compares every number and offset here with that header.
+const (
+	magic       = 0x31304c4f4f505050 // "PPPOOL01"
+	abiVersion  = 1
+	boardSize   = 65536
+	laneHead    = 8192
+	maxLanes    = 1152
+	maxModules  = 112
+	maxSlots    = 512
+	sliceMillis = 500
+
+	kindTask       = 1
+	kindResult     = 2
+	kindReady      = 3
+	kindInitFailed = 4
+
+	flagBulk = 1
+
+	taskReady   = 0
+	taskTaken   = 1
+	taskRevoked = 2
+
+	laneFree    = 0
+	laneOpen    = 1
+	laneClosing = 2
+
+	sizeTaskHead   = 40
+	sizeResultHead = 24
+	sizeBulkRef    = 24
+
+	// outMaxDefault in taskHead.outSize means: as much as board.outMax says.
+	outMaxDefault = 0xffffffff
+)
+
+// bell is an eventcount: see BELLS in lane.h.
+type bell struct {
+	seq     atomic.Uint32
+	waiters atomic.Uint32
+}
+
+type module struct {
+	buildID     [32]byte
+	buildIDSize uint32
+	_           uint32
+	_           uint64
+	path        [464]byte
+}
+
+// board is what all processes of a pool share. Workers write only bells and ready bits; the parent believes nothing else of it.
+type board struct {
+	magic       uint64
+	abi         uint32
+	lanes       uint32
+	laneOff     uint64
+	laneSize    uint64
+	ringCap     uint64
+	taskOff     uint64
+	taskSize    uint64
+	resultOff   uint64
+	resultSize  uint64
+	initOff     uint64
+	initSize    uint64
+	initFn      uint64
+	outMax      uint64
+	parentStart uint64
+	parentPID   int32
+	_           uint32
+	_           [256 - 120]byte
+	fore        bell
+	_           [128 - 8]byte
+	back        bell
+	_           [128 - 8]byte
+	ready       [maxLanes / 64]atomic.Uint64
+	_           [8192 - 512 - maxLanes/8]byte
+	modules     [maxModules]module
+}
+
+// laneHeader begins a lane. Each field has one writer: P the parent, W the worker.
+type laneHeader struct {
+	state      atomic.Uint32 // P
+	generation atomic.Uint32 // P
+	_          [120]byte
+	workerPID  atomic.Uint32 // W
+	_          [124]byte
+	taskTail   uint64 // P
+	_          [120]byte
+	taskHead   uint64 // W
+	_          [120]byte
+	taskBell   bell // W sleeps
+	_          [120]byte
+	resultTail uint64 // W
+	_          [120]byte
+	resultHead uint64 // P
+	_          [120]byte
+	spaceBell  bell // W sleeps
+	_          [120]byte
+	_          [4096 - 1024]byte
+	slots      [maxSlots]atomic.Uint32 // W publishes, P releases
+	_          [4096 - 4*maxSlots]byte
+}
+
+// taskHead begins the payload of a task record.
+type taskHead struct {
+	number  uint64
+	fn      uint64
+	state   atomic.Uint32
+	outSize uint32
+	ctxOff  uint64
+	ctxSize uint64
+}
+
+// resultHead begins the payload of a result record.
+type resultHead struct {
+	number uint64
+	status int32
+	code   int32
+	runNS  uint64
+}
+
+// bulkRef stands in place of bytes that lie in an arena block.
+type bulkRef struct {
+	off  uint64
+	size uint64
+	slot uint32
+	_    uint32
+}
+
+// at sees the bytes at the start of b as a T. b is shared memory, 8-aligned, at least as long as T.
+func at[T any](b []byte) *T {
+	if len(b) < int(unsafe.Sizeof(*new(T))) {
+		panic("pool: view beyond its memory")
+	}
+	return (*T)(unsafe.Pointer(unsafe.SliceData(b)))
+}
+
+// ring wakes everybody who sleeps on the bell; it costs one load if nobody does. The ringer takes the flag down, so that of a
+// burst of rings only the first makes a system call.
+func (b *bell) ring() {
+	if b.waiters.Load() != 0 && b.waiters.Swap(0) != 0 {
+		b.ringAlways()
+	}
+}
+
+// ringAlways wakes without looking whether somebody sleeps.
+func (b *bell) ringAlways() {
+	b.seq.Add(1)
+	shm.FutexWake(b.addr(), math.MaxInt32)
+}
+
+// addr is the word to sleep on.
+func (b *bell) addr() *uint32 { return (*uint32)(unsafe.Pointer(&b.seq)) }
+
+// enter announces a sleeper and returns the sequence number to sleep on. The caller looks again before it sleeps.
+func (b *bell) enter() uint32 {
+	b.waiters.Store(1)
+	return b.seq.Load()
+}

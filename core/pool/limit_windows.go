@@ -1,0 +1,5 @@
+package pool
+
+import "math"
+
+func fileSizeLimit() int64 { return math.MaxInt64 }

@@ -1,0 +1,360 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/polyproc/polyproc/core/start"
+	"github.com/polyproc/polyproc/shm"
+)
+
+// Errors of calls. Outcomes of tasks are in Result.
+var (
+	ErrClosed      = fmt.Errorf("pool: %w", os.ErrClosed)
+	ErrRunning     = errors.New("pool: still running: close or terminate it first")
+	ErrTimeout     = fmt.Errorf("pool: %w", os.ErrDeadlineExceeded)
+	ErrNoTask      = errors.New("pool: no such task, or its result was taken")
+	ErrStarted     = errors.New("pool: the task has started")
+	ErrInvalid     = errors.New("pool: invalid argument")
+	ErrTooBig      = errors.New("pool: task too big")
+	ErrInterrupted = shm.ErrInterrupted
+)
+
+// MaxWorkers is the largest number of workers of one pool.
+const MaxWorkers = 1024
+
+// Options says what pool to open. The zero value is a pool of this program's own functions with a worker per CPU.
+type Options struct {
+	Workers  int          // how many, 1 to MaxWorkers; 0: one per CPU that this process may use
+	MaxTasks int          // a worker is replaced after so many tasks; 0: never
+	Method   start.Method // nil: start.Spawn()
+	OutMax   int          // C workers: room for a submitted task's result, bytes; 0: 65,536
+
+	// A worker host other than this program. Args nil: this program again (see Init).
+	Path string
+	Args []string
+	Env  []string // nil: os.Environ()
+	Dir  string
+
+	// BlockSIGINT starts workers with SIGINT blocked: for hosts that unblock it when they are ready for it.
+	BlockSIGINT bool
+
+	Initializer uint64 // the function that runs first in a worker: see RegisterInitializer; C: as in taskHead.fn; 0: none
+	InitArg     []byte // its argument; or, for other hosts, bytes that pp_worker_attach returns
+
+	// Alloc, if not nil, provides memory for results of at least BigResult bytes; Free takes it back if nobody collects
+	// the result. For hosts that want large results outside the Go heap.
+	Alloc func(n int) []byte
+	Free  func([]byte)
+}
+
+// BigResult is the size in bytes from which on Options.Alloc is asked for a result's memory.
+const BigResult = 64 << 10
+
+// Pool is a set of worker processes and the tasks that they have and will get. All methods may be called from any
+// goroutine. A Pool is not usable after Free.
+type Pool struct {
+	opt      Options
+	seg      *shm.Segment
+	board    *board
+	boardMem []byte
+	arena    *shm.Arena
+	initArg  *shm.Block
+	ringCap  int64
+	geo      geometry
+
+	mu     sync.Mutex
+	lanes  []*lane // by slot; never shrinks
+	jobs   []*job  // submitted jobs with results that were not taken, by first task number
+	queue  []*job  // jobs with tasks that no lane has been given yet, first come first
+	retry  []again // tasks taken back from a lane: they go first
+	done   doneQueue
+	bytes  []byte // rest of the chunk that small results are copied to
+	dirty  []*lane
+	nextID uint64
+
+	open     uint64 // tasks without an outcome
+	outcomes uint64 // that were ever given
+	lost     uint64
+	started  uint64
+	meanNS   float64 // of recent tasks; 0: none yet
+	waiters  int     // threads that wait in a call
+	wakes    uint64  // calls of Wake
+
+	closed     bool
+	terminated bool
+	freed      bool
+	failure    *Result    // why no worker can be started: the outcome of every task from then on
+	startFails int        // starts that failed in a row
+	respawns   int        // goroutines and timers that will start a worker
+	initSaid   []byte     // what the last initializer that failed said
+	idle       *sync.Cond // signalled when alive or respawns falls
+	stop       bool
+	stopped    chan struct{}
+	modules    map[string]int
+}
+
+// geometry is where things lie in the segment.
+type geometry struct {
+	laneOff, laneSize     int64
+	taskOff, taskSize     int64
+	resultOff, resultSize int64
+	slots                 int
+}
+
+const (
+	blockAlign   = 64 << 10
+	regionWanted = 1 << 40 // address space of the file costs nothing
+	regionResult = 1 << 36
+)
+
+// Open starts a pool. It returns when its workers have been started; it does not wait for them to be ready. A program
+// whose workers are the program itself must call Init first in main.
+func Open(opt Options) (*Pool, error) {
+	if opt.Workers < 0 || opt.Workers > MaxWorkers || opt.MaxTasks < 0 || opt.OutMax < 0 {
+		return nil, fmt.Errorf("%w: %d workers, %d tasks per worker, %d bytes of result", ErrInvalid, opt.Workers, opt.MaxTasks, opt.OutMax)
+	}
+	if opt.Workers == 0 {
+		opt.Workers = min(runtime.NumCPU(), MaxWorkers)
+	}
+	if opt.OutMax == 0 {
+		opt.OutMax = 64 << 10
+	}
+	if opt.Method == nil {
+		opt.Method = start.Spawn()
+	}
+	if opt.Args == nil {
+		if !initialized {
+			return nil, errNoInit
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("pool: %w", err)
+		}
+		opt.Path, opt.Args = self, os.Args
+	}
+	p := &Pool{opt: opt, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}}
+	p.idle = sync.NewCond(&p.mu)
+	if err := p.allocate(); err != nil {
+		return nil, err
+	}
+	go p.background()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for range opt.Workers {
+		if err := p.startWorker(); err != nil {
+			p.terminateLocked()
+			p.mu.Unlock()
+			_ = p.Free()
+			p.mu.Lock()
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// allocate makes the segment and its board.
+func (p *Pool) allocate() error {
+	g := &p.geo
+	g.slots = min(p.opt.Workers+min(p.opt.Workers, maxLanes-MaxWorkers), maxLanes)
+	g.laneOff = boardSize
+	g.laneSize = laneHead + 2*p.ringCap
+	g.taskOff = roundUp(g.laneOff+g.laneSize*int64(g.slots), blockAlign)
+	g.taskSize, g.resultSize = regionWanted, regionResult
+	if limit := fileSizeLimit(); limit < g.taskOff+g.taskSize+g.resultSize*int64(g.slots) {
+		// A file size limit (ulimit -f): what it leaves is shared between the arenas.
+		rest := limit - g.taskOff
+		if rest < 0 {
+			return fmt.Errorf("pool: %w: the file size limit of %d bytes is below the %d that %d workers need", shm.ErrNoMemory, limit, g.taskOff, p.opt.Workers)
+		}
+		g.taskSize = rest / 2 / blockAlign * blockAlign
+		g.resultSize = rest / 2 / int64(g.slots) / blockAlign * blockAlign
+	}
+	g.resultOff = g.taskOff + g.taskSize
+	seg, err := shm.CreateSparse(g.resultOff + g.resultSize*int64(g.slots))
+	if err != nil {
+		return fmt.Errorf("pool: %w", err)
+	}
+	if err := seg.Reserve(0, boardSize); err != nil {
+		_ = seg.Close()
+		return fmt.Errorf("pool: %w", err)
+	}
+	p.seg = seg
+	if p.boardMem, err = seg.Map(0, boardSize); err != nil {
+		_ = seg.Close()
+		return fmt.Errorf("pool: %w", err)
+	}
+	p.arena = shm.NewArena(seg, g.taskOff, g.taskSize)
+	b := at[board](p.boardMem)
+	p.board = b
+	b.abi, b.lanes = abiVersion, uint32(g.slots)
+	b.laneOff, b.laneSize, b.ringCap = uint64(g.laneOff), uint64(g.laneSize), uint64(p.ringCap)
+	b.taskOff, b.taskSize, b.resultOff, b.resultSize = uint64(g.taskOff), uint64(g.taskSize), uint64(g.resultOff), uint64(g.resultSize)
+	b.initFn, b.outMax = p.opt.Initializer, uint64(p.opt.OutMax)
+	b.parentPID = int32(os.Getpid())
+	b.parentStart, _ = shm.StartTime(os.Getpid())
+	if n := int64(len(p.opt.InitArg)); n > 0 {
+		block, err := p.arena.Alloc(n)
+		if err != nil {
+			p.release()
+			return fmt.Errorf("pool: the initializer's argument: %w", err)
+		}
+		copy(block.Bytes, p.opt.InitArg)
+		p.initArg = block
+		b.initOff, b.initSize = uint64(block.Off), uint64(n)
+	}
+	b.magic = magic
+	p.lanes = make([]*lane, g.slots)
+	return nil
+}
+
+// release gives memory back. No worker may live.
+func (p *Pool) release() {
+	for _, ln := range p.lanes {
+		if ln != nil {
+			ln.unmap()
+		}
+	}
+	p.arena.Close()
+	_ = p.seg.Unmap(p.boardMem)
+	_ = p.seg.Close()
+}
+
+// State describes a pool at one moment.
+type State struct {
+	Workers int    // that the pool keeps
+	Alive   int    // processes that live, replacements included
+	Waiting uint64 // tasks that have not started
+	Running uint64 // tasks that workers have taken
+	Done    uint64 // results that nobody has taken
+	Started uint64 // worker processes since Open
+	Lost    uint64 // tasks that ended with Lost
+}
+
+// State describes the pool now.
+func (p *Pool) State() State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.poll()
+	s := State{Workers: p.opt.Workers, Done: uint64(p.done.len()), Started: p.started, Lost: p.lost}
+	for _, ln := range p.lanes {
+		if ln == nil || ln.state == laneStateEmpty {
+			continue
+		}
+		s.Alive++
+		for i := range ln.pending.len() {
+			if e := ln.pending.at(i); !e.revoked && e.head.state.Load() == taskTaken {
+				s.Running++
+			}
+		}
+	}
+	s.Waiting = p.open - s.Running
+	return s
+}
+
+// PIDs returns the process ids of the workers that live.
+func (p *Pool) PIDs() []int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var pids []int
+	for _, ln := range p.lanes {
+		if ln != nil && ln.proc != nil {
+			pids = append(pids, ln.proc.PID())
+		}
+	}
+	return pids
+}
+
+// Close lets the pool finish the tasks that it has; it takes no more. Closing twice does nothing.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.poll()
+	p.settle()
+}
+
+// Terminate kills the workers. Tasks without an outcome end as Closed.
+func (p *Pool) Terminate() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.terminateLocked()
+}
+
+func (p *Pool) terminateLocked() {
+	if p.terminated {
+		return
+	}
+	p.poll() // what is done is done
+	p.closed, p.terminated = true, true
+	for _, ln := range p.lanes {
+		if ln != nil && ln.proc != nil {
+			_ = ln.proc.Kill()
+		}
+	}
+	p.dropQueued(&Result{Outcome: Closed})
+	p.notify()
+}
+
+// Join waits until a closed or terminated pool has neither tasks nor workers. timeout < 0 waits for ever.
+func (p *Pool) Join(timeout time.Duration) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		return ErrRunning
+	}
+	return p.waitFor(timeout, func() bool { return p.open == 0 && p.alive() == 0 && p.respawns == 0 })
+}
+
+// Free terminates the pool if it runs, waits for its workers' end, and gives everything back. Results that nobody took are gone.
+func (p *Pool) Free() error {
+	p.Terminate()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.freed {
+		return ErrClosed
+	}
+	p.freed = true
+	for p.alive() > 0 || p.respawns > 0 || p.waiters > 0 {
+		p.notify()
+		p.idle.Wait()
+	}
+	p.stop = true
+	p.board.back.ringAlways()
+	p.mu.Unlock()
+	<-p.stopped
+	p.mu.Lock()
+	for _, j := range p.jobs {
+		j.discard(p)
+	}
+	p.jobs, p.queue, p.retry = nil, nil, nil
+	p.release()
+	return nil
+}
+
+// alive counts processes.
+func (p *Pool) alive() int {
+	n := 0
+	for _, ln := range p.lanes {
+		if ln != nil && ln.state != laneStateEmpty {
+			n++
+		}
+	}
+	return n
+}
+
+func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
+
+// The layouts must be what lane.h says to the byte.
+var (
+	_ = [1]struct{}{}[unsafe.Sizeof(board{})-boardSize]
+	_ = [1]struct{}{}[unsafe.Sizeof(laneHeader{})-laneHead]
+	_ = [1]struct{}{}[unsafe.Sizeof(taskHead{})-sizeTaskHead]
+	_ = [1]struct{}{}[unsafe.Sizeof(resultHead{})-sizeResultHead]
+	_ = [1]struct{}{}[unsafe.Sizeof(bulkRef{})-sizeBulkRef]
+)

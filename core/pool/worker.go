@@ -1,0 +1,329 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/polyproc/polyproc/core/start"
+	"github.com/polyproc/polyproc/shm"
+)
+
+var initialized bool
+
+var errNoInit = errors.New("pool: workers are this program, executed again: call pool.Init first in main (and in TestMain)")
+
+// Init is the first call of main, and of TestMain. In a worker, which is the program executed again, it serves tasks and never
+// returns; elsewhere it notes that the program can be executed again.
+func Init() {
+	initialized = true
+	value, ok := os.LookupEnv(EnvWorker)
+	if !ok {
+		return
+	}
+	// Programs that a task starts are not workers.
+	_ = os.Unsetenv(EnvWorker)
+	if err := serve(value); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// host is the worker's side of its lane.
+type host struct {
+	seg     *shm.Segment
+	board   *board
+	head    *laneHeader
+	slot    int
+	tasks   *shm.Consumer
+	results *shm.Producer
+	large   *shm.Windows // task blocks
+	arena   *shm.Arena   // for results
+	blocks  [maxSlots]*shm.Block
+}
+
+// serve is a worker's life.
+func serve(value string) error {
+	fields := strings.Split(value, ",")
+	var num [4]int
+	for i := range num {
+		if len(fields) != len(num) {
+			return fmt.Errorf("pool: %s=%q", EnvWorker, value)
+		}
+		n, err := strconv.Atoi(fields[i])
+		if err != nil {
+			return fmt.Errorf("pool: %s=%q: %w", EnvWorker, value, err)
+		}
+		num[i] = n
+	}
+	// Ctrl-C is the parent's business; it reaches the whole process group. Notify, not Ignore: what a task starts is to have the default.
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	if err := start.WatchParent(num[3]); err != nil {
+		return fmt.Errorf("pool: %w", err)
+	}
+	h, err := attach(num[0], num[1])
+	if err != nil {
+		return fmt.Errorf("pool: worker: %w", err)
+	}
+	if err := h.initialize(); err != nil {
+		if err := h.send(kindInitFailed, nil, []byte(err.Error())); err != nil {
+			return err
+		}
+		h.ringParent()
+		return nil
+	}
+	if err := h.send(kindReady, nil, nil); err != nil {
+		return err
+	}
+	h.ringParent()
+	return h.loop()
+}
+
+func attach(fd, slot int) (*host, error) {
+	seg, err := shm.AttachSparse(fd)
+	if err != nil {
+		return nil, err
+	}
+	mem, err := seg.Map(0, boardSize)
+	if err != nil {
+		return nil, err
+	}
+	b := at[board](mem)
+	if b.magic != magic || b.abi != abiVersion || slot < 0 || slot >= int(b.lanes) || b.laneSize != laneHead+2*b.ringCap {
+		return nil, fmt.Errorf("%w: descriptor %d is no pool of this version", shm.ErrCorrupt, fd)
+	}
+	lane, err := seg.Map(int64(b.laneOff)+int64(slot)*int64(b.laneSize), int64(b.laneSize))
+	if err != nil {
+		return nil, err
+	}
+	h := &host{seg: seg, board: b, head: at[laneHeader](lane), slot: slot, large: shm.NewWindows(seg, 16)}
+	h.arena = shm.NewArena(seg, int64(b.resultOff)+int64(slot)*int64(b.resultSize), int64(b.resultSize))
+	if h.tasks, err = shm.NewConsumer(&h.head.taskTail, &h.head.taskHead, lane[laneHead:laneHead+b.ringCap]); err != nil {
+		return nil, err
+	}
+	if h.results, err = shm.NewProducer(&h.head.resultTail, &h.head.resultHead, lane[laneHead+b.ringCap:]); err != nil {
+		return nil, err
+	}
+	h.head.workerPID.Store(uint32(os.Getpid()))
+	return h, nil
+}
+
+func (h *host) initialize() error {
+	if h.board.initFn == 0 {
+		return nil
+	}
+	init, ok := registry.inits[h.board.initFn]
+	if !ok {
+		return fmt.Errorf("no initializer %#x is registered in this program", h.board.initFn)
+	}
+	var arg []byte
+	if h.board.initSize > 0 {
+		window, err := h.large.At(int64(h.board.initOff), int64(h.board.initSize))
+		if err != nil {
+			return err
+		}
+		arg = append(arg, window...)
+		h.large.Done(window)
+	}
+	_, err := guard(func() ([]byte, error) { return nil, init.run(arg) })
+	return err
+}
+
+// panicked is a panic of a task.
+type panicked struct{ text string }
+
+func (p *panicked) Error() string { return p.text }
+
+// guard runs fn and turns its panic into an error.
+func guard(fn func() ([]byte, error)) (out []byte, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicked{fmt.Sprintf("panic: %v\n%s", v, debug.Stack())}
+		}
+	}()
+	return fn()
+}
+
+// loop runs tasks until the lane is closed.
+func (h *host) loop() error {
+	ctx := context.Background()
+	var out []byte
+	for {
+		rec, err := h.next()
+		if err != nil || rec.Body == nil {
+			return err
+		}
+		head := at[taskHead](rec.Body)
+		begun := time.Now()
+		res := resultHead{number: head.number}
+		in, err := h.input(rec)
+		if err == nil {
+			out, err = h.run(ctx, head.fn, in, out[:0])
+		}
+		if err != nil {
+			res.status = 1
+			if _, ok := err.(*panicked); ok {
+				res.code = codePanic
+			}
+			out = append(out[:0], err.Error()...)
+		}
+		res.runNS = uint64(time.Since(begun))
+		if err := h.send(kindResult, &res, out); err != nil {
+			return err
+		}
+		if rec.Flags&flagBulk != 0 {
+			h.large.Done(in)
+		}
+		h.tasks.ReleaseTo(rec.End)
+		h.ringParent()
+		if cap(out) > 1<<20 {
+			out = nil
+		}
+	}
+}
+
+func (h *host) run(ctx context.Context, fn uint64, in, out []byte) ([]byte, error) {
+	t, ok := registry.tasks[fn]
+	if !ok {
+		return out, fmt.Errorf("no function %#x is registered in this program: call Register while packages are initialized", fn)
+	}
+	return guard(func() ([]byte, error) { return t.run(ctx, in, out) })
+}
+
+// input returns a task's bytes where they lie.
+func (h *host) input(rec shm.Record) ([]byte, error) {
+	body := rec.Body[sizeTaskHead:]
+	if rec.Flags&flagBulk == 0 {
+		return body, nil
+	}
+	ref := at[bulkRef](body)
+	return h.large.At(int64(ref.off), int64(ref.size))
+}
+
+// next takes the next task; a record without body means that the worker is to end.
+func (h *host) next() (shm.Record, error) {
+	for {
+		seq := h.head.taskBell.enter()
+		closing := h.head.state.Load() == laneClosing
+		for {
+			rec, ok, err := h.tasks.Next()
+			if err != nil {
+				return shm.Record{}, err
+			}
+			if !ok {
+				break
+			}
+			if rec.Kind != kindTask || len(rec.Body) < sizeTaskHead {
+				return shm.Record{}, fmt.Errorf("%w: record of kind %d, %d bytes", shm.ErrCorrupt, rec.Kind, len(rec.Body))
+			}
+			if at[taskHead](rec.Body).state.CompareAndSwap(taskReady, taskTaken) {
+				return rec, nil
+			}
+			h.tasks.ReleaseTo(rec.End) // taken back by the parent
+		}
+		if closing {
+			return shm.Record{}, nil
+		}
+		err := shm.FutexWait(h.head.taskBell.addr(), seq, slice)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, shm.ErrInterrupted) {
+			return shm.Record{}, err
+		}
+	}
+}
+
+// send publishes one record, and waits for room if the parent has not read earlier ones.
+func (h *host) send(kind uint16, res *resultHead, data []byte) error {
+	size, flags := 0, uint16(0)
+	if res != nil {
+		size = sizeResultHead
+	}
+	var ref bulkRef
+	if size+len(data) > h.results.Max() {
+		block, slot, err := h.block(len(data))
+		if err != nil {
+			// The parent learns that instead.
+			if res != nil {
+				res.status = 1
+			}
+			data = []byte("result of " + strconv.Itoa(len(data)) + " bytes: " + err.Error())
+		} else {
+			copy(block.Bytes, data)
+			ref = bulkRef{off: uint64(block.Off), size: uint64(len(data)), slot: uint32(slot)}
+			flags = flagBulk
+		}
+	}
+	n := size + len(data)
+	if flags != 0 {
+		n = size + sizeBulkRef
+	}
+	var buf []byte
+	h.wait(&h.head.spaceBell, func() bool {
+		var ok bool
+		buf, _, ok = h.results.Stage(kind, flags, n)
+		return ok
+	})
+	if res != nil {
+		*at[resultHead](buf) = *res
+	}
+	if flags != 0 {
+		*at[bulkRef](buf[size:]) = ref
+	} else {
+		copy(buf[size:], data)
+	}
+	h.results.Publish()
+	return nil
+}
+
+// block finds room for a large result.
+func (h *host) block(n int) (block *shm.Block, slot int, err error) {
+	h.wait(&h.head.spaceBell, func() bool {
+		slot = -1
+		for i, b := range h.blocks {
+			if b != nil && h.head.slots[i].Load() == 0 {
+				h.arena.Free(b)
+				h.blocks[i], b = nil, nil
+			}
+			if b == nil {
+				slot = i
+			}
+		}
+		return slot >= 0
+	})
+	if block, err = h.arena.Alloc(int64(n)); err != nil {
+		return nil, 0, err
+	}
+	h.blocks[slot] = block
+	h.head.slots[slot].Store(1)
+	return block, slot, nil
+}
+
+// wait sleeps on a bell of the lane until cond holds. (The parent's death ends the process.)
+func (h *host) wait(b *bell, cond func() bool) {
+	for {
+		seq := b.enter()
+		if cond() {
+			return
+		}
+		_ = shm.FutexWait(b.addr(), seq, slice)
+	}
+}
+
+// ringParent tells the parent to look at this lane.
+func (h *host) ringParent() {
+	word, bit := &h.board.ready[h.slot/64], uint64(1)<<(h.slot%64)
+	if word.Load()&bit == 0 {
+		word.Or(bit)
+	}
+	if h.board.fore.waiters.Load() != 0 {
+		h.board.fore.ring()
+	} else {
+		h.board.back.ring()
+	}
+}

@@ -1,0 +1,199 @@
+package pool
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/polyproc/polyproc/core/start"
+)
+
+// EnvWorker is the environment variable that tells a process that it is a worker, and of which pool:
+// "descriptor,lane,generation,parent's process id".
+const EnvWorker = "POLYPROC_WORKER"
+
+// startsInRow is how many starts may fail in a row, with no worker ready, before the pool gives up.
+const startsInRow = 3
+
+// startWorker starts a process in a free slot. The lock is released while the system starts it.
+func (p *Pool) startWorker() error {
+	slot := slices.IndexFunc(p.lanes, func(ln *lane) bool { return ln == nil || ln.state == laneStateEmpty })
+	if slot < 0 {
+		return nil // all slots have processes that are about to end; the end of one comes back here
+	}
+	ln, err := p.laneAt(slot)
+	if err != nil {
+		return fmt.Errorf("pool: %w", err)
+	}
+	ln.state = laneStateStarting
+	env := p.opt.Env
+	if env == nil {
+		env = os.Environ()
+	}
+	generation := ln.head.generation.Load()
+	spec := start.Spec{
+		Path: p.opt.Path, Args: p.opt.Args, Dir: p.opt.Dir, Files: []int{p.seg.FD()}, BlockSIGINT: p.opt.BlockSIGINT,
+		Env: append(withoutWorker(env), EnvWorker+"="+strings.Join([]string{
+			strconv.Itoa(p.seg.FD()), strconv.Itoa(slot), strconv.FormatUint(uint64(generation), 10), strconv.Itoa(os.Getpid()),
+		}, ",")),
+	}
+	p.mu.Unlock()
+	proc, err := p.opt.Method.Start(spec)
+	p.mu.Lock()
+	if err != nil {
+		ln.state = laneStateEmpty
+		return fmt.Errorf("pool: %w", err)
+	}
+	p.started++
+	ln.proc = proc
+	if p.terminated || p.failure != nil {
+		_ = proc.Kill()
+	}
+	proc.OnExit(func(status start.Status) { go p.onExit(ln, status) })
+	p.settle()
+	return nil
+}
+
+func withoutWorker(env []string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(s string) bool { return strings.HasPrefix(s, EnvWorker+"=") })
+}
+
+// becameReady counts a worker in.
+func (p *Pool) becameReady(ln *lane) {
+	ln.state = laneStateReady
+	ln.ready = true
+	p.startFails = 0
+}
+
+// initFailed notes that a worker's initializer failed. The worker ends by itself.
+func (p *Pool) initFailed(ln *lane, data []byte) {
+	p.initSaid = append([]byte{}, data...)
+	ln.initFailed = true
+	ln.state = laneStateRetiring
+}
+
+// onExit settles the tasks of a worker that has ended: what it has done counts, what it ran is lost, what it had not started
+// goes to others.
+func (p *Pool) onExit(ln *lane, status start.Status) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = ln.drain() // if this fails, what follows is right all the same
+	lost := &Result{Outcome: Lost, PID: ln.proc.PID(), Exit: status.ExitCode()}
+	var untouched []again
+	for ln.pending.len() > 0 {
+		e := *ln.pending.at(0)
+		ln.pending.pop()
+		switch {
+		case e.revoked:
+		case e.head.state.Load() == taskTaken:
+			if e.block != nil {
+				p.arena.Free(e.block)
+			}
+			p.complete(e.job, e.i, lost)
+		default:
+			untouched = append(untouched, again{e.job, e.i, e.block})
+		}
+	}
+	p.retry = append(untouched, p.retry...)
+	ln.proc.Release()
+	ln.proc = nil
+	ln.waiting = 0
+	wasReady, initFailed := ln.ready, ln.initFailed
+	ln.state = laneStateEmpty
+	p.board.ready[ln.slot/64].And(^(uint64(1) << (ln.slot % 64)))
+
+	if p.terminated {
+		p.dropQueued(&Result{Outcome: Closed})
+	} else if p.failure != nil {
+		p.dropQueued(p.failure)
+	} else {
+		delay := time.Duration(0)
+		if !wasReady {
+			p.startFails++
+			failure := &Result{Outcome: BadStart, PID: lost.PID, Exit: lost.Exit}
+			if initFailed {
+				failure = &Result{Outcome: BadInit, Data: p.initSaid}
+			}
+			if delay = p.startFailed(failure); delay < 0 {
+				delay = 0
+			}
+		}
+		p.ensure(delay)
+	}
+	p.feed()
+	p.settle()
+	p.idle.Broadcast()
+	p.board.fore.ringAlways()
+}
+
+// startFailed decides what follows from a start that failed: nothing can be started (the pool's failure is set), or another
+// try after the delay that it returns.
+func (p *Pool) startFailed(failure *Result) time.Duration {
+	if !p.anyReady() {
+		if p.startFails >= startsInRow {
+			p.fail(failure)
+		}
+		return 0
+	}
+	// Some workers do well. Try again, ever more slowly.
+	return min(10*time.Millisecond<<min(p.startFails, 10), 5*time.Second)
+}
+
+func (p *Pool) anyReady() bool {
+	return slices.ContainsFunc(p.lanes, func(ln *lane) bool { return ln != nil && ln.proc != nil && ln.ready })
+}
+
+// fail gives all tasks, now and later, the same outcome.
+func (p *Pool) fail(failure *Result) {
+	p.failure = failure
+	for _, ln := range p.lanes {
+		if ln != nil && ln.proc != nil {
+			_ = ln.proc.Kill()
+		}
+	}
+	p.dropQueued(failure)
+}
+
+// ensure starts as many workers as are missing.
+func (p *Pool) ensure(delay time.Duration) {
+	if p.failure != nil || p.terminated || p.closed && p.open == 0 {
+		return
+	}
+	have, free := p.respawns, -p.respawns
+	for _, ln := range p.lanes {
+		switch {
+		case ln == nil || ln.state == laneStateEmpty:
+			free++
+		case ln.state == laneStateStarting || ln.state == laneStateReady:
+			have++
+		}
+	}
+	for ; have < p.opt.Workers && free > 0; have, free = have+1, free-1 {
+		p.respawns++
+		time.AfterFunc(delay, p.startAnother)
+	}
+}
+
+// startAnother runs in a goroutine of its own.
+func (p *Pool) startAnother() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer func() {
+		p.idle.Broadcast()
+		p.board.fore.ringAlways()
+	}()
+	if p.failure != nil || p.terminated || p.closed && p.open == 0 {
+		p.respawns--
+		return
+	}
+	err := p.startWorker()
+	p.respawns--
+	if err != nil {
+		p.startFails++
+		p.ensure(max(p.startFailed(&Result{Outcome: BadStart, Exit: math.MinInt32, Data: []byte(err.Error())}), 10*time.Millisecond))
+	}
+}
