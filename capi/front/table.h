@@ -54,6 +54,8 @@ typedef struct pp__host {
 	void (*set_error)(const char *);  /* stores the message for pp_last_error of the calling thread (copies it) */
 	int32_t (*resolve)(const void *fn, pp__fn_ref *ref_out); /* PP_OK, or PP_ERR_NOT_FOUND: not part of a loaded module */
 	char **(*environment)(void);      /* the C environment at this moment, ended by NULL */
+	int32_t (*cpu_count)(void);               /* pp_cpu_count */
+	const char *(*strerror)(int32_t status);  /* pp_strerror */
 	char *const *argv;                /* the program's arguments as pp_init saw them; NULL without pp_init */
 } pp__host;
 

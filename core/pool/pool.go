@@ -45,6 +45,7 @@ type Options struct {
 	BlockSIGINT bool
 
 	Initializer uint64 // the function that runs first in a worker: see RegisterInitializer; C: as in taskHead.fn; 0: none
+	Module      Module // the module with number 0, which the Initializer of C workers lies in
 	InitArg     []byte // its argument; or, for other hosts, bytes that pp_worker_attach returns
 
 	// Alloc, if not nil, provides memory for results of at least BigResult bytes; Free takes it back if nobody collects
@@ -207,6 +208,12 @@ func (p *Pool) allocate() error {
 		copy(block.Bytes, p.opt.InitArg)
 		p.initArg = block
 		b.initOff, b.initSize = uint64(block.Off), uint64(n)
+	}
+	if p.opt.Initializer != 0 && p.opt.Args != nil {
+		if _, err := p.moduleNumber(p.opt.Module); err != nil {
+			p.release()
+			return err
+		}
 	}
 	b.magic = magic
 	p.lanes = make([]*lane, g.slots)

@@ -1,0 +1,62 @@
+package main
+
+// #include "engine.h"
+import "C"
+
+import (
+	"time"
+	"unsafe"
+)
+
+// goStrings copies a NULL-ended array of C strings; nil for NULL.
+func goStrings(p **C.char) []string {
+	if p == nil {
+		return nil
+	}
+	out := []string{}
+	for ; *p != nil; p = (**C.char)(unsafe.Add(unsafe.Pointer(p), unsafe.Sizeof(*p))) {
+		out = append(out, C.GoString(*p))
+	}
+	return out
+}
+
+// goBytes sees n bytes of C memory as a slice, without copying.
+func goBytes(p unsafe.Pointer, n C.size_t, what string) ([]byte, error) {
+	if n == 0 {
+		return nil, nil
+	}
+	if p == nil {
+		return nil, invalid("%s is NULL and its size is %d", what, uint64(n))
+	}
+	if uint64(n) > 1<<62 {
+		return nil, invalid("%s has %d bytes", what, uint64(n))
+	}
+	return unsafe.Slice((*byte)(p), n), nil
+}
+
+// elements is goBytes for an array of n elements.
+func elements(p unsafe.Pointer, size, n C.size_t, what string) ([]byte, error) {
+	if size != 0 && n > (1<<62)/size {
+		return nil, invalid("%d elements of %d bytes", uint64(n), uint64(size))
+	}
+	return goBytes(p, size*n, what)
+}
+
+// timeout converts milliseconds; negative is for ever.
+func timeout(ms C.int64_t) time.Duration {
+	switch {
+	case ms < 0:
+		return -1
+	case int64(ms) > int64(1<<62/time.Millisecond):
+		return -1 // 146 million years
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// environment is the C program's at this moment, which setenv(3) may have changed since Go copied it.
+func environment(given **C.char) []string {
+	if given != nil {
+		return goStrings(given)
+	}
+	return append([]string{}, goStrings(C.pp__environment())...)
+}

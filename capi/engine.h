@@ -1,0 +1,31 @@
+/* engine.h - what the exporting Go files include: the public types, and a declaration of every Go export with the
+ * type of the public function behind which it stands. cgo repeats each export's own type, so a signature that
+ * differs from polyproc.h does not compile. */
+#ifndef PP_ENGINE_H
+#define PP_ENGINE_H
+
+#include <stdlib.h>
+
+#include "table.h"
+
+#define PP__X(name) extern __typeof__(pp_##name) pp__go_##name;
+PP__TABLE_LIST(PP__X)
+#undef PP__X
+
+/* cgo knows const only by a type's name. */
+typedef const void pp__in;
+typedef const uint64_t pp__in_sizes;
+typedef const pp_process_options pp__in_process_options;
+typedef const pp_pool_options pp__in_pool_options;
+
+/* Set once, by pp__engine. */
+extern const pp__host *pp__library;
+
+static inline void pp__set_error(const char *message) { pp__library->set_error(message); }
+static inline int32_t pp__resolve(const void *fn, pp__fn_ref *ref) { return pp__library->resolve(fn, ref); }
+static inline char **pp__environment(void) { return pp__library->environment(); }
+static inline int32_t pp__cpu_count(void) { return pp__library->cpu_count(); }
+static inline const char *pp__strerror(int32_t status) { return pp__library->strerror(status); }
+static inline char *const *pp__argv(void) { return pp__library->initialized ? pp__library->argv : NULL; }
+
+#endif

@@ -1,0 +1,354 @@
+package main
+
+// #include "engine.h"
+import "C"
+
+import (
+	"fmt"
+	"sync"
+	"unsafe"
+
+	"github.com/polyproc/polyproc/core/pool"
+)
+
+// hosted is a pool of a C host, and the numbers of the functions that it was given.
+type hosted struct {
+	*pool.Pool
+	fns sync.Map // function address -> number
+}
+
+var pools = newTable[*hosted]("pool")
+
+// outcomes maps core/pool's outcomes to status codes.
+var outcomes = [...]C.int32_t{
+	pool.OK:        C.PP_OK,
+	pool.Failed:    C.PP_ERR_TASK,
+	pool.Lost:      C.PP_ERR_WORKER_LOST,
+	pool.Cancelled: C.PP_ERR_CANCELLED,
+	pool.BadInit:   C.PP_ERR_INIT,
+	pool.BadStart:  C.PP_ERR_START,
+	pool.Closed:    C.PP_ERR_CLOSED,
+	pool.NoMemory:  C.PP_ERR_NOMEM,
+}
+
+func moduleOf(ref *C.pp__fn_ref) pool.Module {
+	return pool.Module{
+		Path:    C.GoString(&ref.path[0]),
+		BuildID: C.GoBytes(unsafe.Pointer(&ref.build_id[0]), C.int(min(ref.build_id_size, 32))),
+	}
+}
+
+// number returns what workers know a function by.
+func (h *hosted) number(fn unsafe.Pointer) (uint64, error) {
+	if fn == nil {
+		return 0, nil
+	}
+	if n, ok := h.fns.Load(fn); ok {
+		return n.(uint64), nil
+	}
+	ref, err := reference(fn)
+	if err != nil {
+		return 0, err
+	}
+	n, err := h.FunctionNumber(moduleOf(&ref), uint64(ref.offset))
+	if err == nil {
+		h.fns.Store(fn, n)
+	}
+	return n, err
+}
+
+//export pp__go_pool_open
+func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t {
+	return callOr(C.PP_ERR_START, func() error {
+		if options == nil || out == nil {
+			return invalid("NULL")
+		}
+		if options.size != C.uint32_t(unsafe.Sizeof(*options)) {
+			return invalid("options of %d bytes: initialize them with PP_POOL_OPTIONS_INIT", uint32(options.size))
+		}
+		if options.out_max >= 1<<31 {
+			return invalid("out_max of %d bytes", uint64(options.out_max))
+		}
+		m, err := method(options.method)
+		if err != nil {
+			return err
+		}
+		arg, err := goBytes(options.init_arg, options.init_arg_size, "init_arg")
+		if err != nil {
+			return err
+		}
+		opt := pool.Options{
+			Workers: int(options.workers), MaxTasks: int(options.max_tasks), Method: m, OutMax: int(options.out_max),
+			Env: environment((**C.char)(unsafe.Pointer(options.env))), Dir: C.GoString(options.cwd),
+			InitArg: arg, BlockSIGINT: true, Alloc: allocate, Free: free,
+		}
+		if opt.Workers == 0 {
+			opt.Workers = int(C.pp__cpu_count())
+		}
+		switch {
+		case options.argv != nil && *options.argv != nil:
+			if options.initializer != nil {
+				return invalid("an initializer for another program")
+			}
+			opt.Path, opt.Args = C.GoString(options.path), goStrings((**C.char)(unsafe.Pointer(options.argv)))
+		default:
+			if opt.Path, opt.Args, err = again(); err != nil {
+				return err
+			}
+		}
+		if options.initializer != nil {
+			ref, err := reference(unsafe.Pointer(options.initializer))
+			if err != nil {
+				return err
+			}
+			opt.Module = moduleOf(&ref)
+			opt.Initializer = pool.NumberIn(0, uint64(ref.offset))
+		}
+		p, err := pool.Open(opt)
+		if err != nil {
+			return err
+		}
+		*out = C.pp_pool(pools.add(&hosted{Pool: p}))
+		return nil
+	})
+}
+
+// Results from a certain size on lie in C memory from the start: what the host gets is then not copied again.
+func allocate(n int) []byte {
+	p := C.malloc(C.size_t(n))
+	if p == nil {
+		return nil
+	}
+	return unsafe.Slice((*byte)(p), n)
+}
+
+func free(b []byte) { C.free(unsafe.Pointer(unsafe.SliceData(b))) }
+
+//export pp__go_pool_map
+func pp__go_pool_map(handle C.pp_pool, fn C.pp_task_fn, in *C.pp__in, inSize C.size_t, out unsafe.Pointer, outSize, n, chunk C.size_t,
+	ctx *C.pp__in, ctxSize C.size_t, statusOut *C.int32_t) C.int32_t {
+	first, firstAt := C.int32_t(C.PP_OK), uint64(n)
+	status := call(func() error {
+		h, err := pools.get(uint64(handle))
+		if err != nil {
+			return err
+		}
+		if fn == nil {
+			return invalid("fn is NULL")
+		}
+		a := &pool.Array{InSize: int(inSize), OutSize: int(outSize), N: uint64(n), Chunk: uint64(chunk)}
+		if a.In, err = elements(unsafe.Pointer(in), inSize, n, "in"); err != nil {
+			return err
+		}
+		if a.Out, err = elements(out, outSize, n, "out"); err != nil {
+			return err
+		}
+		if a.Ctx, err = goBytes(unsafe.Pointer(ctx), ctxSize, "ctx"); err != nil {
+			return err
+		}
+		if a.Fn, err = h.number(unsafe.Pointer(fn)); err != nil {
+			return err
+		}
+		var statuses []C.int32_t
+		if statusOut != nil {
+			statuses = unsafe.Slice(statusOut, n)
+		}
+		a.Finish = func(i uint64, r *pool.Result) {
+			if statuses != nil {
+				statuses[i] = outcomes[r.Outcome]
+			}
+			if r.Outcome != pool.OK && i < firstAt {
+				first, firstAt = outcomes[r.Outcome], i
+			}
+		}
+		return h.MapBytes(a)
+	})
+	if status == C.PP_OK && first != C.PP_OK {
+		return callOr(first, func() error { return fmt.Errorf("element %d: %s", firstAt, C.GoString(C.pp__strerror(first))) })
+	}
+	return status
+}
+
+//export pp__go_pool_submit
+func pp__go_pool_submit(handle C.pp_pool, fn C.pp_task_fn, data *C.pp__in, size C.size_t, cookie C.uint64_t, out *C.uint64_t) C.int32_t {
+	n := C.uint64_t(size)
+	return submit(handle, unsafe.Pointer(fn), unsafe.Pointer(data), []C.uint64_t{n}, cookie, out)
+}
+
+//export pp__go_pool_submit_many
+func pp__go_pool_submit_many(handle C.pp_pool, fn C.pp_task_fn, data *C.pp__in, sizes *C.pp__in_sizes, n C.size_t, cookie C.uint64_t, out *C.uint64_t) C.int32_t {
+	if n > 0 && sizes == nil {
+		return call(func() error { return invalid("sizes is NULL") })
+	}
+	return submit(handle, unsafe.Pointer(fn), unsafe.Pointer(data), unsafe.Slice((*C.uint64_t)(unsafe.Pointer(sizes)), n), cookie, out)
+}
+
+func submit(handle C.pp_pool, fn, data unsafe.Pointer, sizes []C.uint64_t, cookie C.uint64_t, out *C.uint64_t) C.int32_t {
+	return call(func() error {
+		h, err := pools.get(uint64(handle))
+		if err != nil {
+			return err
+		}
+		sum := C.size_t(0)
+		for _, n := range sizes {
+			if n > 1<<62 || sum > 1<<62 {
+				return pool.ErrTooBig
+			}
+			sum += C.size_t(n)
+		}
+		bytes, err := goBytes(data, sum, "data")
+		if err != nil {
+			return err
+		}
+		number, err := h.number(fn)
+		if err != nil {
+			return err
+		}
+		first, err := h.SubmitBytes(number, bytes, unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(sizes))), len(sizes)), uint64(cookie))
+		if err == nil && out != nil {
+			*out = C.uint64_t(first)
+		}
+		return err
+	})
+}
+
+// slab is memory of the caller that results are placed in.
+type slab struct {
+	bytes []byte
+	used  int
+}
+
+// place gives a result's bytes to the host: in the slab, or in C memory that pp_result_free frees.
+func (s *slab) place(r *pool.Result, out *C.pp_result) {
+	*out = C.pp_result{
+		task: C.uint64_t(r.Task), cookie: C.uint64_t(r.Cookie), status: outcomes[r.Outcome], code: C.int32_t(r.Code),
+		pid: C.int32_t(r.PID), exit_code: C.int32_t(r.Exit), size: C.uint64_t(len(r.Data)),
+	}
+	n := len(r.Data)
+	switch {
+	case n == 0:
+	case r.Foreign:
+		out.data, out.owned = unsafe.Pointer(unsafe.SliceData(r.Data)), 1
+	case n <= len(s.bytes)-s.used:
+		copy(s.bytes[s.used:], r.Data)
+		out.data = unsafe.Pointer(&s.bytes[s.used])
+		s.used = min((s.used+n+7)&^7, len(s.bytes))
+	default:
+		out.data, out.owned = C.CBytes(r.Data), 1
+	}
+}
+
+//export pp__go_pool_wait
+func pp__go_pool_wait(handle C.pp_pool, task C.uint64_t, ms C.int64_t, out *C.pp_result) C.int32_t {
+	return call(func() error {
+		h, err := pools.get(uint64(handle))
+		if err != nil {
+			return err
+		}
+		if out == nil {
+			return invalid("result_out is NULL")
+		}
+		r, err := h.WaitTask(uint64(task), timeout(ms))
+		if err == nil {
+			new(slab).place(&r, out)
+		}
+		return err
+	})
+}
+
+//export pp__go_pool_collect
+func pp__go_pool_collect(handle C.pp_pool, results *C.pp_result, limit C.size_t, memory unsafe.Pointer, memorySize C.size_t, ms C.int64_t, out *C.size_t) C.int32_t {
+	return call(func() error {
+		h, err := pools.get(uint64(handle))
+		if err != nil {
+			return err
+		}
+		if results == nil || limit == 0 || out == nil {
+			return invalid("no room for results")
+		}
+		var s slab
+		if memory != nil {
+			s.bytes = unsafe.Slice((*byte)(memory), memorySize)
+		}
+		places := unsafe.Slice(results, limit)
+		k := 0
+		n, err := h.Collect(len(places), timeout(ms), func(r pool.Result) {
+			s.place(&r, &places[k])
+			k++
+		})
+		*out = C.size_t(n)
+		return err
+	})
+}
+
+//export pp__go_pool_wake
+func pp__go_pool_wake(handle C.pp_pool) C.int32_t {
+	return withPool(handle, func(h *hosted) error { h.Wake(); return nil })
+}
+
+//export pp__go_pool_cancel
+func pp__go_pool_cancel(handle C.pp_pool, task C.uint64_t) C.int32_t {
+	return withPool(handle, func(h *hosted) error { return h.Cancel(uint64(task)) })
+}
+
+//export pp__go_pool_info
+func pp__go_pool_info(handle C.pp_pool, state *C.pp_pool_state, pids *C.int32_t, limit C.size_t, out *C.size_t) C.int32_t {
+	return withPool(handle, func(h *hosted) error {
+		if state != nil {
+			s := h.State()
+			*state = C.pp_pool_state{
+				workers: C.int32_t(s.Workers), alive: C.int32_t(s.Alive), waiting: C.uint64_t(s.Waiting), running: C.uint64_t(s.Running),
+				done: C.uint64_t(s.Done), started: C.uint64_t(s.Started), lost: C.uint64_t(s.Lost),
+			}
+		}
+		all := h.PIDs()
+		if pids != nil {
+			for i, place := 0, unsafe.Slice(pids, limit); i < min(len(all), len(place)); i++ {
+				place[i] = C.int32_t(all[i])
+			}
+		}
+		if out != nil {
+			*out = C.size_t(len(all))
+		}
+		return nil
+	})
+}
+
+//export pp__go_pool_close
+func pp__go_pool_close(handle C.pp_pool) C.int32_t {
+	return withPool(handle, func(h *hosted) error { h.Close(); return nil })
+}
+
+//export pp__go_pool_terminate
+func pp__go_pool_terminate(handle C.pp_pool) C.int32_t {
+	return withPool(handle, func(h *hosted) error { h.Terminate(); return nil })
+}
+
+//export pp__go_pool_join
+func pp__go_pool_join(handle C.pp_pool, ms C.int64_t) C.int32_t {
+	return withPool(handle, func(h *hosted) error { return h.Join(timeout(ms)) })
+}
+
+//export pp__go_pool_free
+func pp__go_pool_free(handle C.pp_pool) C.int32_t {
+	return call(func() error {
+		if handle == 0 {
+			return nil
+		}
+		h, err := pools.remove(uint64(handle))
+		if err != nil {
+			return err
+		}
+		return h.Free()
+	})
+}
+
+func withPool(handle C.pp_pool, body func(*hosted) error) C.int32_t {
+	return call(func() error {
+		h, err := pools.get(uint64(handle))
+		if err != nil {
+			return err
+		}
+		return body(h)
+	})
+}
