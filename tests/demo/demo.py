@@ -1,4 +1,4 @@
-"""The demo in Python: parse every module of the running interpreter's standard library and report its largest functions.
+"""The demo in Python: parse every module of the interpreter's standard library and report its largest functions.
 
 Once in this process and once in a pool, with the same totals both ways, or it exits with 1. Then a worker is crashed on
 purpose: that costs one task.
@@ -96,11 +96,14 @@ def main() -> int:
         parallel = total(pool.map(parse, paths))
         parallel_time = time.perf_counter() - start
 
-        print(f"{len(paths)} files, {sequential.lines} lines, {sequential.classes} classes, {sequential.functions} functions,")
-        print(f"{sequential.unparsable} files that do not parse; the largest functions:")
+        print(f"{len(paths)} files, {sequential.lines} lines, {sequential.classes} classes,", end=" ")
+        print(
+            f"{sequential.functions} functions, {sequential.unparsable} files that do not parse; the largest functions:"
+        )
         for lines, name, path in sequential.largest:
             print(f"  {lines:5} lines  {name}  {os.path.relpath(path, root)}")
-        print(f"sequential {sequential_time:.2f} s, parallel {parallel_time:.2f} s: {sequential_time / parallel_time:.2f} times as fast")
+        speedup = sequential_time / parallel_time
+        print(f"sequential {sequential_time:.2f} s, parallel {parallel_time:.2f} s: {speedup:.2f} times as fast")
         print(f"worker pids {' '.join(map(str, pids))}, parent {os.getpid()}")
         if parallel != sequential:
             print(f"the totals differ: {sequential} and {parallel}", file=sys.stderr)
@@ -116,7 +119,7 @@ def main() -> int:
                 good += task.get(timeout=60) == parse(path)
             except mp.WorkerLost as error:
                 lost.append(error)
-        print(f"a crash on purpose among {len(some)} tasks: {good} results, {len(lost)} lost ({lost[0] if lost else None})")
+        print(f"a crash on purpose among {len(some)} tasks: {good} results, {len(lost)} lost {lost}")
         again = total(pool.map(parse, some[:50]))
         if (good, len(lost)) != (len(some) - 1, 1) or again != total([parse(path) for path in some[:50]]):
             print("a crash must cost one task", file=sys.stderr)
