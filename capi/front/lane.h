@@ -23,12 +23,12 @@
  * Then: result record (tail store: the task is done), head store, next. A worker that dies therefore leaves at most
  * one task that is TAKEN and has no result: that one is lost; all that are READY go elsewhere.
  *
- * BELLS. The parent sleeps on the board, a worker on its lane. A bell is an eventcount: the sleeper adds itself to waiters, reads
- * seq, looks again, and waits (futex) while seq is unchanged; the ringer publishes, then looks at waiters, and only if there
- * are any adds 1 to seq and wakes. Both sides use sequentially consistent operations, so one of the two sees the other. A wake that was
+ * BELLS. The parent sleeps on the board, a worker on its lane. A bell is an eventcount: the sleeper stores 1 to waiters, reads
+ * seq, looks again, and waits (futex) while seq is unchanged; the ringer publishes, then looks at waiters, and only if it
+ * is 1 stores 0 there, adds 1 to seq and wakes all. Both sides use sequentially consistent operations, so one of the two sees the other. A wake that was
  * lost because its sender died is made up for by the parent's death watch and by bounded sleeps (PP__SLICE_MS).
  * The board has two bells: fore, for a thread that waits in a call, and back, for the engine's own thread. A worker rings fore if
- * somebody is there, else back.
+ * somebody is there, else back if it needs something: its task ring is empty, or its result ring half full.
  */
 #ifndef PP_LANE_H
 #define PP_LANE_H

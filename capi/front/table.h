@@ -3,6 +3,8 @@
  * The library loads the engine on first need and calls its one exported symbol, pp__engine(), which answers with the table of Go
  * exports. Every entry has the type of the public function that it stands behind (__typeof__), and capi/table.c declares each
  * Go export pp__go_x with that type as well, so that a signature that drifts from polyproc.h does not compile.
+ * Handles that the engine issues are less than 1 << 48: the library tells by the bits above which process of a family issued one.
+ * What pp_result.owned marks is allocated with malloc.
  * After a fork the child's library forgets the table and takes that of a fresh copy of the engine (see engine.c).
  */
 #ifndef PP_TABLE_H

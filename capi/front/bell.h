@@ -1,0 +1,50 @@
+/* bell.h - the eventcount of lane.h. waiters is a flag, not a count: a sleeper that dies leaves it up, and the next ring takes
+ * it down at the price of one useless system call. The ringer takes it down before it wakes everybody, so that of a burst of
+ * rings only the first makes a system call. */
+#ifndef PP_BELL_H
+#define PP_BELL_H
+
+#include "front.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Announces a sleeper and returns the number to sleep on. The caller looks again before it sleeps. */
+static inline uint32_t pp__bell_enter(pp__bell *bell)
+{
+	__atomic_store_n(&bell->waiters, 1, __ATOMIC_SEQ_CST);
+	return __atomic_load_n(&bell->seq, __ATOMIC_SEQ_CST);
+}
+
+/* For bells with one sleeper: it is up. */
+static inline void pp__bell_leave(pp__bell *bell)
+{
+	if (__atomic_load_n(&bell->waiters, __ATOMIC_RELAXED) != 0)
+		__atomic_store_n(&bell->waiters, 0, __ATOMIC_SEQ_CST);
+}
+
+/* Sleeps until the bell was rung after seq was read, at most ns nanoseconds. Returns PP_OK, also without cause;
+ * PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED: a signal handler ran. */
+static inline int32_t pp__bell_wait(pp__bell *bell, uint32_t seq, uint64_t ns)
+{
+	const struct timespec t = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+
+	/* Not FUTEX_PRIVATE: the ringer is another process. */
+	if (syscall(SYS_futex, &bell->seq, FUTEX_WAIT, seq, &t, NULL, 0) == 0 || errno == EAGAIN)
+		return PP_OK;
+	return errno == ETIMEDOUT ? PP_ERR_TIMEOUT : errno == EINTR ? PP_ERR_INTERRUPTED : PP_OK;
+}
+
+/* Wakes who sleeps on the bell; the caller has published before. Returns how many were asleep. */
+static inline long pp__bell_ring(pp__bell *bell)
+{
+	if (__atomic_load_n(&bell->waiters, __ATOMIC_SEQ_CST) == 0 || __atomic_exchange_n(&bell->waiters, 0, __ATOMIC_SEQ_CST) == 0)
+		return 0;
+	__atomic_fetch_add(&bell->seq, 1, __ATOMIC_SEQ_CST);
+	return syscall(SYS_futex, &bell->seq, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+#endif

@@ -1,0 +1,232 @@
+/* engine.c - loads the Go engine, and a fresh copy of it after a fork.
+ *
+ * A Go runtime does not survive fork: in the child its threads are gone. So the child never calls the inherited engine again; it loads a
+ * copy of the file under another inode, which the loader takes for another library, with a runtime of its own. The old one stays mapped and
+ * dead. A child whose parent had loaded nothing loads the file itself. */
+#include "front.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8U
+#endif
+
+#define ENGINE_FILE "libpolyproc-engine.so"
+#define ENGINE_VERSION ((uint32_t)(PP_VERSION_MAJOR << 16 | PP_VERSION_MINOR << 8 | PP_VERSION_PATCH))
+
+extern char **environ;
+
+char pp__library_file[4096];
+
+static const pp__table *table; /* NULL: not loaded in this process */
+static pthread_mutex_t load_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint32_t depth;         /* forks since exec that left a dead engine behind */
+
+static void host_error(const char *text)
+{
+	pp__set_error("%s", text != NULL ? text : "");
+}
+
+static char **host_environment(void)
+{
+	return environ;
+}
+
+pp__host pp__the_host = {
+	.size = sizeof(pp__host),
+	.set_error = host_error,
+	.resolve = pp__resolve,
+	.environment = host_environment,
+	.cpu_count = pp_cpu_count,
+	.strerror = pp_strerror,
+};
+
+bool pp__engine_loaded(void)
+{
+	return __atomic_load_n(&table, __ATOMIC_ACQUIRE) != NULL;
+}
+
+uint32_t pp__fork_depth(void)
+{
+	return depth;
+}
+
+/* The lock is held across a fork, so that no child is born in the middle of a load by another thread. */
+static void before_fork(void)
+{
+	pthread_mutex_lock(&load_lock);
+}
+
+static void in_parent(void)
+{
+	pthread_mutex_unlock(&load_lock);
+}
+
+static void in_child(void)
+{
+	if (table != NULL) {
+		table = NULL;
+		if (depth < UINT16_MAX)
+			depth++;
+	}
+	pthread_mutex_unlock(&load_lock);
+	pp__worker_forked();
+}
+
+/* on_load notes where the library is while its path, which may be relative, still leads there. */
+__attribute__((constructor)) static void on_load(void)
+{
+	Dl_info info;
+
+	if (dladdr(pp__library_file, &info) != 0 && info.dli_fname != NULL) {
+		const size_t length = strlen(info.dli_fname);
+		if (info.dli_fname[0] == '/' && length < sizeof pp__library_file) {
+			memcpy(pp__library_file, info.dli_fname, length + 1);
+		} else {
+			char *const absolute = realpath(info.dli_fname, NULL);
+			if (absolute != NULL && strlen(absolute) < sizeof pp__library_file)
+				strcpy(pp__library_file, absolute);
+			free(absolute);
+		}
+	}
+	pthread_atfork(before_fork, in_parent, in_child);
+}
+
+/* beside writes the path of the engine in the directory of file. */
+static bool beside(const char *file, char *path, size_t size)
+{
+	const char *slash = strrchr(file, '/');
+	const int n = slash == NULL ? -1 : snprintf(path, size, "%.*s/%s", (int)(slash - file), file, ENGINE_FILE);
+
+	return n > 0 && (size_t)n < size;
+}
+
+/* find_engine opens the engine's file: beside the library, or beside the file that the library is a link to. Returns the
+ * descriptor or -1 with a message. */
+static int find_engine(char *path, size_t size)
+{
+	int fd = -1;
+
+	if (beside(pp__library_file, path, size)) {
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 && errno == ENOENT) {
+			char *const real = realpath(pp__library_file, NULL);
+			char other[PATH_MAX];
+			if (real != NULL && beside(real, other, sizeof other) && strlen(other) < size &&
+			    (fd = open(other, O_RDONLY | O_CLOEXEC)) >= 0)
+				strcpy(path, other);
+			free(real);
+		}
+	} else {
+		errno = ENOENT;
+	}
+	if (fd < 0)
+		pp__set_error("%s beside %s: %s", ENGINE_FILE, pp__library_file[0] != '\0' ? pp__library_file : "the library", strerror(errno));
+	return fd;
+}
+
+/* copy_engine makes a file with the same bytes and another inode. Returns its descriptor or -1 with a message. */
+static int copy_engine(int from)
+{
+	struct stat st;
+	struct rlimit limit;
+	int fd = -1;
+
+	if (fstat(from, &st) == 0 &&
+	    /* Beyond the limit there is a signal that ends the process, not an error. */
+	    (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || (off_t)limit.rlim_cur >= st.st_size ||
+	     (errno = EFBIG, false))) {
+		fd = (int)syscall(SYS_memfd_create, "polyproc-engine", MFD_CLOEXEC);
+		if (fd < 0 && errno == EACCES) /* vm.memfd_noexec=2; mapping it executable is allowed all the same */
+			fd = (int)syscall(SYS_memfd_create, "polyproc-engine", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+	}
+	off_t done = 0;
+	while (fd >= 0 && done < st.st_size) {
+		const ssize_t n = sendfile(fd, from, &done, (size_t)(st.st_size - done));
+		if (n <= 0 && !(n < 0 && errno == EINTR)) {
+			const int error = n == 0 ? EIO : errno;
+			close(fd);
+			fd = -1;
+			errno = error;
+		}
+	}
+	if (fd < 0)
+		pp__set_error("a copy of %s for this forked process: %s", ENGINE_FILE, strerror(errno));
+	return fd;
+}
+
+/* load loads the engine and asks it for its table. NULL with a message. */
+static const pp__table *load(void)
+{
+	char path[PATH_MAX];
+	int fd = find_engine(path, sizeof path);
+
+	if (fd < 0)
+		return NULL;
+	if (depth > 0) {
+		const int copy = copy_engine(fd);
+		close(fd);
+		if ((fd = copy) < 0)
+			return NULL;
+		/* Loaders take equal names for equal files, and the parent's copy may have had the same number. */
+		size_t n = (size_t)snprintf(path, sizeof path, "/proc/self");
+		for (uint32_t i = 0; i < depth && n + 40 < sizeof path; i++)
+			n += (size_t)snprintf(path + n, sizeof path - n, "/.");
+		snprintf(path + n, sizeof path - n, "/fd/%d", fd);
+	}
+	void *const handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	close(fd);
+	if (handle == NULL) {
+		pp__set_error("the engine: %s", dlerror());
+		return NULL;
+	}
+	union {
+		void *address;
+		__typeof__(pp__engine) *call;
+	} entry = {.address = dlsym(handle, "pp__engine")};
+	if (entry.address == NULL) {
+		pp__set_error("the engine: %s", dlerror());
+		return NULL;
+	}
+	const pp__table *const t = entry.call(&pp__the_host);
+	if (t == NULL) {
+		/* The engine has said why. */
+		return NULL;
+	}
+	if (t->size != sizeof *t || t->version != ENGINE_VERSION) {
+		pp__set_error("%s is of another version (%u.%u.%u, table of %u bytes) than %s (" PP_VERSION ", %zu bytes)", path, t->version >> 16,
+		              t->version >> 8 & 0xff, t->version & 0xff, t->size, pp__library_file, sizeof *t);
+		return NULL;
+	}
+	return t;
+}
+
+const pp__table *pp__table_now(void)
+{
+	const pp__table *t = __atomic_load_n(&table, __ATOMIC_ACQUIRE);
+
+	if (t != NULL)
+		return t;
+	pthread_mutex_lock(&load_lock);
+	t = table;
+	if (t == NULL) {
+		t = load();
+		__atomic_store_n(&table, t, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&load_lock);
+	return t;
+}

@@ -1,0 +1,128 @@
+/* front.h - what the files of the C library share among themselves. Nothing here leaves the library. */
+#ifndef PP_FRONT_H
+#define PP_FRONT_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* memfd, fallocate, sched_getaffinity, dl_iterate_phdr */
+#endif
+
+#include <polyproc.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
+
+#include "lane.h"
+#include "table.h"
+
+/* pp__fail stores a message for pp_last_error of this thread and returns status. errno is kept. */
+int32_t pp__fail(int32_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* pp__set_error stores a message for pp_last_error of this thread: printf's arguments. */
+void pp__set_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* The library's own path as the loader knew it, made absolute; "" if unknown. */
+extern char pp__library_file[4096];
+
+/* What the library offers to the engine; init.c notes the program's arguments in it. */
+extern pp__host pp__the_host;
+
+/* pp__table_now returns the engine's table, loading the engine first if need be; NULL (with a message) if it cannot. */
+const pp__table *pp__table_now(void);
+
+/* pp__engine_loaded reports whether this process, not one that forked it, has loaded the engine. */
+bool pp__engine_loaded(void);
+
+/* The number of forks with a loaded engine between this process and the one that was executed. It is the upper 16 bits of
+ * every handle, so that a handle tells whether it was issued before a fork. */
+uint32_t pp__fork_depth(void);
+
+/* pp__resolve finds the module that a function lies in: PP_OK, PP_ERR_NOT_FOUND, PP_ERR_TOO_BIG. */
+int32_t pp__resolve(const void *fn, pp__fn_ref *ref_out);
+
+/* pp__locate is the way back, in another process: PP_OK and the function's address; PP_ERR_NOT_FOUND if the module is not there,
+ * is another build, or has no code at the offset. */
+int32_t pp__locate(const pp__fn_ref *ref, const void **fn_out);
+
+/* pp__watch begins to watch process parent_pid, which must be this one's parent: PP_OK also if it is watched already;
+ * PP_ERR_STATE if it is not (any more) the parent; PP_ERR_SYSTEM. */
+int32_t pp__watch(pid_t parent_pid);
+
+/* pp__watched reports whether a thread of this process watches its parent. */
+bool pp__watched(void);
+
+/* How this process was started, from POLYPROC_PROCESS. */
+typedef struct pp__started {
+	bool known; /* polyproc started this process, or one that forked it */
+	pid_t parent_pid;
+	uint32_t flags; /* PP__CHILD_ */
+	int payload_fd;
+} pp__started;
+
+enum { PP__CHILD_WATCH = 1, PP__CHILD_FN = 2 };
+
+/* pp__started_as takes POLYPROC_PROCESS from the environment on the first call. */
+const pp__started *pp__started_as(void);
+
+/* pp__payload_raw maps the payload, function reference included. */
+int32_t pp__payload_raw(const void **data_out, size_t *size_out);
+
+/* Views of a file: mmap wants offsets that are multiples of the page size, which is not 4,096 everywhere. */
+typedef struct pp__view {
+	void *base;
+	size_t length;
+	uint8_t *data; /* the byte at the wanted offset */
+} pp__view;
+
+/* pp__view_map maps size bytes at off. Returns 0 or errno. */
+int pp__view_map(pp__view *view, int fd, uint64_t off, uint64_t size, int prot);
+void pp__view_unmap(pp__view *view);
+
+/* The task that pp_worker_next took, with what is for C tasks only. */
+typedef struct pp__call {
+	const void *ctx;
+	size_t ctx_size;
+	size_t room; /* for the result */
+	bool exact;  /* the result will most likely take all the room */
+} pp__call;
+
+int32_t pp__worker_call(pp__call *call_out);
+
+/* pp__worker_stage returns room for the result of the taken task, 8-aligned, best in the place that the parent will read. What
+ * is written there and then given to pp_worker_done is not copied again. NULL: out of memory. */
+void *pp__worker_stage(size_t room, bool exact);
+
+/* pp__worker_fn finds a task function: PP_OK, PP_ERR_NOT_FOUND, PP_ERR_CORRUPT. */
+int32_t pp__worker_fn(uint64_t fn, const void **fn_out);
+
+/* pp__worker_init_fn is the pool's initializer, 0 if none. */
+uint64_t pp__worker_init_fn(void);
+
+/* pp__worker_orphan: this process was started as a worker of a pool whose process has died since. */
+bool pp__worker_orphan(void);
+
+/* Called in a forked child: the lane belongs to the parent process. */
+void pp__worker_forked(void);
+
+static inline uint64_t pp__now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Tells the CPU that this is a loop that waits for another one. */
+static inline void pp__pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("isb" ::: "memory");
+#else
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+#endif

@@ -1,0 +1,198 @@
+/* init.c - pp_init, and what becomes of a program that polyproc has executed again: a worker, or a child that runs one function. */
+#include "front.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A function pointer from an address: ISO C has no cast for it, POSIX demands that it can be done. */
+#define PP__AS_FN(type, address) (((union { const void *from; type to; }){.from = (address)}).to)
+
+static _Noreturn void give_up(const char *what)
+{
+	fprintf(stderr, "polyproc: %s: %s\n", what, pp_last_error());
+	exit(1);
+}
+
+static void ignore(int signal)
+{
+	(void)signal;
+}
+
+/* Ctrl-C reaches the whole foreground group. It is the parent's to decide what follows, so a worker takes no notice; by a handler, which
+ * exec resets, and not by SIG_IGN, which the programs that tasks start would inherit. */
+static void settle_signals(void)
+{
+	struct sigaction act = {.sa_handler = ignore, .sa_flags = SA_RESTART};
+	sigset_t interrupt;
+
+	sigemptyset(&act.sa_mask);
+	sigaction(SIGINT, &act, NULL);
+	sigemptyset(&interrupt);
+	sigaddset(&interrupt, SIGINT);
+	pthread_sigmask(SIG_UNBLOCK, &interrupt, NULL);
+}
+
+/* initialize runs the pool's initializer and reports how it went. */
+static void initialize(const pp_worker *worker)
+{
+	const uint64_t init_fn = pp__worker_init_fn();
+	const void *address;
+	char text[600];
+
+	if (init_fn != 0) {
+		int32_t status = pp__worker_fn(init_fn, &address);
+		if (status != PP_OK) {
+			snprintf(text, sizeof text, "the initializer cannot be called: %s", pp_last_error());
+		} else if ((status = PP__AS_FN(pp_init_fn, address)(worker->init_arg, worker->init_arg_size)) != 0) {
+			snprintf(text, sizeof text, "the initializer returned %d", (int)status);
+		}
+		if (status != PP_OK) {
+			pp_worker_ready(PP_ERR_INIT, text, strlen(text));
+			exit(1);
+		}
+	}
+	if (pp_worker_ready(PP_OK, NULL, 0) != PP_OK)
+		give_up("worker");
+}
+
+/* run calls a task's function and gives its result. */
+static int32_t run(const pp_task *task)
+{
+	const void *address;
+	pp__call call;
+
+	int32_t status = pp__worker_call(&call);
+	if (status != PP_OK)
+		return status;
+	if ((status = pp__worker_fn(task->fn, &address)) != PP_OK) {
+		const char *text = pp_last_error();
+		return pp_worker_done(PP_ERR_TASK, status, text, strlen(text));
+	}
+	void *const out = pp__worker_stage(call.room, call.exact);
+	if (out == NULL)
+		return pp_worker_done(PP_ERR_TASK, PP_ERR_NOMEM, NULL, 0);
+	size_t size = call.room;
+	const int32_t code = PP__AS_FN(pp_task_fn, address)(task->data, (size_t)task->size, out, &size, call.ctx, call.ctx_size);
+	if (code != 0)
+		return pp_worker_done(PP_ERR_TASK, code, NULL, 0);
+	if (size > call.room)
+		return pp_worker_done(PP_ERR_TASK, PP_ERR_TOO_BIG, NULL, 0);
+	status = pp_worker_done(PP_OK, 0, out, size);
+	return status == PP_ERR_NOMEM ? pp_worker_done(PP_ERR_TASK, PP_ERR_NOMEM, NULL, 0) : status;
+}
+
+/* serve ends with exit, not _exit: what tasks have printed is flushed, and their atexit functions run. */
+static _Noreturn void serve(void)
+{
+	pp_worker worker = {.size = sizeof worker};
+
+	if (pp__worker_orphan())
+		_exit(1);
+	if (pp_worker_attach(&worker) != PP_OK)
+		give_up("worker");
+	settle_signals();
+	initialize(&worker);
+	for (;;) {
+		pp_task task;
+		int32_t status = pp_worker_next(-1, &task);
+		if (status == PP_ERR_INTERRUPTED)
+			continue;
+		if (status == PP_ERR_CLOSED)
+			exit(0);
+		if (status != PP_OK || run(&task) != PP_OK)
+			give_up("worker");
+	}
+}
+
+/* run_child is a child of pp_process_start with fn. */
+static _Noreturn void run_child(void)
+{
+	const void *raw, *arg, *address;
+	size_t raw_size, arg_size;
+	pp__fn_ref ref;
+
+	if (pp__payload_raw(&raw, &raw_size) != PP_OK || pp_payload(&arg, &arg_size) != PP_OK)
+		give_up("child");
+	memcpy(&ref, raw, sizeof ref);
+	if (pp__locate(&ref, &address) != PP_OK)
+		give_up("child");
+	exit(PP__AS_FN(pp_process_fn, address)(arg, arg_size) & 0xff);
+}
+
+/* keep_arguments copies the program's arguments: programs shuffle and overwrite their argv. */
+static char *const *keep_arguments(int argc, char **argv)
+{
+	static const char file[] = "/proc/self/cmdline";
+	size_t size = 0, count = 0;
+	char *text = NULL;
+
+	if (argv != NULL) {
+		for (int i = 0; i < argc && argv[i] != NULL; i++, count++)
+			size += strlen(argv[i]) + 1;
+		text = malloc(size + 1);
+		if (text == NULL)
+			return NULL;
+		char *at = text;
+		for (size_t i = 0; i < count; i++)
+			at = stpcpy(at, argv[i]) + 1;
+	} else {
+		FILE *f = fopen(file, "re");
+		size_t room = 0;
+		size_t n = 1;
+		if (f == NULL)
+			return NULL;
+		while (n > 0) {
+			if (room - size < 4096) {
+				char *more = realloc(text, room = room * 2 + 8192);
+				if (more == NULL)
+					break;
+				text = more;
+			}
+			n = fread(text + size, 1, room - size - 1, f);
+			size += n;
+		}
+		fclose(f);
+		if (text == NULL || n > 0) {
+			free(text);
+			return NULL;
+		}
+		text[size] = '\0';
+		for (size_t i = 0; i < size; i++)
+			count += text[i] == '\0';
+	}
+	char **list = calloc(count + 1, sizeof *list);
+	if (list == NULL) {
+		free(text);
+		return NULL;
+	}
+	for (size_t i = 0, at = 0; i < count; i++, at += strlen(text + at) + 1)
+		list[i] = text + at;
+	return list; /* for the life of the process */
+}
+
+int32_t pp_init(int *argc, char ***argv)
+{
+	if (pp_worker_pending())
+		serve();
+	const pp__started *child = pp__started_as();
+	/* Not that of another program's child, whose variable was left in the environment. */
+	if (child->known && !pp__the_host.initialized) {
+		if ((child->flags & PP__CHILD_WATCH) != 0 && pp_watch_parent() != PP_OK && getppid() != child->parent_pid)
+			_exit(1);
+		if ((child->flags & PP__CHILD_FN) != 0)
+			run_child();
+	}
+	if (!pp__the_host.initialized) {
+		char *const *arguments = keep_arguments(argc != NULL ? *argc : 0, argc != NULL && argv != NULL ? *argv : NULL);
+		if (arguments == NULL)
+			return pp__fail(PP_ERR_NOMEM, "pp_init: the program's arguments: out of memory");
+		pp__the_host.argv = arguments;
+		__atomic_store_n(&pp__the_host.initialized, 1, __ATOMIC_SEQ_CST);
+	}
+	return PP_OK;
+}

@@ -1,0 +1,163 @@
+/* stubs.c - the public functions whose work is the engine's: each calls through the table.
+ *
+ * Handles. The upper 16 bits of a handle are the number of forks behind the process that issued it; the engine, which numbers
+ * from 1 in every process, sees only the lower 48. So a handle from before a fork is known for what it is, and never taken for one of
+ * the fresh engine's own, and the engine need not be loaded to say so. */
+#include "front.h"
+
+#include <stdlib.h>
+
+#define HANDLE_BITS 48
+
+/* ours checks a handle and reduces it to the engine's number. */
+static int32_t ours(uint64_t *handle)
+{
+	const uint64_t issued = *handle >> HANDLE_BITS, now = pp__fork_depth();
+
+	if (*handle != 0 && issued < now)
+		return pp__fail(PP_ERR_FORKED, "handle %#llx belongs to a process that forked this one", (unsigned long long)*handle);
+	/* No engine: nothing was ever opened. */
+	if (*handle == 0 || issued > now || !pp__engine_loaded())
+		return pp__fail(PP_ERR_HANDLE, "handle %#llx was never opened", (unsigned long long)*handle);
+	*handle &= ((uint64_t)1 << HANDLE_BITS) - 1;
+	return PP_OK;
+}
+
+static void issue(uint64_t *handle)
+{
+	*handle |= (uint64_t)pp__fork_depth() << HANDLE_BITS;
+}
+
+/* PP_CALL passes a call whose first argument is a handle; PP_OPEN one that needs none. */
+#define PP_CALL(name, handle, arguments)             \
+	do {                                             \
+		const int32_t pp__status = ours(&(handle));  \
+		if (pp__status != PP_OK)                     \
+			return pp__status;                       \
+		const pp__table *const t = pp__table_now();  \
+		return t == NULL ? PP_ERR_ENGINE : t->name arguments; \
+	} while (0)
+
+#define PP_OPEN(name, handle_out, arguments)         \
+	do {                                             \
+		const pp__table *const t = pp__table_now();  \
+		const int32_t pp__status = t == NULL ? PP_ERR_ENGINE : t->name arguments; \
+		if (pp__status == PP_OK)                     \
+			issue(handle_out);                       \
+		return pp__status;                           \
+	} while (0)
+
+/* ---- process ---- */
+
+int32_t pp_process_start(const pp_process_options *options, pp_process *process_out)
+{
+	if (options == NULL || process_out == NULL)
+		return pp__fail(PP_ERR_INVALID, "pp_process_start: NULL");
+	PP_OPEN(process_start, process_out, (options, process_out));
+}
+
+int32_t pp_process_wait(pp_process process, int64_t timeout_ms, pp_exit *exit_out)
+{
+	PP_CALL(process_wait, process, (process, timeout_ms, exit_out));
+}
+
+int32_t pp_process_info(pp_process process, int32_t *pid_out, int32_t *fd_out)
+{
+	PP_CALL(process_info, process, (process, pid_out, fd_out));
+}
+
+int32_t pp_process_signal(pp_process process, int32_t signal)
+{
+	PP_CALL(process_signal, process, (process, signal));
+}
+
+int32_t pp_process_free(pp_process process)
+{
+	if (process == 0)
+		return PP_OK;
+	PP_CALL(process_free, process, (process));
+}
+
+/* ---- pool ---- */
+
+int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out)
+{
+	if (options == NULL || pool_out == NULL)
+		return pp__fail(PP_ERR_INVALID, "pp_pool_open: NULL");
+	PP_OPEN(pool_open, pool_out, (options, pool_out));
+}
+
+int32_t pp_pool_map(pp_pool pool, pp_task_fn fn, const void *in, size_t in_size, void *out, size_t out_size, size_t n, size_t chunk,
+                    const void *ctx, size_t ctx_size, int32_t *status_out)
+{
+	PP_CALL(pool_map, pool, (pool, fn, in, in_size, out, out_size, n, chunk, ctx, ctx_size, status_out));
+}
+
+int32_t pp_pool_submit(pp_pool pool, pp_task_fn fn, const void *data, size_t size, uint64_t cookie, uint64_t *task_out)
+{
+	PP_CALL(pool_submit, pool, (pool, fn, data, size, cookie, task_out));
+}
+
+int32_t pp_pool_submit_many(pp_pool pool, pp_task_fn fn, const void *data, const uint64_t *sizes, size_t n, uint64_t cookie,
+                            uint64_t *first_out)
+{
+	PP_CALL(pool_submit_many, pool, (pool, fn, data, sizes, n, cookie, first_out));
+}
+
+int32_t pp_pool_wait(pp_pool pool, uint64_t task, int64_t timeout_ms, pp_result *result_out)
+{
+	PP_CALL(pool_wait, pool, (pool, task, timeout_ms, result_out));
+}
+
+int32_t pp_pool_collect(pp_pool pool, pp_result *results, size_t max, void *slab, size_t slab_size, int64_t timeout_ms, size_t *n_out)
+{
+	PP_CALL(pool_collect, pool, (pool, results, max, slab, slab_size, timeout_ms, n_out));
+}
+
+int32_t pp_pool_wake(pp_pool pool)
+{
+	PP_CALL(pool_wake, pool, (pool));
+}
+
+/* The engine allocates owned results with malloc, so that they can be freed in a forked child as well. */
+void pp_result_free(pp_result *result)
+{
+	if (result == NULL || result->owned == 0)
+		return;
+	free((void *)(uintptr_t)result->data);
+	result->owned = 0;
+	result->data = NULL;
+	result->size = 0;
+}
+
+int32_t pp_pool_cancel(pp_pool pool, uint64_t task)
+{
+	PP_CALL(pool_cancel, pool, (pool, task));
+}
+
+int32_t pp_pool_info(pp_pool pool, pp_pool_state *state_out, int32_t *pids, size_t pids_max, size_t *pids_out)
+{
+	PP_CALL(pool_info, pool, (pool, state_out, pids, pids_max, pids_out));
+}
+
+int32_t pp_pool_close(pp_pool pool)
+{
+	PP_CALL(pool_close, pool, (pool));
+}
+
+int32_t pp_pool_terminate(pp_pool pool)
+{
+	PP_CALL(pool_terminate, pool, (pool));
+}
+
+int32_t pp_pool_join(pp_pool pool, int64_t timeout_ms)
+{
+	PP_CALL(pool_join, pool, (pool, timeout_ms));
+}
+
+int32_t pp_pool_free(pp_pool pool)
+{
+	if (pool == 0)
+		return PP_OK;
+	PP_CALL(pool_free, pool, (pool));
+}

@@ -1,0 +1,107 @@
+/* watch.c - a process of ours does not outlive the one that started it.
+ *
+ * One thread sleeps on a pidfd of the parent. Not PDEATHSIG: it fires when the thread that created the child ends, and does not survive every
+ * exec. Not the end of a pipe: forked siblings hold its other end. */
+#include "front.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+
+static struct {
+	pid_t parent; /* who is watched */
+	pid_t self;   /* by whom: a forked child has no such thread */
+	int fd;       /* pidfd, -1: none, look from time to time */
+} watch = {0, 0, -1};
+static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* How often a parent without pidfd (kernels before 5.3, or a host that closed descriptors that are not its own) is looked at. */
+enum { WATCH_LOOK_MS = 100 };
+
+static void *watch_run(void *unused)
+{
+	(void)unused;
+	prctl(PR_SET_NAME, "pp-watch", 0, 0, 0);
+	bool trusted = watch.fd >= 0;
+	for (;;) {
+		struct pollfd p = {.fd = trusted ? watch.fd : -1, .events = POLLIN};
+		const int n = poll(&p, 1, trusted ? -1 : WATCH_LOOK_MS);
+		/* The kernel gives a process a new parent before it makes the old one's pidfd readable. */
+		if (getppid() != watch.parent)
+			kill(getpid(), SIGKILL);
+		/* Something else than a pidfd is under this number now: the host closed it. */
+		if (n > 0 || (n < 0 && errno != EINTR))
+			trusted = false;
+	}
+	return NULL;
+}
+
+static int watch_create(void)
+{
+	/* A thread's stack also holds the static thread-local variables of the program, hence more than one attempt. */
+	static const size_t sizes[] = {16 << 10, 64 << 10, 256 << 10, 8 << 20};
+	pthread_attr_t attr;
+	sigset_t all, before;
+	int error = pthread_attr_init(&attr);
+
+	if (error != 0)
+		return error;
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* the thread inherits it: no handler of the host runs on 16 KiB */
+	for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+		pthread_t thread;
+		const size_t least = (size_t)PTHREAD_STACK_MIN;
+		pthread_attr_setstacksize(&attr, sizes[i] < least ? least : sizes[i]);
+		error = pthread_create(&thread, &attr, watch_run, NULL);
+		if (error != EINVAL)
+			break;
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attr);
+	return error;
+}
+
+bool pp__watched(void)
+{
+	pthread_mutex_lock(&watch_lock);
+	const bool watched = watch.self == getpid();
+	pthread_mutex_unlock(&watch_lock);
+	return watched;
+}
+
+int32_t pp__watch(pid_t parent_pid)
+{
+	int32_t status = PP_OK;
+
+	pthread_mutex_lock(&watch_lock);
+	if (watch.self != getpid() || watch.parent != parent_pid) {
+		watch.fd = (int)syscall(SYS_pidfd_open, parent_pid, 0);
+		watch.parent = parent_pid;
+		if (getppid() != parent_pid) {
+			status = pp__fail(PP_ERR_STATE, "process %d is not the parent of this process", (int)parent_pid);
+		} else {
+			const int error = watch_create();
+			if (error != 0)
+				status = pp__fail(PP_ERR_SYSTEM, "the thread that watches the parent: %s", strerror(error));
+		}
+		if (status == PP_OK) {
+			watch.self = getpid();
+		} else if (watch.fd >= 0) {
+			close(watch.fd);
+			watch.fd = -1;
+		}
+	}
+	pthread_mutex_unlock(&watch_lock);
+	return status;
+}
