@@ -1,0 +1,188 @@
+"""include/polyproc.h for ctypes: one class for each structure, one table for all functions."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_char_p, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p, sizeof
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# The version of the header that this module was written from.
+VERSION = (0, 1)
+
+START_DEFAULT = 0
+START_SPAWN = 1
+START_FORK = 2
+START_FORKSERVER = 3
+
+PROCESS_DAEMON = 1
+PROCESS_BLOCK_SIGINT = 2
+
+
+class ProcessOptions(ctypes.Structure):
+    """pp_process_options"""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("method", c_uint32),
+        ("fn", c_void_p),
+        ("path", c_char_p),
+        ("argv", POINTER(c_char_p)),
+        ("env", POINTER(c_char_p)),
+        ("cwd", c_char_p),
+        ("fds", POINTER(c_int32)),
+        ("fds_count", c_size_t),
+        ("arg", c_char_p),
+        ("arg_size", c_size_t),
+        ("flags", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class Exit(ctypes.Structure):
+    """pp_exit"""
+
+    _fields_ = [
+        ("known", c_int32),
+        ("code", c_int32),
+        ("signal", c_int32),
+    ]
+
+
+class PoolOptions(ctypes.Structure):
+    """pp_pool_options"""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("method", c_uint32),
+        ("workers", c_int32),
+        ("max_tasks", c_uint32),
+        ("out_max", c_size_t),
+        ("initializer", c_void_p),
+        ("init_arg", c_char_p),
+        ("init_arg_size", c_size_t),
+        ("path", c_char_p),
+        ("argv", POINTER(c_char_p)),
+        ("env", POINTER(c_char_p)),
+        ("cwd", c_char_p),
+        ("flags", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class Result(ctypes.Structure):
+    """pp_result"""
+
+    _fields_ = [
+        ("task", c_uint64),
+        ("cookie", c_uint64),
+        ("status", c_int32),
+        ("code", c_int32),
+        ("pid", c_int32),
+        ("exit_code", c_int32),
+        ("size", c_uint64),
+        ("data", c_void_p),
+        ("owned", c_uint64),
+    ]
+
+
+class PoolState(ctypes.Structure):
+    """pp_pool_state"""
+
+    _fields_ = [
+        ("workers", c_int32),
+        ("alive", c_int32),
+        ("waiting", c_uint64),
+        ("running", c_uint64),
+        ("done", c_uint64),
+        ("started", c_uint64),
+        ("lost", c_uint64),
+    ]
+
+
+class Worker(ctypes.Structure):
+    """pp_worker"""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("lane", c_uint32),
+        ("parent_pid", c_int32),
+        ("reserved", c_uint32),
+        ("init_arg", c_void_p),
+        ("init_arg_size", c_size_t),
+        ("ring", c_void_p),
+        ("ring_size", c_size_t),
+    ]
+
+
+class Task(ctypes.Structure):
+    """pp_task"""
+
+    _fields_ = [
+        ("number", c_uint64),
+        ("size", c_uint64),
+        ("data", c_void_p),
+        ("fn", c_uint64),
+    ]
+
+
+_status = c_int32
+_handle = c_uint64
+# Pointers to structures and arrays that a call fills in are declared as void pointers: byref(), an array, and an address that was
+# computed once all pass, and the hot calls are spared ctypes' type check.
+_p = c_void_p
+
+# name: (result, arguments), in the order of the header.
+SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "pp_version": (c_char_p, ()),
+    "pp_library_path": (c_char_p, ()),
+    "pp_strerror": (c_char_p, (c_int32,)),
+    "pp_status_name": (c_char_p, (c_int32,)),
+    "pp_last_error": (c_char_p, ()),
+    "pp_init": (_status, (_p, _p)),
+    "pp_cpu_count": (c_int32, ()),
+    "pp_watch_parent": (_status, ()),
+    "pp_process_start": (_status, (POINTER(ProcessOptions), POINTER(c_uint64))),
+    "pp_process_wait": (_status, (_handle, c_int64, POINTER(Exit))),
+    "pp_process_info": (_status, (_handle, POINTER(c_int32), POINTER(c_int32))),
+    "pp_process_signal": (_status, (_handle, c_int32)),
+    "pp_process_free": (_status, (_handle,)),
+    "pp_payload": (_status, (POINTER(c_void_p), POINTER(c_size_t))),
+    "pp_pool_open": (_status, (POINTER(PoolOptions), POINTER(c_uint64))),
+    "pp_pool_map": (
+        _status,
+        (_handle, _p, _p, c_size_t, _p, c_size_t, c_size_t, c_size_t, _p, c_size_t, _p),
+    ),
+    "pp_pool_submit": (_status, (_handle, _p, _p, c_size_t, c_uint64, _p)),
+    "pp_pool_submit_many": (_status, (_handle, _p, _p, _p, c_size_t, c_uint64, _p)),
+    "pp_pool_wait": (_status, (_handle, c_uint64, c_int64, _p)),
+    "pp_pool_collect": (_status, (_handle, _p, c_size_t, _p, c_size_t, c_int64, _p)),
+    "pp_pool_wake": (_status, (_handle,)),
+    "pp_result_free": (None, (_p,)),
+    "pp_pool_cancel": (_status, (_handle, c_uint64)),
+    "pp_pool_info": (_status, (_handle, _p, _p, c_size_t, _p)),
+    "pp_pool_close": (_status, (_handle,)),
+    "pp_pool_terminate": (_status, (_handle,)),
+    "pp_pool_join": (_status, (_handle, c_int64)),
+    "pp_pool_free": (_status, (_handle,)),
+    "pp_worker_pending": (c_int32, ()),
+    "pp_worker_attach": (_status, (_p,)),
+    "pp_worker_ready": (_status, (c_int32, _p, c_size_t)),
+    "pp_worker_next": (_status, (c_int64, _p)),
+    "pp_worker_done": (_status, (c_int32, c_int32, _p, c_size_t)),
+    "pp_worker_step": (_status, (c_int32, c_int32, _p, c_size_t, _p)),
+}
+
+
+def declare(library: ctypes.CDLL) -> None:
+    """Give every function of ``library`` its prototype.
+
+    Raises:
+        AttributeError: the library lacks a function of the table.
+    """
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments

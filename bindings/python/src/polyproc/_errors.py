@@ -1,0 +1,99 @@
+"""Status codes of the C library as exceptions."""
+
+from __future__ import annotations
+
+import errno
+
+from . import context
+
+OK = 0
+INVALID = -1
+HANDLE = -2
+NOMEM = -3
+TIMEOUT = -4
+INTERRUPTED = -5
+CLOSED = -6
+STATE = -7
+WORKER_LOST = -8
+START = -9
+INIT = -10
+CANCELLED = -11
+TASK = -12
+NOT_FOUND = -13
+EXISTS = -14
+TOO_BIG = -15
+CORRUPT = -16
+UNSUPPORTED = -17
+FORKED = -18
+ENGINE = -19
+SYSTEM = -20
+PANIC = -21
+
+_CLASSES: dict[int, type[Exception]] = {
+    INVALID: ValueError,
+    HANDLE: ValueError,
+    NOMEM: MemoryError,
+    TIMEOUT: context.TimeoutError,
+    INTERRUPTED: InterruptedError,
+    CLOSED: ValueError,
+    STATE: RuntimeError,
+    WORKER_LOST: context.WorkerLost,
+    START: context.StartError,
+    INIT: context.InitializerError,
+    CANCELLED: context.ProcessError,
+    TASK: context.ProcessError,
+    NOT_FOUND: FileNotFoundError,
+    EXISTS: FileExistsError,
+    TOO_BIG: ValueError,
+    CORRUPT: context.ProcessError,
+    UNSUPPORTED: NotImplementedError,
+    FORKED: RuntimeError,
+    ENGINE: ImportError,
+    SYSTEM: OSError,
+    PANIC: SystemError,
+}
+
+_ERRNO = {
+    INTERRUPTED: errno.EINTR,
+    NOT_FOUND: errno.ENOENT,
+    EXISTS: errno.EEXIST,
+}
+
+
+def error(status: int, message: str | None = None) -> Exception:
+    """The exception for a status other than OK.
+
+    Args:
+        status: a ``PP_ERR_`` code.
+        message: what happened, in words; None asks ``pp_last_error()``, which is right directly after the failing call, in the
+            same thread.
+    """
+    if message is None:
+        from ._lib import lib
+
+        library = lib()
+        message = library.pp_last_error().decode("utf-8", "replace")
+        if not message:
+            message = library.pp_strerror(status).decode("utf-8", "replace")
+    cls = _CLASSES.get(status, context.ProcessError)
+    if status in _ERRNO:
+        return cls(_ERRNO[status], message)
+    return cls(message)
+
+
+def check(status: int) -> None:
+    """Raise the exception for ``status``, which a function of the library has just returned; do nothing if it is OK.
+
+    Raises:
+        ValueError: invalid argument, stale handle, closed, too big.
+        MemoryError: out of memory, or a limit on memory, file size or address space.
+        TimeoutError: this package's.
+        OSError: a system call failed; FileNotFoundError, FileExistsError and InterruptedError where they say more.
+        RuntimeError: not possible in this state; a handle of the process that forked this one.
+        ProcessError: WorkerLost, StartError, InitializerError, and shared memory that is corrupt.
+        NotImplementedError: not supported on this platform.
+        ImportError: the engine could not be loaded.
+        SystemError: an internal error of the library.
+    """
+    if status:
+        raise error(status)

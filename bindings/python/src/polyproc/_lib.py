@@ -1,0 +1,94 @@
+"""Find and load the C library, at the first use."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ctypes
+
+_NAMES = {"darwin": "libpolyproc.dylib", "win32": "polyproc.dll"}
+
+_lib: ctypes.CDLL | None = None
+_pylib: ctypes.PyDLL | None = None
+
+
+def path() -> str:
+    """Where the library is: beside this module, else what the environment variable POLYPROC_LIBRARY names.
+
+    The current directory and the system's library path are never searched: the library must be the one that belongs to this package.
+
+    Raises:
+        ImportError: there is none.
+    """
+    name = _NAMES.get(sys.platform, "libpolyproc.so")
+    packaged = os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+    if os.path.exists(packaged):
+        return packaged
+    named = os.environ.get("POLYPROC_LIBRARY")
+    if named:
+        if not os.path.isabs(named):
+            raise ImportError(f"POLYPROC_LIBRARY must be an absolute path, not {named!r}")
+        if os.path.exists(named):
+            return named
+        raise ImportError(f"POLYPROC_LIBRARY names {named!r}, which does not exist")
+    raise ImportError(
+        f"polyproc: {packaged} is missing: build it with `make build`, or set POLYPROC_LIBRARY to the path of {name}"
+    )
+
+
+def lib() -> ctypes.CDLL:
+    """The library, with every prototype declared. Its functions release the GIL.
+
+    Raises:
+        ImportError: the library is missing, cannot be loaded, or is of another version.
+    """
+    if _lib is None:
+        _load()
+        assert _lib is not None
+    return _lib
+
+
+def pylib() -> ctypes.PyDLL:
+    """The same library, with calls that keep the GIL: for functions that never wait and are called often.
+
+    Raises:
+        ImportError: as :func:`lib`.
+    """
+    if _pylib is None:
+        _load()
+        assert _pylib is not None
+    return _pylib
+
+
+def _load() -> None:
+    # Two threads may come here at once: the loader hands both the same library, so the second result is as good as the first.
+    global _lib, _pylib
+    import ctypes
+
+    from . import _abi
+
+    where = path()
+    try:
+        library = ctypes.CDLL(where)
+    except OSError as e:
+        raise ImportError(f"polyproc: cannot load {where}: {e}") from e
+    try:
+        library.pp_version.restype = ctypes.c_char_p
+        version = library.pp_version().decode()
+    except AttributeError:
+        raise ImportError(f"polyproc: {where} is not the polyproc library") from None
+    # While the major version is 0, a minor version may change the interface.
+    if tuple(map(int, version.split(".")[:2])) != _abi.VERSION:
+        wanted = ".".join(map(str, _abi.VERSION))
+        raise ImportError(f"polyproc: {where} has version {version}, this package needs {wanted}")
+    keeping = ctypes.PyDLL(where, handle=library._handle)
+    for each in (library, keeping):
+        try:
+            _abi.declare(each)
+        except AttributeError as e:
+            raise ImportError(f"polyproc: {where} is incomplete: {e}") from None
+    _pylib = keeping
+    _lib = library

@@ -1,0 +1,88 @@
+"""Living beside the standard library's multiprocessing, without ever importing it.
+
+A program may use both packages, or libraries that ask the standard one who they are. Three things are shared, and only in processes
+that polyproc started, or with modules that the program itself has loaded:
+
+* reducers registered in ``multiprocessing.reduction.ForkingPickler`` are honoured (reduction.py);
+* exceptions of this package are instances of both packages' classes once both exist (context.py);
+* in our child processes ``multiprocessing.current_process()``, ``parent_process()`` and ``active_children()`` give this package's
+  answers, and log records carry the child's ``processName``.
+
+For the last one a child attends to two modules, ``multiprocessing.process`` and ``logging``: at once if they are loaded, else when
+the child imports them. There is no public hook for the latter, so a finder stands in ``sys.meta_path`` that knows just those names,
+lets the ordinary import happen, and leaves with the last of them. Nothing of this happens in a program's main process.
+Where the name multiprocessing is an alias of this package, there is nothing to share and every function here answers so.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+_ours = __name__.rpartition(".")[0]
+
+
+def module(name: str) -> ModuleType | None:
+    """The standard library's ``multiprocessing.<name>`` if the program has loaded it, else None."""
+    found = sys.modules.get("multiprocessing." + name)
+    if found is None or found.__name__.startswith(_ours + "."):
+        return None
+    return found
+
+
+def attend(name: str, adjust: Callable[[ModuleType], None]) -> None:
+    """Call ``adjust(module)`` for the module of that full name: now if it is loaded, else right after its import."""
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        adjust(loaded)
+        return
+    for finder in sys.meta_path:
+        if type(finder) is _Attendant:
+            break
+    else:
+        finder = _Attendant()
+        sys.meta_path.insert(0, finder)
+    finder.waiting[name] = adjust
+
+
+class _Attendant:
+    """Finder that never finds anything itself: it asks the others and has one more thing done after the module's execution."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, Callable[[ModuleType], None]] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        adjust = self.waiting.pop(fullname, None)
+        if adjust is None:
+            return None
+        if not self.waiting and self in sys.meta_path:
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
+        for finder in sys.meta_path:
+            if finder is not self:
+                find_spec = getattr(finder, "find_spec", None)
+                spec: ModuleSpec | None = find_spec(fullname, path, target) if find_spec else None
+                if spec is not None:
+                    break
+        else:
+            return None
+        loader: Any = spec.loader
+        try:
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                del loader.exec_module  # the method of its class is back, for this module and for others
+                execute(module)
+                adjust(module)
+
+            loader.exec_module = exec_module
+        except (AttributeError, TypeError):
+            pass  # a loader that cannot be told: the import matters more
+        return spec

@@ -1,0 +1,509 @@
+"""Contexts: one class whose methods are the package's public functions, once per start method. Mirrors multiprocessing/context.py.
+
+Differences from the standard library:
+
+* :class:`WorkerLost`, :class:`StartError` and :class:`InitializerError`;
+* an exception of this module is at the same time an instance of the standard package's class of that name, if the program has loaded
+  that package, so that ``except multiprocessing.TimeoutError`` works too (see :class:`ProcessError`);
+* the pickling machinery (``reducer``) is imported at its first use.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import _local
+
+from . import _stdlib, process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from logging import Logger
+    from types import ModuleType
+    from typing import Any, NoReturn, Protocol
+
+    from .pool import Pool as PoolType
+
+    class SpawningPopen(Protocol):
+        """What objects may ask of the start that they are being pickled for."""
+
+        def DupFd(self, fd: int) -> Any: ...
+
+        def duplicate_for_child(self, fd: int) -> int: ...
+
+
+__all__ = ()
+
+# ---- exceptions
+
+
+_both: dict[type, type] = {}
+
+
+def _join_stdlib(cls: type) -> type:
+    """``cls`` or, once multiprocessing.context is loaded, a subclass of it and of the class there of the same name."""
+    if cls.__module__ != __name__:
+        return cls  # a subclass that the program wrote has the bases that the program gave it
+    theirs = _stdlib.module("context")
+    if theirs is None:
+        return cls
+    other = getattr(theirs, cls.__name__, None) or getattr(theirs, "ProcessError", None)
+    if other is None or issubclass(cls, other):
+        return cls
+    if cls not in _both:
+        _both[cls] = type(cls.__name__, (cls, other), {"__module__": __name__, "_public": cls, "__doc__": cls.__doc__})
+    return _both[cls]
+
+
+class ProcessError(Exception):
+    """Base of this package's exceptions.
+
+    An ``except`` clause looks at the bases of an exception's class and nothing else. So that code which names
+    ``multiprocessing.TimeoutError`` catches this package's one, instances are created of a class that has both as bases, whenever
+    the standard package is loaded at that time. Such an instance is pickled as the class that is public here.
+    """
+
+    def __new__(cls, *args: object, **kwargs: object) -> ProcessError:
+        return super().__new__(_join_stdlib(cls), *args)
+
+    def __reduce__(self) -> Any:
+        cls, *rest = super().__reduce__()
+        return (getattr(cls, "_public", cls), *rest)
+
+
+class BufferTooShort(ProcessError):
+    """A message is longer than the buffer for it; ``args[0]`` is the message."""
+
+
+class TimeoutError(ProcessError):
+    """A result was not there in time. Not the built-in of that name, as in the standard library."""
+
+
+class AuthenticationError(ProcessError):
+    """The two ends of a connection do not know the same key."""
+
+
+class WorkerLost(ProcessError):
+    """The worker process died while it ran a task: only that task is lost.
+
+    Attributes:
+        pid: the worker's process id, or None.
+        exitcode: its exit code 0..255, or minus the signal that ended it; None if the program itself collected the status.
+        signal: the number of that signal, or None.
+        task: what ran, in words, or None.
+    """
+
+    def __init__(
+        self, message: str = "", pid: int | None = None, exitcode: int | None = None, task: str | None = None
+    ) -> None:
+        super().__init__(message, pid, exitcode, task)
+        self.pid = pid
+        self.exitcode = exitcode
+        self.task = task
+
+    @property
+    def signal(self) -> int | None:
+        return -self.exitcode if self.exitcode is not None and self.exitcode < 0 else None
+
+    def __str__(self) -> str:
+        if self.args[0]:
+            return str(self.args[0])
+        if self.exitcode is None:
+            how = "for an unknown reason"
+        elif self.signal is not None:
+            how = "of " + process.signal_name(self.signal)
+        else:
+            how = f"with exit code {self.exitcode}"
+        return f"worker {self.pid or '?'} died {how} while it ran {self.task or 'a task'}"
+
+
+class StartError(ProcessError, OSError):
+    """A process could not be started."""
+
+
+class InitializerError(ProcessError):
+    """The initializer of a pool's workers fails in every worker."""
+
+
+# ---- contexts
+
+# Which release brings what this one lacks.
+_PLANNED = {
+    "set_forkserver_preload": "0.2",
+    "Pipe": "0.3",
+    "Lock": "0.3",
+    "RLock": "0.3",
+    "Condition": "0.3",
+    "Semaphore": "0.3",
+    "BoundedSemaphore": "0.3",
+    "Event": "0.3",
+    "Barrier": "0.3",
+    "Queue": "0.3",
+    "JoinableQueue": "0.3",
+    "SimpleQueue": "0.3",
+    "RawValue": "0.4",
+    "RawArray": "0.4",
+    "Value": "0.4",
+    "Array": "0.4",
+    "Manager": "0.5",
+}
+
+
+def _missing(name: str) -> NoReturn:
+    raise NotImplementedError(f"polyproc has no {name} yet: it comes with release {_PLANNED[name]}")
+
+
+_reducer: ModuleType | None = None
+
+
+class BaseContext:
+    """The functions of the package for one start method."""
+
+    ProcessError = ProcessError
+    BufferTooShort = BufferTooShort
+    TimeoutError = TimeoutError
+    AuthenticationError = AuthenticationError
+
+    current_process = staticmethod(process.current_process)
+    parent_process = staticmethod(process.parent_process)
+    active_children = staticmethod(process.active_children)
+
+    if TYPE_CHECKING:
+        Process: type[process.BaseProcess]
+        _name: str
+
+    def cpu_count(self) -> int:
+        """The number of CPUs of the system.
+
+        Raises:
+            NotImplementedError: the system does not tell.
+        """
+        count = os.cpu_count()
+        if count is None:
+            raise NotImplementedError("cannot determine number of cpus")
+        return count
+
+    def Manager(self) -> Any:
+        """Return a manager of shared objects."""
+        _missing("Manager")
+
+    def Pipe(self, duplex: bool = True) -> Any:
+        """Return the two ends of a pipe."""
+        _missing("Pipe")
+
+    def Lock(self) -> Any:
+        """Return a lock."""
+        _missing("Lock")
+
+    def RLock(self) -> Any:
+        """Return a recursive lock."""
+        _missing("RLock")
+
+    def Condition(self, lock: Any = None) -> Any:
+        """Return a condition."""
+        _missing("Condition")
+
+    def Semaphore(self, value: int = 1) -> Any:
+        """Return a semaphore."""
+        _missing("Semaphore")
+
+    def BoundedSemaphore(self, value: int = 1) -> Any:
+        """Return a semaphore that is never released more often than acquired."""
+        _missing("BoundedSemaphore")
+
+    def Event(self) -> Any:
+        """Return an event."""
+        _missing("Event")
+
+    def Barrier(
+        self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
+    ) -> Any:
+        """Return a barrier."""
+        _missing("Barrier")
+
+    def Queue(self, maxsize: int = 0) -> Any:
+        """Return a queue."""
+        _missing("Queue")
+
+    def JoinableQueue(self, maxsize: int = 0) -> Any:
+        """Return a queue that knows when all its items are done."""
+        _missing("JoinableQueue")
+
+    def SimpleQueue(self) -> Any:
+        """Return a queue with nothing but put and get."""
+        _missing("SimpleQueue")
+
+    def Pool(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> PoolType:
+        """Return a pool of worker processes."""
+        from .pool import Pool
+
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
+
+    def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
+        """Return a C object in shared memory."""
+        _missing("RawValue")
+
+    def RawArray(self, typecode_or_type: Any, size_or_initializer: Any) -> Any:
+        """Return a C array in shared memory."""
+        _missing("RawArray")
+
+    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
+        """Return a C object in shared memory, with a lock."""
+        _missing("Value")
+
+    def Array(self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True) -> Any:
+        """Return a C array in shared memory, with a lock."""
+        _missing("Array")
+
+    def freeze_support(self) -> None:
+        """In a frozen program that was executed as a child process: run the child and exit. Elsewhere: nothing."""
+        if getattr(sys, "frozen", False):
+            from .spawn import freeze_support
+
+            freeze_support()
+
+    def get_logger(self) -> Logger:
+        """The package's logger."""
+        from .util import get_logger
+
+        return get_logger()
+
+    def log_to_stderr(self, level: int | str | None = None) -> Logger:
+        """Turn on logging to stderr; returns the package's logger."""
+        from .util import log_to_stderr
+
+        return log_to_stderr(level)
+
+    def allow_connection_pickling(self) -> None:
+        """Does nothing: connections can always be sent."""
+
+    def set_executable(self, executable: str | bytes | os.PathLike[str] | None) -> None:
+        """Set the interpreter that spawned processes run, in place of sys.executable."""
+        from .spawn import set_executable
+
+        set_executable(executable)
+
+    def set_forkserver_preload(self, module_names: list[str]) -> None:
+        """Set which modules the fork server imports before it forks."""
+        _missing("set_forkserver_preload")
+
+    def get_context(self, method: str | None = None) -> BaseContext:
+        """The context of a start method; None: this one.
+
+        Raises:
+            ValueError: no such method, or not on this platform.
+        """
+        if method is None:
+            return self
+        try:
+            context = _concrete_contexts[method]
+        except KeyError:
+            raise ValueError(f"cannot find context for {method!r}") from None
+        context._check_available()
+        return context
+
+    def get_start_method(self, allow_none: bool = False) -> str | None:
+        """The name of the start method."""
+        return self._name
+
+    def set_start_method(self, method: str | None, force: bool = False) -> None:
+        """Only the default context has a choice.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("cannot set start method of concrete context")
+
+    @property
+    def reducer(self) -> ModuleType:
+        """The module that pickles what goes to other processes; it may be replaced."""
+        if _reducer is None:
+            from . import reduction
+
+            return reduction
+        return _reducer
+
+    @reducer.setter
+    def reducer(self, reduction: ModuleType) -> None:
+        global _reducer
+        _reducer = reduction
+
+    def _check_available(self) -> None:
+        pass
+
+
+class Process(process.BaseProcess):
+    """A process of the default context: started by whatever method is set when it starts."""
+
+    _start_method = None
+
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> process.Popen:
+        return _default_context.get_context().Process._Popen(process_obj)
+
+    @staticmethod
+    def _after_fork() -> None:
+        _default_context.get_context().Process._after_fork()
+
+
+class ForkProcess(process.BaseProcess):
+    """A process started by fork(2)."""
+
+    _start_method = "fork"
+
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> process.Popen:
+        from .popen_fork import Popen
+
+        return Popen(process_obj)
+
+
+class SpawnProcess(process.BaseProcess):
+    """A process in a fresh interpreter."""
+
+    _start_method = "spawn"
+
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> process.Popen:
+        from .popen_spawn_posix import Popen
+
+        return Popen(process_obj)
+
+    @staticmethod
+    def _after_fork() -> None:
+        pass  # nothing was inherited
+
+
+class ForkServerProcess(process.BaseProcess):
+    """A process forked by a server process."""
+
+    _start_method = "forkserver"
+
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> process.Popen:
+        raise ValueError("forkserver start method not available")
+
+
+class ForkContext(BaseContext):
+    _name = "fork"
+    Process = ForkProcess
+
+    def _check_available(self) -> None:
+        if not hasattr(os, "fork"):
+            raise ValueError("fork start method not available")
+
+
+class SpawnContext(BaseContext):
+    _name = "spawn"
+    Process = SpawnProcess
+
+
+class ForkServerContext(BaseContext):
+    _name = "forkserver"
+    Process = ForkServerProcess
+
+    def _check_available(self) -> None:
+        raise ValueError("forkserver start method not available")
+
+
+class DefaultContext(BaseContext):
+    """The context behind the functions of the package. Its start method can be set once; the first use settles it."""
+
+    Process = Process
+
+    def __init__(self, context: BaseContext) -> None:
+        self._default_context = context
+        self._actual_context: BaseContext | None = None
+
+    def get_context(self, method: str | None = None) -> BaseContext:
+        if method is not None:
+            return super().get_context(method)
+        if self._actual_context is None:
+            self._actual_context = self._default_context
+        return self._actual_context
+
+    def set_start_method(self, method: str | None, force: bool = False) -> None:
+        """Set the start method of the program.
+
+        Args:
+            method: "fork", "spawn" or "forkserver"; None, with force, forgets what was set.
+            force: replace an earlier choice.
+
+        Raises:
+            RuntimeError: it is set already.
+            ValueError: no such method, or not on this platform.
+        """
+        if self._actual_context is not None and not force:
+            raise RuntimeError("context has already been set")
+        if method is None and force:
+            self._actual_context = None
+        else:
+            self._actual_context = self.get_context(method)
+
+    def get_start_method(self, allow_none: bool = False) -> str | None:
+        """The name of the start method; None if allow_none and none was set or used yet."""
+        if self._actual_context is None and allow_none:
+            return None
+        return self.get_context()._name
+
+    def get_all_start_methods(self) -> list[str]:
+        """The start methods that can be used here, default first."""
+        methods = [self._default_context._name]
+        for name, context in _concrete_contexts.items():
+            try:
+                context._check_available()
+            except ValueError:
+                continue
+            if name not in methods:
+                methods.append(name)
+        return methods
+
+
+_concrete_contexts: dict[str, BaseContext] = {
+    "fork": ForkContext(),
+    "spawn": SpawnContext(),
+    "forkserver": ForkServerContext(),
+}
+
+# The default of the running interpreter's own multiprocessing. (3.14's is forkserver, which is not built yet: spawn is the other
+# method that inherits no threads.)
+_default_context = DefaultContext(
+    _concrete_contexts["fork" if sys.platform not in ("win32", "darwin") and sys.version_info < (3, 14) else "spawn"]
+)
+
+
+def _force_start_method(method: str) -> None:
+    _default_context._actual_context = _concrete_contexts[method]
+
+
+# ---- the start that is being prepared in this thread
+
+_starting = _local()
+
+
+def get_spawning_popen() -> SpawningPopen | None:
+    """The start that objects are being pickled for in this thread, or None."""
+    return getattr(_starting, "popen", None)
+
+
+def set_spawning_popen(popen: SpawningPopen | None) -> None:
+    _starting.popen = popen
+
+
+def assert_spawning(obj: object) -> None:
+    """Refuse to pickle an object that only a child process being started may receive.
+
+    Raises:
+        RuntimeError: no process is being started in this thread.
+    """
+    if get_spawning_popen() is None:
+        raise RuntimeError(
+            f"{type(obj).__name__} objects should only be shared between processes through inheritance"
+        )

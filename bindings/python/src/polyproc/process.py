@@ -1,0 +1,550 @@
+"""Process objects: a child process as an object like threading.Thread. Mirrors multiprocessing/process.py.
+
+Differences from the standard library:
+
+* ``sentinel`` is a pidfd where the system has them: it becomes readable when that process ends, whatever its own children do;
+* functions registered with atexit in a child run at its end under every start method and Python version (the standard library does
+  so since 3.13);
+* an exit status that the program itself has collected (``os.waitpid(-1)``, SIGCHLD ignored) is reported as exitcode 255, as
+  asyncio does, and not as a process that never ends.
+
+Only what every process needs is imported here: a child reads this module before it runs anything.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from _weakrefset import WeakSet
+
+from . import _stdlib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import ModuleType
+    from typing import Any, Protocol
+
+    class Popen(Protocol):
+        """A started process, by whatever method."""
+
+        pid: int
+        sentinel: int
+
+        def poll(self) -> int | None: ...
+
+        def wait(self, timeout: float | None = None) -> int | None: ...
+
+        def terminate(self) -> None: ...
+
+        def kill(self) -> None: ...
+
+        def close(self) -> None: ...
+
+
+__all__ = ["BaseProcess", "current_process", "active_children", "parent_process"]
+
+try:
+    ORIGINAL_DIR: str | None = os.path.abspath(os.getcwd())
+except OSError:
+    ORIGINAL_DIR = None
+
+
+def current_process() -> BaseProcess:
+    """The process object of this process."""
+    return _current_process
+
+
+def parent_process() -> BaseProcess | None:
+    """The process object of the process that started this one; None in the main process."""
+    return _parent_process
+
+
+def active_children() -> list[BaseProcess]:
+    """The children that live; those that have ended are collected."""
+    _cleanup()
+    return list(_children)
+
+
+def _cleanup() -> None:
+    for child in list(_children):
+        popen = child._popen
+        if popen is not None and popen.poll() is not None:
+            _children.discard(child)
+
+
+def _loaded(name: str) -> Any:
+    """The module of this package if it is in use, else None: what nobody has used needs no attention."""
+    return sys.modules.get(f"{__package__}.{name}")
+
+
+def wait_readable(fd: int, timeout: float | None) -> bool:
+    """Wait until ``fd`` can be read, at most ``timeout`` seconds (None: for ever). Signal handlers run meanwhile."""
+    import select
+    import time
+
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if timeout is None:
+        while not poll.poll():
+            pass
+        return True
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        # poll(2) takes an int of milliseconds: round up so as not to spin, and cut long waits into days.
+        if poll.poll(min(max(-int(-left * 1000 // 1), 0), 86_400_000)):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+
+
+def signal_name(number: int) -> str:
+    """"SIGKILL" for 9; "signal 99" for what has no name."""
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+class BaseProcess:
+    """A process that runs ``target(*args, **kwargs)``, or what a subclass defines as :meth:`run`.
+
+    Args:
+        group: None; there for the sake of threading.Thread.
+        target: what to call in the child.
+        name: default "Process-N", "Process-N:M" for children of children.
+        args, kwargs: arguments of target.
+        daemon: True: it is terminated when this process ends, and may not have children. None: as this process.
+    """
+
+    _start_method: str | None = None
+
+    if TYPE_CHECKING:
+        _popen: Popen | None
+        _sentinel: int
+        _inheriting: bool
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Popen:
+        raise NotImplementedError
+
+    def __init__(
+        self,
+        group: None = None,
+        target: Callable[..., object] | None = None,
+        name: str | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] = {},
+        *,
+        daemon: bool | None = None,
+    ) -> None:
+        assert group is None, "group argument must be None for now"
+        self._identity: tuple[int, ...] = (*_current_process._identity, next(_process_counter))
+        self._config: dict[str, Any] = dict(_current_process._config)
+        self._parent_pid: int | None = os.getpid()
+        self._parent_name = _current_process.name
+        self._popen = None
+        self._closed = False
+        self._target = target
+        self._args = tuple(args)
+        self._kwargs = dict(kwargs)
+        self._name = name or type(self).__name__ + "-" + ":".join(map(str, self._identity))
+        if daemon is not None:
+            self.daemon = daemon
+        _dangling.add(self)
+
+    def _check_closed(self) -> None:
+        if self._closed:
+            raise ValueError("process object is closed")
+
+    def _started(self, what: str) -> Popen:
+        assert self._parent_pid == os.getpid(), f"can only {what} a child process"
+        assert self._popen is not None, f"can only {what} a started process"
+        return self._popen
+
+    def run(self) -> None:
+        """What the child does; a subclass may define its own."""
+        if self._target:
+            self._target(*self._args, **self._kwargs)
+
+    def start(self) -> None:
+        """Start the child process.
+
+        Raises:
+            ValueError: the object is closed.
+            AssertionError: started before, or created by another process, or this process is a daemon.
+            OSError: the process could not be started.
+        """
+        self._check_closed()
+        assert self._popen is None, "cannot start a process twice"
+        assert self._parent_pid == os.getpid(), "can only start a process object created by current process"
+        assert not _current_process._config.get("daemon"), "daemonic processes are not allowed to have children"
+        from . import util  # noqa: F401  at this process's end it terminates daemons and waits for the others
+
+        _cleanup()
+        self._popen = self._Popen(self)
+        self._sentinel = self._popen.sentinel
+        # The arguments may refer to this object, which would keep both alive as long as this one is kept.
+        del self._target, self._args, self._kwargs
+        _children.add(self)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the child."""
+        self._check_closed()
+        self._popen.terminate()  # type: ignore[union-attr]
+
+    def kill(self) -> None:
+        """Send SIGKILL to the child."""
+        self._check_closed()
+        self._popen.kill()  # type: ignore[union-attr]
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end of the child, at most ``timeout`` seconds: look at exitcode to see whether it came."""
+        self._check_closed()
+        if self._started("join").wait(timeout) is not None:
+            _children.discard(self)
+
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        self._check_closed()
+        if self is _current_process:
+            return True
+        assert self._parent_pid == os.getpid(), "can only test a child process"
+        if self._popen is None:
+            return False
+        if self._popen.poll() is None:
+            return True
+        _children.discard(self)
+        return False
+
+    def close(self) -> None:
+        """Give back what the object holds; afterwards it can only be printed.
+
+        Raises:
+            ValueError: the child still runs.
+        """
+        if self._popen is not None:
+            if self._popen.poll() is None:
+                raise ValueError(
+                    "Cannot close a process while it is still running. You should first call join() or terminate()."
+                )
+            self._popen.close()
+            self._popen = None
+            del self._sentinel
+            _children.discard(self)
+        self._closed = True
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        assert isinstance(name, str), "name must be a string"
+        self._name = name
+
+    @property
+    def daemon(self) -> bool:
+        """Whether the process ends with its parent."""
+        daemonic: bool = self._config.get("daemon", False)
+        return daemonic
+
+    @daemon.setter
+    def daemon(self, daemonic: bool) -> None:
+        assert self._popen is None, "process has already started"
+        self._config["daemon"] = daemonic
+
+    @property
+    def authkey(self) -> AuthenticationString:
+        """The key by which the processes of a family know each other."""
+        key: AuthenticationString = self._config["authkey"]
+        return key
+
+    @authkey.setter
+    def authkey(self, authkey: bytes) -> None:
+        self._config["authkey"] = AuthenticationString(authkey)
+
+    @property
+    def exitcode(self) -> int | None:
+        """None before the end; then the exit code 0..255, or minus the number of the signal that ended the process."""
+        self._check_closed()
+        return None if self._popen is None else self._popen.poll()
+
+    @property
+    def ident(self) -> int | None:
+        """The process id; None before the start."""
+        self._check_closed()
+        if self is _current_process:
+            return os.getpid()
+        return None if self._popen is None else self._popen.pid
+
+    pid = ident
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that select and poll find readable once the process has ended. It is the object's, for waiting only.
+
+        Raises:
+            ValueError: not started yet, or closed.
+        """
+        self._check_closed()
+        try:
+            return self._sentinel
+        except AttributeError:
+            raise ValueError("process not started") from None
+
+    def __repr__(self) -> str:
+        exitcode = None
+        if self is _current_process:
+            status = "started"
+        elif self._closed:
+            status = "closed"
+        elif self._parent_pid != os.getpid():
+            status = "unknown"
+        elif self._popen is None:
+            status = "initial"
+        else:
+            exitcode = self._popen.poll()
+            status = "started" if exitcode is None else "stopped"
+        words = [type(self).__name__, f"name={self._name!r}"]
+        if self._popen is not None:
+            words.append(f"pid={self._popen.pid}")
+        words += [f"parent={self._parent_pid}", status]
+        if exitcode is not None:
+            words.append("exitcode=" + (f"-{signal_name(-exitcode)}" if exitcode < 0 else str(exitcode)))
+        if self.daemon:
+            words.append("daemon")
+        return f"<{' '.join(words)}>"
+
+    # ---- in the child
+
+    def _enter(self, parent_sentinel: int | None = None) -> None:
+        """Make this object the one of the running process: it has just been started, and has no children."""
+        global _current_process, _parent_process, _process_counter, _children
+        _process_counter = itertools.count(1)
+        _children = set()
+        _current_process = self
+        _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
+        _stdlib.attend("multiprocessing.process", _introduce_to_multiprocessing)
+        _stdlib.attend("logging", _introduce_to_logging)
+
+    def _bootstrap(self, parent_sentinel: int | None = None) -> int:
+        """Run the child. Returns its exit code."""
+        try:
+            if self._start_method is not None:
+                from .context import _force_start_method
+
+                _force_start_method(self._start_method)
+            _close_stdin()
+            before = _current_process
+            self._enter(parent_sentinel)
+            threading = sys.modules.get("threading")
+            if threading is not None:
+                set_native_id = getattr(threading.main_thread(), "_set_native_id", None)
+                if set_native_id is not None:
+                    set_native_id()
+            try:
+                self._after_fork()
+            finally:
+                # Finalizers that hang on the object before this one must find the registry emptied.
+                del before
+            _log("child process calling self.run()")
+            self.run()
+            code = 0
+        except SystemExit as e:
+            if e.code is None:
+                code = 0
+            elif isinstance(e.code, int):
+                code = e.code
+            else:
+                sys.stderr.write(f"{e.code}\n")
+                code = 1
+        except BaseException:
+            code = 1
+            import traceback
+
+            sys.stderr.write(f"Process {self.name}:\n")
+            traceback.print_exc()
+        finally:
+            threading = sys.modules.get("threading")
+            if threading is not None:
+                threading._shutdown()  # waits for the threads that are no daemons
+            _log("process exiting with exitcode %d", code)
+            _flush_std_streams()
+        return code
+
+    @staticmethod
+    def _after_fork() -> None:
+        util = _loaded("util")
+        if util is not None:
+            util._finalizer_registry.clear()
+            util._run_after_forkers()
+
+
+def _log(message: str, *args: object) -> None:
+    util = _loaded("util")
+    if util is not None:
+        util.info(message, *args)
+
+
+def _close_stdin() -> None:
+    """Give the child an empty stdin: two processes reading one terminal disturb each other."""
+    if sys.stdin is None:
+        return
+    try:
+        sys.stdin.close()
+    except (OSError, ValueError):
+        pass
+    try:
+        fd = os.open(os.devnull, os.O_RDONLY)
+        try:
+            sys.stdin = open(fd, encoding="utf-8", closefd=False)
+        except BaseException:
+            os.close(fd)
+            raise
+    except (OSError, ValueError):
+        pass
+
+
+def _flush_std_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError):
+            pass
+
+
+def _introduce_to_multiprocessing(theirs: ModuleType) -> None:
+    """Tell the standard library's multiprocessing.process which process this is. The set of children is one for both packages."""
+    if theirs is not sys.modules[__name__]:
+        theirs._current_process = _current_process  # type: ignore[attr-defined]
+        theirs._parent_process = _parent_process  # type: ignore[attr-defined]
+        theirs._children = _children  # type: ignore[attr-defined]
+        theirs._process_counter = _process_counter  # type: ignore[attr-defined]
+
+
+def _introduce_to_logging(logging: ModuleType) -> None:
+    """Have log records carry this process's name: logging itself asks only the standard library's package for it."""
+    create = logging.getLogRecordFactory()
+    if getattr(create, "_polyproc", False):
+        return
+
+    def factory(*args: Any, **kwargs: Any) -> Any:
+        record = create(*args, **kwargs)
+        if record.processName == "MainProcess":
+            record.processName = _current_process.name
+        return record
+
+    factory._polyproc = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(factory)
+
+
+class AuthenticationString(bytes):
+    """A key. It is pickled only for a child that is being started, so that it never crosses a network by accident."""
+
+    def __reduce__(self) -> tuple[type, tuple[bytes]]:
+        from .context import get_spawning_popen
+
+        theirs = _stdlib.module("context")
+        if get_spawning_popen() is None and (theirs is None or theirs.get_spawning_popen() is None):
+            raise TypeError("Pickling an AuthenticationString object is disallowed for security reasons")
+        return AuthenticationString, (bytes(self),)
+
+
+class _ParentProcess(BaseProcess):
+    """The process that started this one, as far as a child can know it: its end can be awaited.
+
+    ``sentinel`` is a pidfd that the parent handed over, or one that is opened at its first use.
+    """
+
+    def __init__(self, name: str, pid: int | None, sentinel: int | None) -> None:
+        self._identity = ()
+        self._name = name
+        self._pid = pid
+        self._parent_pid = None
+        self._popen = None
+        self._closed = False
+        self._config = {}
+        if sentinel is not None:
+            self._sentinel = sentinel
+
+    @property
+    def sentinel(self) -> int:
+        try:
+            return self._sentinel
+        except AttributeError:
+            pass
+        assert self._pid is not None
+        fd = None
+        if os.getppid() == self._pid:
+            try:
+                fd = os.pidfd_open(self._pid)
+            except OSError:
+                if os.getppid() == self._pid:
+                    raise
+        if fd is not None and os.getppid() != self._pid:
+            # It has died meanwhile, and the number may have become another process's.
+            os.close(fd)
+            fd = None
+        if fd is None:
+            fd = ended_fd()
+        self._sentinel = fd
+        return fd
+
+    def is_alive(self) -> bool:
+        try:
+            return not wait_readable(self.sentinel, 0)
+        except (AttributeError, OSError):  # no pidfd on this system
+            return os.getppid() == self._pid
+
+    @property
+    def ident(self) -> int | None:
+        return self._pid
+
+    pid = ident
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end of the parent, at most ``timeout`` seconds."""
+        try:
+            wait_readable(self.sentinel, timeout)
+        except (AttributeError, OSError):
+            import time
+
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while os.getppid() == self._pid and (deadline is None or time.monotonic() < deadline):
+                time.sleep(0.02)
+
+
+def ended_fd() -> int:
+    """A descriptor that is readable at once: the sentinel of a process that has ended already."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    return reading
+
+
+class _MainProcess(BaseProcess):
+    """The process that was not started by this package."""
+
+    def __init__(self) -> None:
+        self._identity = ()
+        self._name = "MainProcess"
+        self._parent_pid = None
+        self._popen = None
+        self._closed = False
+        # Descendants inherit all of it.
+        self._config = {"authkey": AuthenticationString(os.urandom(32)), "semprefix": "/mp"}
+
+    def close(self) -> None:
+        pass
+
+
+_current_process: BaseProcess = _MainProcess()
+_parent_process: BaseProcess | None = None
+_process_counter = itertools.count(1)
+_children: set[BaseProcess] = set()
+# Every process object that is referred to from somewhere, for tests that look for leaks.
+_dangling: WeakSet[BaseProcess] = WeakSet()

@@ -1,0 +1,175 @@
+"""Pickling for other processes. Mirrors multiprocessing/reduction.py.
+
+Differences from the standard library: reducers that others register in its ForkingPickler (torch does) are honoured once that module
+is loaded; ``dumps`` returns bytes, not a memoryview of them. Methods and partial objects need no reducers: pickle knows them.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import sys
+
+try:
+    # The C half of pickle, without the Python half, which costs a child process milliseconds.
+    from _pickle import Pickler, dumps as _dumps, loads as _loads
+except ImportError:
+    from pickle import Pickler, dumps as _dumps, loads as _loads  # type: ignore[assignment]
+
+from . import _stdlib, context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import IO, Any
+
+    Reduce = Callable[[Any], Any]
+
+__all__ = ["ForkingPickler", "dump", "recv_handle", "register", "send_handle"]
+
+HAVE_SEND_HANDLE = sys.platform != "win32"
+
+_no_reducers: dict[type, Reduce] = {}
+# What the last dispatch table was made of: [copyreg's, the standard library's, ours, sockets known], and the table.
+_made_of: tuple[dict[type, Reduce], dict[type, Reduce], dict[type, Reduce], bool] | None = None
+_table: dict[type, Reduce] = {}
+
+
+def _dispatch_table(own: dict[type, Reduce]) -> dict[type, Reduce]:
+    """Every reducer that is registered anywhere, this package's last word."""
+    global _made_of, _table
+    theirs = _stdlib.module("reduction")
+    others = theirs.ForkingPickler._extra_reducers if theirs is not None else _no_reducers
+    sockets = "socket" in sys.modules
+    if _made_of is None or _made_of != (copyreg.dispatch_table, others, own, sockets):
+        table = {**copyreg.dispatch_table, **others}
+        if sockets:
+            table[sys.modules["socket"].socket] = _reduce_socket
+        table.update(own)
+        _made_of = (dict(copyreg.dispatch_table), dict(others), dict(own), sockets)
+        _table = table
+    return _table
+
+
+class ForkingPickler(Pickler):
+    """The pickler for whatever goes to another process."""
+
+    _extra_reducers: dict[type, Reduce] = {}
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.dispatch_table = _dispatch_table(self._extra_reducers)
+
+    @classmethod
+    def register(cls, type: type, reduce: Reduce) -> None:
+        """Have objects of that very type pickled by what ``reduce(obj)`` returns, see object.__reduce__."""
+        cls._extra_reducers[type] = reduce
+
+    @classmethod
+    def dumps(cls, obj: Any, protocol: int | None = None) -> bytes:
+        """The pickle of ``obj``."""
+        if cls is ForkingPickler and len(_dispatch_table(cls._extra_reducers)) == len(copyreg.dispatch_table):
+            return _dumps(obj, protocol)  # nothing is registered but what pickle itself looks at
+        buffer = io.BytesIO()
+        cls(buffer, protocol).dump(obj)
+        return buffer.getvalue()
+
+    loads = staticmethod(_loads)
+
+
+register = ForkingPickler.register
+
+
+def dump(obj: Any, file: IO[bytes], protocol: int | None = None) -> None:
+    """Write the pickle of ``obj`` to ``file``."""
+    ForkingPickler(file, protocol).dump(obj)
+
+
+# ---- descriptors
+
+
+def DupFd(fd: int) -> Any:
+    """An object that becomes, in the child process being started, a descriptor of the same file: call its detach() there.
+
+    Raises:
+        ValueError: no process is being started in this thread.
+    """
+    popen = context.get_spawning_popen()
+    if popen is None:
+        raise ValueError("descriptors can only be sent to a process that is being started")
+    return popen.DupFd(popen.duplicate_for_child(fd))
+
+
+def _reduce_socket(sock: socket.socket) -> Any:
+    return _rebuild_socket, (DupFd(sock.fileno()), sock.family, sock.type, sock.proto)
+
+
+def _rebuild_socket(dup: Any, family: int, type: int, proto: int) -> socket.socket:
+    import socket
+
+    return socket.socket(family, type, proto, fileno=dup.detach())
+
+
+def sendfds(sock: socket.socket, fds: list[int]) -> None:
+    """Send descriptors over a Unix socket.
+
+    Raises:
+        RuntimeError: the other end has not answered as recvfds does.
+    """
+    import array
+    import socket
+
+    sock.sendmsg([bytes([len(fds) % 256])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+    if sock.recv(1) != b"A":
+        raise RuntimeError("did not receive acknowledgement of fd")
+
+
+def recvfds(sock: socket.socket, size: int) -> list[int]:
+    """Receive ``size`` descriptors over a Unix socket.
+
+    Raises:
+        EOFError: the other end is closed.
+        RuntimeError: something else arrived.
+    """
+    import array
+    import socket
+
+    numbers = array.array("i")
+    message, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(numbers.itemsize * size))
+    if not message and not ancillary:
+        raise EOFError
+    sock.send(b"A")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+    if len(numbers) != size or message != bytes([size % 256]):
+        raise RuntimeError(f"expected {size} descriptors, received {len(numbers)}")
+    return list(numbers)
+
+
+def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
+    """Send a descriptor over a connection that is a Unix socket underneath. The pid matters on Windows only."""
+    import socket
+
+    with socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sendfds(sock, [handle])
+
+
+def recv_handle(conn: Any) -> int:
+    """Receive a descriptor over a connection that is a Unix socket underneath."""
+    import socket
+
+    with socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        return recvfds(sock, 1)[0]
+
+
+class AbstractReducer:
+    """What may be set as ``context.reducer``: the parts of this module as attributes that a subclass replaces."""
+
+    ForkingPickler = ForkingPickler
+    register = staticmethod(register)
+    dump = staticmethod(dump)
+    send_handle = staticmethod(send_handle)
+    recv_handle = staticmethod(recv_handle)
+    DupFd = staticmethod(DupFd)

@@ -1,0 +1,279 @@
+"""What a fresh interpreter needs to know to continue the parent's program. Mirrors multiprocessing/spawn.py.
+
+Parent:  get_preparation_data() -> pickle -> payload -> ``python -c "... spawn_main()"``
+Child:   spawn_main() -> prepare() -> unpickle the process object -> its _bootstrap()
+
+Differences from the standard library: the child finds this package where the parent has it, also if the parent's ``sys.path`` was changed
+by hand; the main module is executed in the namespace that it keeps (runpy's copy would leave functions with globals of their own);
+all ``-X`` options are handed on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+
+from . import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+__all__ = [
+    "command",
+    "freeze_support",
+    "get_command_line",
+    "get_executable",
+    "get_preparation_data",
+    "import_main_path",
+    "prepare",
+    "set_executable",
+    "spawn_main",
+]
+
+# The environment variable of a child with a payload: "payload descriptor,pid of the parent,flags".
+_VARIABLE = "POLYPROC_PROCESS"
+
+_executable: str | None = sys.executable
+
+
+def set_executable(exe: str | bytes | os.PathLike[str] | None) -> None:
+    """Set the interpreter that spawned processes run."""
+    global _executable
+    _executable = None if exe is None else os.fsdecode(exe)
+
+
+def get_executable() -> str | None:
+    """The interpreter that spawned processes run."""
+    return _executable
+
+
+def is_forking(argv: list[str]) -> bool:
+    """Whether this command line is that of a child process of a frozen program."""
+    return len(argv) >= 2 and argv[1] == "--multiprocessing-fork"
+
+
+def freeze_support() -> None:
+    """In a child process of a frozen program: run it and exit."""
+    if is_forking(sys.argv):
+        spawn_main()
+
+
+def command(code: str) -> list[str]:
+    """The command line of a fresh interpreter with the flags of this one that runs ``code``, in which polyproc can be imported.
+
+    Raises:
+        ValueError: there is no interpreter to run: see set_executable.
+    """
+    from .util import _args_from_interpreter_flags
+
+    exe = get_executable()
+    if not exe:
+        raise ValueError("sys.executable is not set: name the interpreter with set_executable()")
+    package = __package__ or "polyproc"
+    directory = os.path.abspath(__file__)
+    for _ in range(package.count(".") + 2):
+        directory = os.path.dirname(directory)
+    start = f"import sys; sys.path.insert(0, {ascii(directory)}); import {package}.spawn; del sys.path[0]; {code}"
+    return [exe, *_args_from_interpreter_flags(), "-c", start]
+
+
+def get_command_line(**_kwds: object) -> list[str]:
+    """The command line of a child process."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable, "--multiprocessing-fork"]
+    return [*command(f"{__name__}.spawn_main()"), "--multiprocessing-fork"]
+
+
+def spawn_main(**_kwds: object) -> NoReturn:
+    """Run the child process that this interpreter was started for, and exit with its exit code."""
+    import io
+
+    from .reduction import ForkingPickler
+
+    try:
+        fd = int(os.environ[_VARIABLE].split(",")[0])
+    except (KeyError, ValueError):
+        sys.exit(f"{__name__}: this command line is for child processes only")
+    os.lseek(fd, 0, os.SEEK_SET)
+    this = process.current_process()
+    with io.open(fd, "rb") as payload:
+        this._inheriting = True
+        try:
+            data = _load(payload)
+            if data.get("daemon"):
+                _watch_parent()
+            # Not for our own children: they would take themselves for this one.
+            os.environ.pop(_VARIABLE, None)
+            sentinel = data.get("parent_fd")
+            if sentinel is not None:
+                os.set_inheritable(sentinel, False)
+            prepare(data)
+            child: process.BaseProcess = _load(payload)
+        finally:
+            del this._inheriting
+    sys.exit(child._bootstrap(sentinel) & 0xFF)
+
+
+def _load(file: Any) -> Any:
+    try:
+        from _pickle import load
+    except ImportError:
+        from pickle import load
+    return load(file)
+
+
+def _watch_parent() -> None:
+    """Die with the parent, however it ends."""
+    from ._errors import check
+    from ._lib import lib
+
+    check(lib().pp_watch_parent())
+
+
+def _check_not_importing_main() -> None:
+    if getattr(process.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            """
+        An attempt has been made to start a new process before the
+        current process has finished its bootstrapping phase.
+
+        This probably means that the main module starts processes when it
+        is imported: a child process imports it too. Start them only in
+
+            if __name__ == '__main__':
+                freeze_support()
+                ...
+
+        freeze_support() is needed only in a program that is frozen into
+        an executable. See "Safe importing of main module" in
+        https://docs.python.org/3/library/multiprocessing.html
+        """
+        )
+
+
+def get_preparation_data(name: str) -> dict[str, Any]:
+    """What :func:`prepare` needs in a child of that name: picklable, but only while a process is being started (authkey).
+
+    Raises:
+        RuntimeError: this process is itself a child that is still importing its main module.
+    """
+    from .context import _default_context
+
+    _check_not_importing_main()
+    data: dict[str, Any] = {
+        "name": name,
+        "authkey": process.current_process().authkey,
+        "sys_path": [process.ORIGINAL_DIR if entry == "" else entry for entry in sys.path],
+        "sys_argv": sys.argv,
+        "orig_dir": process.ORIGINAL_DIR,
+        "dir": os.getcwd(),
+        "start_method": _default_context.get_start_method(),
+    }
+    util = process._loaded("util")
+    if util is not None and util._logger is not None:
+        data["log_to_stderr"] = util._log_to_stderr
+        data["log_level"] = util._logger.getEffectiveLevel()
+    main = sys.modules["__main__"]
+    spec_name = getattr(main.__spec__, "name", None)
+    path = getattr(main, "__file__", None)
+    if spec_name is not None:
+        data["init_main_from_name"] = spec_name
+    elif path is not None:
+        if process.ORIGINAL_DIR is not None:
+            path = os.path.join(process.ORIGINAL_DIR, path)
+        data["init_main_from_path"] = os.path.normpath(path)
+    return data
+
+
+# The main modules that others took the place of: kept, as their functions may still be in use.
+old_main_modules: list[ModuleType] = []
+
+
+def prepare(data: dict[str, Any]) -> None:
+    """Make this process like the one that ``data`` comes from: names, paths, working directory, start method, main module."""
+    this = process.current_process()
+    if "name" in data:
+        this.name = data["name"]
+    if "authkey" in data:
+        this.authkey = data["authkey"]
+    if data.get("log_to_stderr"):
+        from .util import log_to_stderr
+
+        log_to_stderr()
+    if "log_level" in data:
+        from .util import get_logger
+
+        get_logger().setLevel(data["log_level"])
+    if "sys_path" in data:
+        sys.path = data["sys_path"]
+    if "sys_argv" in data:
+        sys.argv = data["sys_argv"]
+    if "dir" in data:
+        os.chdir(data["dir"])
+    if "orig_dir" in data:
+        process.ORIGINAL_DIR = data["orig_dir"]
+    if "start_method" in data:
+        from .context import _default_context
+
+        _default_context.set_start_method(data["start_method"], force=True)
+    if "init_main_from_name" in data:
+        _import_main_module(data["init_main_from_name"])
+    elif "init_main_from_path" in data:
+        import_main_path(data["init_main_from_path"])
+
+
+def _import_main_module(name: str) -> None:
+    """The program was started by ``python -m name``, or is a directory or an archive with a __main__.py."""
+    main = sys.modules["__main__"]
+    # A __main__.py does its work unconditionally: what it defines cannot be had without doing it again.
+    if name == "__main__" or name.endswith(".__main__") or getattr(main.__spec__, "name", None) == name:
+        return
+    import runpy
+
+    old_main_modules.append(main)
+    module = ModuleType("__mp_main__")
+    module.__dict__.update(runpy.run_module(name, run_name="__mp_main__", alter_sys=True))
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+
+
+def import_main_path(main_path: str) -> None:
+    """Execute the script ``main_path`` under the name ``__mp_main__``, and let it be the ``__main__`` of this process too."""
+    main = sys.modules["__main__"]
+    # IPython's start script has not always had the guard.
+    if os.path.splitext(os.path.basename(main_path))[0] == "ipython" or getattr(main, "__file__", None) == main_path:
+        return
+    module = ModuleType("__mp_main__")
+    code = _compile_script(main_path)
+    old_main_modules.append(main)
+    if code is None:
+        import runpy
+
+        module.__dict__.update(runpy.run_path(main_path, run_name="__mp_main__"))
+    else:
+        module.__dict__.update(__file__=main_path, __cached__=None, __package__="")
+        arguments = sys.argv
+        sys.modules["__mp_main__"] = module
+        sys.argv = [main_path, *arguments[1:]]
+        try:
+            exec(code, module.__dict__)
+        except BaseException:
+            sys.modules.pop("__mp_main__", None)
+            raise
+        finally:
+            sys.argv = arguments
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+
+
+def _compile_script(path: str) -> Any:
+    """The code of a source file; None for what is left to runpy: directories, archives, compiled files."""
+    import io
+
+    try:
+        with io.open_code(path) as file:
+            source = file.read()
+    except IsADirectoryError:
+        return None
+    # No source has a zero byte; archives and compiled files have many.
+    return None if b"\0" in source else compile(source, path, "exec", dont_inherit=True)
