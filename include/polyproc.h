@@ -154,7 +154,7 @@ enum {
 
 /* pp_watch_parent ends this process with SIGKILL when the process that polyproc started it from has died, by
  * whatever cause, within milliseconds. Workers do it by themselves; a process started by pp_process_start calls it if it wants
- * to be a daemon. It costs one thread of 16 KiB stack that sleeps.
+ * to be a daemon. It costs one thread that sleeps.
  * Returns PP_OK; PP_ERR_STATE if polyproc did not start this process; PP_ERR_SYSTEM. */
 PP_API int32_t pp_watch_parent(void);
 

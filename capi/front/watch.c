@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <link.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -28,6 +29,9 @@ static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;
 /* How often a parent without pidfd (kernels before 5.3, or a host that closed descriptors that are not its own) is looked at. */
 enum { WATCH_LOOK_MS = 100 };
 
+/* Most of it is never touched. A first call through the linker alone takes some KiB. */
+enum { WATCH_STACK = 32 << 10 };
+
 static void *watch_run(void *unused)
 {
 	(void)unused;
@@ -46,27 +50,34 @@ static void *watch_run(void *unused)
 	return NULL;
 }
 
+static int add_tls(struct dl_phdr_info *info, size_t size, void *data)
+{
+	(void)size;
+	for (int i = 0; i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_TLS)
+			*(size_t *)data += info->dlpi_phdr[i].p_memsz + info->dlpi_phdr[i].p_align;
+	return 0;
+}
+
 static int watch_create(void)
 {
-	/* A thread's stack also holds the static thread-local variables of the program, hence more than one attempt. */
-	static const size_t sizes[] = {16 << 10, 64 << 10, 256 << 10, 8 << 20};
+	/* The system takes the thread-local variables of the program from a thread's stack, and does not add them. */
+	size_t stack = WATCH_STACK;
 	pthread_attr_t attr;
+	pthread_t thread;
 	sigset_t all, before;
 	int error = pthread_attr_init(&attr);
 
 	if (error != 0)
 		return error;
+	dl_iterate_phdr(add_tls, &stack);
+	if (stack < (size_t)PTHREAD_STACK_MIN)
+		stack = (size_t)PTHREAD_STACK_MIN;
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, (stack + 65535) / 65536 * 65536);
 	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before); /* the thread inherits it: no handler of the host runs on 16 KiB */
-	for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-		pthread_t thread;
-		const size_t least = (size_t)PTHREAD_STACK_MIN;
-		pthread_attr_setstacksize(&attr, sizes[i] < least ? least : sizes[i]);
-		error = pthread_create(&thread, &attr, watch_run, NULL);
-		if (error != EINVAL)
-			break;
-	}
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* the thread inherits it: no handler of the host runs on so small a stack */
+	error = pthread_create(&thread, &attr, watch_run, NULL);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attr);
 	return error;
