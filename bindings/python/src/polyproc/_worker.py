@@ -1,0 +1,337 @@
+"""The worker's side of a pool of Python processes, and what both sides must agree on.
+
+A task's bytes are a head of 8 bytes, the function's pickle, and the pickle of what it is called with:
+
+    head = function number << 24 | size of the function's pickle << 8 | kind
+
+A function that is pickled by its name only (every module-level function, builtin and class) has a number, the pool's own, and a
+worker unpickles it once. Any other callable is unpickled together with its arguments for each task, as it always was:
+number and size are 0 then, and the kind has BOUND added.
+
+A result's bytes are the pickle of the value. Those of an error are the pickle of a tuple, see :func:`describe`.
+This module is all that a worker needs besides what its tasks import; it loads neither the engine nor the parent's half.
+"""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    # The C half of pickle, without the Python half, which costs a process milliseconds.
+    from _pickle import dumps as _dumps
+    from _pickle import loads
+except ImportError:
+    from pickle import dumps as _dumps  # type: ignore[assignment]
+    from pickle import loads  # type: ignore[assignment]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any
+
+PROTOCOL = 5
+
+# Kinds of tasks: what the pickle after the function holds.
+CALL = 1  # (args, kwds)
+ITEM = 2  # the one argument
+MAP = 3  # an iterable of arguments: a list of results
+STARMAP = 4  # an iterable of argument tuples: a list of results
+BOUND = 8  # (function, the above)
+
+# Codes of PP_ERR_TASK: what went wrong.
+RAISED = 1
+UNPICKLABLE = 2  # the result: two strings, the error and the value
+
+# Types whose pickles no registered reducer can change: the plain pickler does.
+PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes))
+
+_ours = __name__.rpartition(".")[0]
+_modules = sys.modules
+_registries = (_ours + ".reduction", "multiprocessing.reduction")
+
+
+def dumps(obj: object) -> bytes:
+    """The pickle of an object, made with the reducers that were registered for other processes.
+
+    The module that holds these is not loaded for objects that do without: nobody can have registered anything then, and
+    what it adds by itself are only types that the plain pickler refuses.
+    """
+    if type(obj) in PLAIN:
+        return _dumps(obj, PROTOCOL)
+    if _registries[0] not in _modules and _registries[1] not in _modules:
+        try:
+            return _dumps(obj, PROTOCOL)
+        except Exception:
+            pass  # and if that does not help either, its error is the one to see
+    return _dumps_registered(obj)
+
+
+def _dumps_registered(obj: object) -> bytes:
+    from .reduction import ForkingPickler
+
+    return ForkingPickler.dumps(obj, PROTOCOL)
+
+
+def describe(error: BaseException, traceback: TracebackType | None) -> bytes:
+    """An exception in pickled parts, so that something arrives however badly it pickles.
+
+    Returns:
+        The pickle of (the exception's pickle or None, its class's pickle or None, list of the pickles of its args, pickle of its
+        attributes that have one, its repr, the text of its traceback).
+    """
+    whole = cls = state = None
+    args: list[bytes] = []
+    try:
+        whole = dumps(error)
+    except Exception:
+        pass
+    try:
+        cls = dumps(type(error))
+        args = [_dumps_or_repr(each) for each in error.args]
+        kept = {}
+        for name, value in getattr(error, "__dict__", {}).items():
+            try:
+                dumps(value)
+                kept[name] = value
+            except Exception:
+                pass
+        state = dumps(kept)
+    except Exception:
+        pass
+    import traceback as formatter
+
+    try:
+        text = "".join(formatter.format_exception(type(error), error, traceback))
+    except Exception as e:  # an exception whose __str__ fails in a way that the module does not foresee
+        text = f"{type(error).__name__}: <traceback cannot be formatted: {type(e).__name__}>\n"
+    return _dumps((whole, cls, args, state, safe_repr(error), text), PROTOCOL)
+
+
+def _dumps_or_repr(value: object) -> bytes:
+    try:
+        return dumps(value)
+    except Exception:
+        return _dumps(safe_repr(value), PROTOCOL)
+
+
+def safe_repr(value: object) -> str:
+    """repr() that does not fail."""
+    try:
+        return repr(value)
+    except Exception as e:
+        return f"<{type(value).__name__} whose repr() raises {type(e).__name__}>"
+
+
+def _own_frames_off(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback from the task's own frames on; all of it if there are none (the error arose in unpickling its argument)."""
+    rest = traceback
+    while rest is not None and rest.tb_frame.f_code.co_filename == __file__:
+        rest = rest.tb_next
+    return rest or traceback
+
+
+def main() -> None:
+    """Serve the pool that started this process, until there is nothing left to do.
+
+    The exit code is 0 then; a task that raises SystemExit or KeyboardInterrupt ends the process as it would end any program,
+    and the pool sees its exit code.
+    """
+    from ctypes import addressof, c_char, c_uint64
+
+    from ._abi import Worker
+    from ._errors import INIT
+    from ._lib import lib as load
+    from ._lib import pylib
+
+    lib = load()
+    worker = Worker()
+    worker.size = _size_of(worker)
+    status = lib.pp_worker_attach(addressof(worker))
+    if status:
+        from ._errors import error
+
+        raise error(status)
+
+    _quiet_interrupts()
+    init = memoryview((c_char * worker.init_arg_size).from_address(worker.init_arg)).cast("B")
+    try:
+        _prepare(init, worker.lane)
+    except Exception as e:
+        message = describe(e, _own_frames_off(e.__traceback__))
+        lib.pp_worker_ready(INIT, message, len(message))
+        _leave()
+        return
+    init.release()
+    lib.pp_worker_ready(0, None, 0)
+
+    task = (c_uint64 * 4)()
+    ring = memoryview((c_char * worker.ring_size).from_address(worker.ring)).cast("B")
+    try:
+        _serve(lib, pylib(), memoryview(task).cast("B").cast("Q"), addressof(task), ring, worker.ring)
+    finally:
+        _leave()
+
+
+def _size_of(structure: Any) -> int:
+    from ctypes import sizeof
+
+    return sizeof(structure)
+
+
+def _quiet_interrupts() -> None:
+    """Ctrl-C goes to every process of the terminal; what to do about it is the parent's decision alone.
+
+    The handler does nothing, rather than being SIG_IGN, so that programs that a task starts get the default back (exec resets handlers,
+    but not what is ignored). The process was started with the signal blocked, so that none arrives before the handler is there.
+    """
+    import signal
+
+    signal.signal(signal.SIGINT, _nothing)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _nothing(signum: int, frame: object) -> None:
+    pass
+
+
+def _prepare(init: memoryview, lane: int) -> None:
+    """Become the process that the parent described, then run the initializer."""
+    from . import context, process, spawn
+
+    size = int.from_bytes(init[:8], "little")
+    data, identity, first, parent_pid, parent_name = loads(init[8 : 8 + size])
+    data["name"] = f"{data['name']}-{first + lane}"
+    process._close_stdin()
+    this = context.SpawnProcess.__new__(context.SpawnProcess)
+    this._identity = (*identity, first + lane)
+    this._name = data["name"]
+    this._config = dict(process.current_process()._config)
+    this._parent_pid = parent_pid
+    this._parent_name = parent_name
+    this._popen = None
+    this._closed = False
+    this._enter()
+    # While the main module is imported, the process may not start others: a program without the guard would do so for ever.
+    this._inheriting = True
+    try:
+        spawn.prepare(data)
+        initializer, initargs = loads(init[8 + size :])
+    finally:
+        del this._inheriting
+    this._config["daemon"] = True
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _serve(lib: Any, pylib: Any, task: memoryview, task_at: int, ring: memoryview, ring_at: int) -> None:
+    """Take tasks and give results until the pool says that there are no more."""
+    from ctypes import c_char
+    from itertools import starmap
+
+    from ._errors import CLOSED, INTERRUPTED, NOMEM, TASK, TIMEOUT, error
+
+    wait = lib.pp_worker_next
+    step = pylib.pp_worker_step  # keeps the GIL: it only copies a few bytes, and a switch would cost as much
+    big_step = lib.pp_worker_step
+    heads = ring.cast("Q")
+    ring_size = len(ring)
+    functions: dict[int, tuple[int, int, Callable[..., Any]]] = {}  # by head: kind, where the argument begins, function
+    plain = PLAIN
+    encode = _dumps
+    arg: Any
+    result: Any
+    status = TIMEOUT
+    while True:
+        if status:
+            # What the task printed is to be seen now, not when this process ends: it may be killed instead.
+            try:
+                sys.stdout.flush()
+            except Exception:
+                pass
+            while True:
+                status = wait(-1, task_at)
+                if not status:
+                    break
+                if status == CLOSED:
+                    return
+                if status not in (INTERRUPTED, TIMEOUT):
+                    raise error(status)
+        at = task[2] - ring_at
+        size = task[1]
+        if 0 <= at < ring_size:
+            view = ring
+            head = heads[at >> 3]
+        else:
+            view = memoryview((c_char * size).from_address(task[2])).cast("B")
+            at = 0
+            head = int.from_bytes(view[:8], "little")
+        code = 0
+        try:
+            known = functions.get(head)
+            if known is not None:
+                kind, skip, function = known
+                arg = loads(view[at + skip : at + size])
+            else:
+                kind = head & 0xFF
+                if kind & BOUND:
+                    kind -= BOUND
+                    function, arg = loads(view[at + 8 : at + size])
+                else:
+                    skip = 8 + (head >> 8 & 0xFFFF)
+                    function = loads(view[at + 8 : at + skip])
+                    functions[head] = kind, skip, function
+                    arg = loads(view[at + skip : at + size])
+            if kind == ITEM:
+                result = function(arg)
+            elif kind == CALL:
+                result = function(*arg[0], **arg[1])
+            elif kind == MAP:
+                result = list(map(function, arg))
+            else:
+                result = list(starmap(function, arg))
+            if type(result) in plain:
+                data = encode(result, 5)
+            else:
+                try:
+                    data = dumps(result)
+                except Exception as e:
+                    code = UNPICKLABLE
+                    data = encode((safe_repr(e), safe_repr(result)), 5)
+        except (SystemExit, KeyboardInterrupt) as e:
+            if isinstance(e, KeyboardInterrupt):
+                raise SystemExit(130) from None
+            raise
+        except BaseException as e:
+            code = RAISED
+            data = describe(e, _own_frames_off(e.__traceback__))
+        # What the task used must not outlive it while this process waits.
+        arg = result = function = view = None  # type: ignore[assignment]
+        size = len(data)
+        status = (step if size < 16384 else big_step)(TASK if code else 0, code, data, size, task_at)
+        if status and status != TIMEOUT:
+            if status == CLOSED:
+                return
+            if status != NOMEM:
+                raise error(status)
+            no_memory = MemoryError(f"a result of {size} bytes does not fit into shared memory")
+            data = describe(no_memory, None)
+            status = big_step(TASK, RAISED, data, len(data), task_at)
+            if status == CLOSED:
+                return
+            if status and status != TIMEOUT:
+                raise error(status)
+
+
+def _leave() -> None:
+    """What a child process does at its end; the interpreter's own end follows."""
+    from . import util
+
+    try:
+        util._exit_function()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:
+                pass
