@@ -148,15 +148,14 @@ int32_t pp__resolve(const void *fn, pp__fn_ref *ref_out)
 		unsigned long long adds, subs;
 		pp__fn_ref ref;
 	} last;
-	static __thread module m;
-	search s = {.address = (uintptr_t)fn, .out = &m};
+	search s = {.address = (uintptr_t)fn};
 
 	if (fn == NULL)
 		return pp__fail(PP_ERR_NOT_FOUND, "the function is NULL");
 	dl_iterate_phdr(count_changes, &s);
 	if (last.fn != fn || last.adds != s.adds || last.subs != s.subs) {
-		m.found = false;
-		m.build_id_size = 0;
+		module m = {.found = false};
+		s.out = &m;
 		last.fn = NULL;
 		dl_iterate_phdr(by_address, &s);
 		if (!m.found)
@@ -184,7 +183,7 @@ int32_t pp__resolve(const void *fn, pp__fn_ref *ref_out)
 
 int32_t pp__locate(const pp__fn_ref *ref, const void **fn_out)
 {
-	static __thread module m;
+	module m = {.found = false};
 	struct stat st;
 	search s = {.path = ref->path, .offset = ref->offset, .out = &m};
 
@@ -193,8 +192,6 @@ int32_t pp__locate(const pp__fn_ref *ref, const void **fn_out)
 	const char *const name = ref->path[0] != '\0' ? ref->path : "the program";
 	if (ref->path[0] != '\0' && stat(ref->path, &st) == 0)
 		s.st = &st;
-	m.found = false;
-	m.build_id_size = 0;
 	dl_iterate_phdr(by_path, &s);
 	if (!m.found) {
 		/* The parent has loaded it while it ran. */
