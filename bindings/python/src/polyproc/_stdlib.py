@@ -64,7 +64,7 @@ class _Attendant:
         if adjust is None:
             return None
         if not self.waiting and self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
         for finder in sys.meta_path:
             if finder is not self:
                 find_spec = getattr(finder, "find_spec", None)

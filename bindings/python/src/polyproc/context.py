@@ -68,8 +68,8 @@ class ProcessError(Exception):
         return super().__new__(_join_stdlib(cls), *args)
 
     def __reduce__(self) -> Any:
-        cls, *rest = super().__reduce__()
-        return (getattr(cls, "_public", cls), *rest)
+        whole: Any = super().__reduce__()
+        return (getattr(whole[0], "_public", whole[0]), *whole[1:])
 
 
 class BufferTooShort(ProcessError):

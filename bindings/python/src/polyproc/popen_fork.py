@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
+from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]
 
 from . import process, util
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 __all__ = ["Popen"]
+
+# (_signal, not signal: that one spends milliseconds on enumerations.)
 
 # The exit code of a child whose status the program itself has collected.
 UNKNOWN = 255
@@ -70,7 +72,7 @@ class Popen:
         except ProcessLookupError:  # it has ended, and the system does not keep its status: SIGCHLD is ignored
             self._pidfd, self.sentinel = False, process.ended_fd()
         except OSError:  # another thread was quicker to take the last descriptor
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, SIGKILL)
             os.waitpid(self.pid, 0)
             raise
 
@@ -140,17 +142,19 @@ class Popen:
             return
         try:
             if self._pidfd:
-                signal.pidfd_send_signal(self.sentinel, number)
+                from _signal import pidfd_send_signal
+
+                pidfd_send_signal(self.sentinel, number)
             else:
                 os.kill(self.pid, number)
         except ProcessLookupError:
             pass
 
     def terminate(self) -> None:
-        self._signal(signal.SIGTERM)
+        self._signal(SIGTERM)
 
     def kill(self) -> None:
-        self._signal(signal.SIGKILL)
+        self._signal(SIGKILL)
 
     def close(self) -> None:
         """Give back the sentinel."""

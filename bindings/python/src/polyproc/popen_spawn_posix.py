@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import os
-import signal
-from ctypes import byref, c_char_p, c_int32, c_uint64
+from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]
+from ctypes import byref, c_char_p, c_int32, c_uint64, sizeof
 
 from . import _abi, _errors, process, spawn, util
 from ._lib import lib
@@ -83,7 +83,7 @@ class Popen:
             arg=payload,
             arg_size=len(payload),
         )
-        options.size = _abi.sizeof(options)
+        options.size = sizeof(options)
         handle = c_uint64()
         library = lib()
         _errors.check(library.pp_process_start(byref(options), byref(handle)))
@@ -129,10 +129,10 @@ class Popen:
             _errors.check(lib().pp_process_signal(self._handle, number))
 
     def terminate(self) -> None:
-        self._signal(signal.SIGTERM)
+        self._signal(SIGTERM)
 
     def kill(self) -> None:
-        self._signal(signal.SIGKILL)
+        self._signal(SIGKILL)
 
     def close(self) -> None:
         """Give back the handle and the sentinel."""

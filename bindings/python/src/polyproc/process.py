@@ -16,12 +16,12 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from _weakrefset import WeakSet
 
 from . import _stdlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _weakrefset import WeakSet
     from collections.abc import Callable, Iterable, Mapping
     from types import ModuleType
     from typing import Any, Protocol
@@ -155,7 +155,7 @@ class BaseProcess:
         self._name = name or type(self).__name__ + "-" + ":".join(map(str, self._identity))
         if daemon is not None:
             self.daemon = daemon
-        _dangling.add(self)
+        _known().add(self)
 
     def _check_closed(self) -> None:
         if self._closed:
@@ -542,9 +542,26 @@ class _MainProcess(BaseProcess):
         pass
 
 
+def _known() -> WeakSet[BaseProcess]:
+    """Every process object that is referred to from somewhere, for tests that look for leaks: ``_dangling``."""
+    global _dangling
+    try:
+        return _dangling
+    except NameError:
+        from _weakrefset import WeakSet  # a child without children of its own does without
+
+        _dangling = WeakSet()
+        return _dangling
+
+
+def __getattr__(name: str) -> object:
+    if name == "_dangling":
+        return _known()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+_dangling: WeakSet[BaseProcess]
 _current_process: BaseProcess = _MainProcess()
 _parent_process: BaseProcess | None = None
 _process_counter = itertools.count(1)
 _children: set[BaseProcess] = set()
-# Every process object that is referred to from somewhere, for tests that look for leaks.
-_dangling: WeakSet[BaseProcess] = WeakSet()

@@ -12,9 +12,13 @@ import sys
 
 try:
     # The C half of pickle, without the Python half, which costs a child process milliseconds.
-    from _pickle import Pickler, dumps as _dumps, loads as _loads
+    from _pickle import Pickler
+    from _pickle import dumps as _dumps
+    from _pickle import loads as _loads
 except ImportError:
-    from pickle import Pickler, dumps as _dumps, loads as _loads  # type: ignore[assignment]
+    from pickle import Pickler
+    from pickle import dumps as _dumps
+    from pickle import loads as _loads
 
 from . import _stdlib, context
 

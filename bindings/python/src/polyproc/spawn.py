@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 import sys
-from types import ModuleType
 
 from . import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any, NoReturn
 
 __all__ = [
@@ -75,7 +75,7 @@ def command(code: str) -> list[str]:
     directory = os.path.abspath(__file__)
     for _ in range(package.count(".") + 2):
         directory = os.path.dirname(directory)
-    start = f"import sys; sys.path.insert(0, {ascii(directory)}); import {package}.spawn; del sys.path[0]; {code}"
+    start = f"import sys; sys.path.insert(0, {directory!a}); import {package}.spawn; del sys.path[0]; {code}"
     return [exe, *_args_from_interpreter_flags(), "-c", start]
 
 
@@ -88,17 +88,13 @@ def get_command_line(**_kwds: object) -> list[str]:
 
 def spawn_main(**_kwds: object) -> NoReturn:
     """Run the child process that this interpreter was started for, and exit with its exit code."""
-    import io
-
-    from .reduction import ForkingPickler
-
     try:
         fd = int(os.environ[_VARIABLE].split(",")[0])
     except (KeyError, ValueError):
         sys.exit(f"{__name__}: this command line is for child processes only")
     os.lseek(fd, 0, os.SEEK_SET)
     this = process.current_process()
-    with io.open(fd, "rb") as payload:
+    with open(fd, "rb") as payload:
         this._inheriting = True
         try:
             data = _load(payload)
@@ -233,7 +229,7 @@ def _import_main_module(name: str) -> None:
     import runpy
 
     old_main_modules.append(main)
-    module = ModuleType("__mp_main__")
+    module = type(sys)("__mp_main__")
     module.__dict__.update(runpy.run_module(name, run_name="__mp_main__", alter_sys=True))
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
 
@@ -244,7 +240,7 @@ def import_main_path(main_path: str) -> None:
     # IPython's start script has not always had the guard.
     if os.path.splitext(os.path.basename(main_path))[0] == "ipython" or getattr(main, "__file__", None) == main_path:
         return
-    module = ModuleType("__mp_main__")
+    module = type(sys)("__mp_main__")
     code = _compile_script(main_path)
     old_main_modules.append(main)
     if code is None:
