@@ -1,0 +1,250 @@
+"""make bench: polyproc side by side with its alternatives; prints a table and writes build/bench.json.
+
+Every measurement is a process of its own. In each round each contender of a case is measured once, one right after the other
+and in turning order, so that what else the machine does hits all of them alike; ratios are taken within a round.
+
+A ratio is how many times as fast (or as small) polyproc is: contender / polyproc. The median is shown with the lowest and
+the highest of the rounds. Targets are those of the project; "64 / 2 workers" compares polyproc with itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+DEADLINE = 300  # seconds for one measurement
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    command: list[str]
+    scale: float = 1.0  # from what the command prints to the unit of the case
+
+
+@dataclass
+class Case:
+    """contenders[0] is polyproc. target: the ratio wanted against the contender named, or "" if the project names none.
+
+    below: the ratio is polyproc's own figure divided by the other's, and must not be above the target.
+    limit: the first contender's own figure must not be above it.
+    floor: the first contender must do so many tasks a second.
+    """
+
+    name: str
+    unit: str
+    contenders: list[Contender]
+    targets: dict[str, float] = field(default_factory=dict)
+    below: bool = False
+    limit: float | None = None
+    floor: float | None = None
+
+
+def python(name: str, case: str, workers: int, count: int) -> Contender:
+    command = [sys.executable, str(HERE / "contender.py"), name, case, str(workers), str(count)]
+    return Contender(name, command)
+
+
+def program(binary: str, name: str, workers: int, count: int, shown: str = "") -> Contender:
+    return Contender(shown or name, [str(ROOT / "build/bench" / binary), name, str(workers), str(count)], 1e6 / count)
+
+
+def cases() -> list[Case]:
+    # Fewer tasks for those that are slow: the figures are per task.
+    unordered = {
+        "polyproc": 40000,
+        "multiprocessing": 20000,
+        "concurrent.futures": 5000,
+        "billiard": 20000,
+        "loky": 5000,
+        "joblib": 5000,
+    }
+    apply = {"polyproc": 5000, "multiprocessing": 5000, "concurrent.futures": 2000, "billiard": 5000, "loky": 1000}
+    everyone = ["polyproc", "multiprocessing", "concurrent.futures", "billiard", "loky", "joblib"]
+    wide = python("polyproc", "unordered", 64, 40000)
+    narrow = python("polyproc", "unordered", 2, 40000)
+    return [
+        Case(
+            "Python: imap_unordered, chunksize 1",
+            "us/task",
+            [python(name, "unordered", 2, count) for name, count in unordered.items()],
+            {"multiprocessing": 4},
+        ),
+        Case(
+            "Python: apply, there and back",
+            "us/task",
+            [python(name, "apply", 2, count) for name, count in apply.items()],
+            {"multiprocessing": 2},
+        ),
+        Case(
+            "Python: map of 200,000, default chunk",
+            "us/task",
+            [python(name, "map", 2, 200000) for name in everyone],
+            {"multiprocessing": 1.2},
+        ),
+        Case(
+            "Python: import, open a pool, first result",
+            "ms",
+            [python(name, "startup", 2, 1) for name in everyone],
+            {"multiprocessing": 1.2},
+        ),
+        Case(
+            "Python: Process, start and join",
+            "ms",
+            [python(name, "process", 0, 10) for name in ("polyproc", "multiprocessing", "billiard")],
+        ),
+        Case(
+            "Python: idle worker above a bare interpreter",
+            "MiB",
+            [python(name, "memory", 2, 0) for name in everyone],
+            limit=8,
+        ),
+        Case(
+            "Python: a task with 64 workers / 2 workers",
+            "us/task",
+            [Contender("64 workers", wide.command), Contender("2 workers", narrow.command)],
+            {"2 workers": 1.3},
+            below=True,
+        ),
+        Case(
+            "C: pp_pool_map, chunk 1",
+            "us/task",
+            [
+                program("bench-c", "polyproc", 2, 1000000),
+                program("bench-c", "pipes", 2, 100000),
+                program("bench-c", "threads", 2, 300000),
+            ],
+            {"pipes": 10},
+            floor=500000,
+        ),
+        Case(
+            "C: a task with 64 workers / 2 workers",
+            "us/task",
+            [
+                program("bench-c", "polyproc", 64, 1000000, "64 workers"),
+                program("bench-c", "polyproc", 2, 1000000, "2 workers"),
+            ],
+            {"2 workers": 1.3},
+            below=True,
+        ),
+        Case(
+            "Go: pool.Map",
+            "us/task",
+            [
+                program("bench-go", "polyproc", 2, 300000),
+                program("bench-go", "gob", 2, 50000),
+                program("bench-go", "go-plugin", 2, 20000),
+            ],
+            {"go-plugin": 10},
+        ),
+    ]
+
+
+def measure(contender: Contender) -> float:
+    done = subprocess.run(
+        contender.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=DEADLINE
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(contender.command)}: exit code {done.returncode}")
+    return float(done.stdout.split()[0]) * contender.scale
+
+
+def number(x: float) -> str:
+    return f"{x:.3g}" if x < 100 else f"{x:.0f}"
+
+
+def report(case: Case, values: dict[str, list[float]]) -> tuple[list[list[str]], dict[str, object], bool]:
+    first = case.contenders[0].name
+    rows, shown = [], {}
+    met = True
+    for contender in case.contenders:
+        measured = values[contender.name]
+        row = [case.name if contender.name == first else "", contender.name]
+        row += [
+            f"{number(statistics.median(measured))} {case.unit}",
+            f"{number(min(measured))} - {number(max(measured))}",
+        ]
+        result: dict[str, object] = {"unit": case.unit, "values": measured, "median": statistics.median(measured)}
+        verdict = ""
+        if contender.name != first:
+            pairs = zip(values[first], measured)
+            ratios = [a / b if case.below else b / a for a, b in pairs if min(a, b) > 0]
+            ratio = statistics.median(ratios) if ratios else float("nan")
+            row.append(f"{ratio:.2f} ({min(ratios):.2f} - {max(ratios):.2f})" if ratios else "")
+            result["ratios"], result["ratio"] = ratios, ratio
+            target = case.targets.get(contender.name)
+            if target is not None:
+                good = ratio <= target if case.below else ratio >= target
+                verdict = f"{'at most' if case.below else 'at least'} {target:g}: {'yes' if good else 'NO'}"
+                result["target"], met = target, met and good
+        else:
+            row.append("")
+            median = statistics.median(measured)
+            if case.limit is not None:
+                verdict = f"at most {case.limit:g}: {'yes' if median <= case.limit else 'NO'}"
+                result["limit"], met = case.limit, met and median <= case.limit
+            if case.floor is not None:
+                rate = 1e6 / median
+                verdict = f"at least {case.floor:,.0f}/s: {'yes' if rate >= case.floor else 'NO'} ({rate:,.0f}/s)"
+                result["floor"], result["rate"], met = case.floor, rate, met and rate >= case.floor
+        rows.append([*row, verdict])
+        shown[contender.name] = result
+    return rows, shown, met
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="how often each contender is measured (7)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only cases with TEXT in their name")
+    parser.add_argument("--without", default="", metavar="A,B", help="leave out these contenders")
+    parser.add_argument("--json", type=Path, default=ROOT / "build/bench.json")
+    options = parser.parse_args()
+
+    header = ["case", "who", "median", "lowest - highest", "ratio (lowest - highest)", "target"]
+    table, results = [header], {}
+    all_met = True
+    began = time.time()
+    for case in cases():
+        if options.only.lower() not in case.name.lower():
+            continue
+        case.contenders = [c for c in case.contenders if c.name not in options.without.split(",")]
+        values: dict[str, list[float]] = {c.name: [] for c in case.contenders}
+        for round_number in range(options.rounds):
+            turn = round_number % len(case.contenders)
+            for contender in case.contenders[turn:] + case.contenders[:turn]:
+                values[contender.name].append(measure(contender))
+        print(f"measured: {case.name}", file=sys.stderr, flush=True)
+        rows, shown, met = report(case, values)
+        table += rows
+        results[case.name] = shown
+        all_met = all_met and met
+    if not results:
+        parser.error(f"no case with {options.only!r} in its name")
+
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    for i, row in enumerate(table):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
+        if i == 0:
+            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    machine = {"cpus": len(os.sched_getaffinity(0)), "kernel": platform.release(), "python": platform.python_version()}
+    document = {"machine": machine, "rounds": options.rounds, "seconds": round(time.time() - began), "cases": results}
+    options.json.write_text(json.dumps(document, indent=1) + "\n")
+    print(f"\n{options.rounds} rounds, {document['seconds']} s, load {os.getloadavg()[0]:.1f}; {options.json}")
+    if not all_met:
+        print("some targets are not met")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
