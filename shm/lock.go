@@ -25,9 +25,13 @@ type Lock struct {
 
 const (
 	lockSleepers = 1 << 31
-	sliceMin     = 10 * time.Millisecond
-	sliceMax     = 160 * time.Millisecond
 	lockSpins    = 40
+)
+
+// How long a sleeper waits before it looks whether the owner lives, at first and at most.
+var (
+	sliceMin = 10 * time.Millisecond
+	sliceMax = 160 * time.Millisecond
 )
 
 // NewLock returns this member's side of the lock in word. resolve may be nil. It is called when the owner of the lock is dead and

@@ -54,7 +54,6 @@ type Segment struct {
 	fd   int
 	size int64
 	data []byte // the whole mapping; nil for a sparse segment
-	peer any    // what else the platform keeps
 }
 
 // Create returns an anonymous segment of size bytes, zeroed, whole storage reserved and mapped; its size is sealed. The descriptor is
@@ -254,7 +253,7 @@ func (s *Segment) Close() error {
 		s.data = nil
 	}
 	err = errors.Join(err, closeFD(s.fd))
-	s.fd, s.peer = -1, nil
+	s.fd = -1
 	return wrap("close", err)
 }
 

@@ -1,0 +1,16 @@
+package shm
+
+// GroupLeft returns what a control group whose files are in dir may still take.
+func GroupLeft(dir string, version int) (int64, bool) {
+	g := group{dir, "memory.max", "memory.current", "inactive_file"}
+	if version == 1 {
+		g = group{dir, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"}
+	}
+	return g.left()
+}
+
+// Unmapped tells whether process pid is proven not to map the segment.
+func Unmapped(pid int, s *Segment) bool {
+	id, err := identify(s.FD())
+	return err == nil && unmapped(pid, id)
+}
