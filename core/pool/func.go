@@ -20,6 +20,9 @@ type Func[In, Out any] struct {
 // Name returns the name that the function was registered under.
 func (f *Func[In, Out]) Name() string { return f.name }
 
+// ID returns the number of the function in [Pool.SubmitBytes].
+func (f *Func[In, Out]) ID() uint64 { return f.id }
+
 var registry = struct {
 	sync.Mutex
 	tasks map[uint64]task

@@ -1,10 +1,12 @@
 package pool_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -37,7 +39,98 @@ var (
 	})
 )
 
+// Initializers. Their argument is a file name, or nothing.
+var (
+	initOnce = pool.RegisterInitializer("fails once", func(arg []byte) error {
+		f, err := os.OpenFile(string(arg), os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return nil // somebody has failed before
+		}
+		_ = f.Close()
+		return errors.New("the first one fails")
+	})
+	initNever = pool.RegisterInitializer("always fails", func([]byte) error { return errors.New("never ready") })
+	initExit  = pool.RegisterInitializer("exits", func([]byte) error { os.Exit(3); return nil })
+	initBig   = pool.RegisterInitializer("measures", func(arg []byte) error {
+		initSize = len(arg)
+		return nil
+	})
+	initSize int
+	sizeSeen = pool.Register("size seen", func(context.Context, struct{}) (int, error) { return initSize, nil })
+)
+
+const (
+	helperVar = "POOL_TEST_HELPER"
+	// deadline bounds every wait of the tests: reaching it is a hang.
+	deadline = 30 * time.Second
+)
+
 func TestMain(m *testing.M) {
 	pool.Init()
-	os.Exit(m.Run())
+	if os.Getenv(helperVar) != "" {
+		helper()
+		os.Exit(0)
+	}
+	fds := descriptors()
+	code := m.Run()
+	if code == 0 {
+		code = leaks(fds)
+	}
+	os.Exit(code)
+}
+
+// helper is a program with a busy and an idle worker; it says who they are and waits to be killed.
+func helper() {
+	p, err := pool.Open(pool.Options{Workers: 2})
+	if err != nil {
+		panic(err)
+	}
+	if _, err := pool.Map(context.Background(), p, nop, make([]int, 100)); err != nil {
+		panic(err)
+	}
+	if _, err := pool.Submit(context.Background(), p, sleep, 600_000); err != nil {
+		panic(err)
+	}
+	for p.State().Running != 1 {
+		time.Sleep(time.Millisecond)
+	}
+	for _, pid := range p.PIDs() {
+		fmt.Println(pid)
+	}
+	fmt.Println("ready")
+	select {}
+}
+
+func descriptors() int {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	return len(entries)
+}
+
+// leaks reports descriptors, children, goroutines and shared memory that the tests have left, once what ends by itself has had time to.
+func leaks(fds int) int {
+	var what string
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		what = ""
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
+		maps, _ := os.ReadFile("/proc/self/maps")
+		// The runtime's own poller has two descriptors and appears with the first use.
+		if n := descriptors(); n > fds+3 {
+			what += fmt.Sprintf("%d descriptors, %d before\n", n, fds)
+		}
+		if len(children) > 0 {
+			what += fmt.Sprintf("children: %s\n", children)
+		}
+		if bytes.Contains(maps, []byte("/memfd:")) {
+			what += "mapped segments\n"
+		}
+		if n := runtime.NumGoroutine(); n > 2 {
+			buf := make([]byte, 1<<20)
+			what += fmt.Sprintf("%d goroutines:\n%s\n", n, buf[:runtime.Stack(buf, true)])
+		}
+		if what == "" {
+			return 0
+		}
+	}
+	fmt.Fprintln(os.Stderr, "leaks:\n"+what)
+	return 1
 }

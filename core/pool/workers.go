@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/polyproc/polyproc/core/start"
@@ -17,7 +18,11 @@ import (
 const EnvWorker = "POLYPROC_WORKER"
 
 // startsInRow is how many starts may fail in a row, with no worker ready, before the pool gives up.
-const startsInRow = 3
+// A SIGKILL counts less than an end of the worker's own making: it comes from outside, and the next start may be spared.
+const (
+	startsInRow = 3
+	killWeight  = 10
+)
 
 // startWorker starts a process in a free slot. The lock is released while the system starts it.
 func (p *Pool) startWorker() error {
@@ -113,14 +118,16 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 	} else {
 		delay := time.Duration(0)
 		if !wasReady {
-			p.startFails++
+			if status.Signal == syscall.SIGKILL {
+				p.startFails++
+			} else {
+				p.startFails += killWeight
+			}
 			failure := &Result{Outcome: BadStart, PID: lost.PID, Exit: lost.Exit}
 			if initFailed {
 				failure = &Result{Outcome: BadInit, Data: p.initSaid}
 			}
-			if delay = p.startFailed(failure); delay < 0 {
-				delay = 0
-			}
+			delay = p.startFailed(failure)
 		}
 		p.ensure(delay)
 	}
@@ -134,13 +141,13 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 // try after the delay that it returns.
 func (p *Pool) startFailed(failure *Result) time.Duration {
 	if !p.anyReady() {
-		if p.startFails >= startsInRow {
+		if p.startFails >= startsInRow*killWeight {
 			p.fail(failure)
 		}
 		return 0
 	}
 	// Some workers do well. Try again, ever more slowly.
-	return min(10*time.Millisecond<<min(p.startFails, 10), 5*time.Second)
+	return min(10*time.Millisecond<<min(p.startFails/killWeight, 10), 5*time.Second)
 }
 
 func (p *Pool) anyReady() bool {
@@ -193,7 +200,7 @@ func (p *Pool) startAnother() {
 	err := p.startWorker()
 	p.respawns--
 	if err != nil {
-		p.startFails++
+		p.startFails += killWeight
 		p.ensure(max(p.startFailed(&Result{Outcome: BadStart, Exit: math.MinInt32, Data: []byte(err.Error())}), 10*time.Millisecond))
 	}
 }
