@@ -1,0 +1,252 @@
+/* killsweep_test.c - a process that dies at any instruction of a ring operation leaves the ring as it was before or after it.
+ *
+ * A child is stopped before the operation, executes k instructions of it and is killed, for k = 0, 1, 2, ... until the
+ * operation gets to its end. Then the ring is looked at: what was committed must be there exactly, and both ends must go on.
+ *
+ * deadline: 120 s
+ */
+#include "require.h"
+
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+
+#include "../../capi/front/ring.c"
+
+/* ring.c says what is corrupt; nothing may be, here. */
+int32_t pp__fail(int32_t status, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fputc('\n', stderr);
+	return status;
+}
+
+enum { CAP = 1024, LONGEST_OP = 20000 };
+
+typedef struct shared {
+	uint64_t tail;
+	uint64_t head;
+	uint64_t entered; /* the operation has begun */
+	uint64_t got;     /* what a consumer that died had taken out before it gave the space back */
+	uint8_t data[CAP];
+} shared;
+
+static shared *s;
+
+static uint8_t byte_of(unsigned number, unsigned i)
+{
+	return (uint8_t)(number * 131 + i * 7 + 1);
+}
+
+/* bytes_of returns the payload of a record. */
+static const uint8_t *bytes_of(unsigned number)
+{
+	static uint8_t bytes[256];
+	static unsigned made;
+
+	if (made != number)
+		for (unsigned i = 0; i < sizeof bytes; i++)
+			bytes[i] = byte_of(number, i);
+	made = number;
+	return bytes;
+}
+
+/* put writes record number with len bytes. */
+static int32_t put(pp__ring *ring, unsigned number, unsigned len)
+{
+	uint8_t *payload;
+	const int32_t status = pp__ring_reserve(ring, len, &payload);
+
+	if (status != PP_OK)
+		return status;
+	memcpy(payload, bytes_of(number), len); /* a loop would be most of the sweep */
+	pp__ring_commit(ring, payload, (uint16_t)number, (uint16_t)(number + 1), len);
+	return PP_OK;
+}
+
+/* check ends the test unless the record is number, whole. */
+static void check(const pp__record *record, unsigned number, unsigned len)
+{
+	REQUIRE_EQ(record->kind, number);
+	REQUIRE_EQ(record->flags, number + 1);
+	REQUIRE_EQ(record->len, len);
+	for (unsigned i = 0; i < len; i++)
+		REQUIRE_EQ(record->payload[i], byte_of(number, i));
+}
+
+static void get(pp__ring *ring, unsigned number, unsigned len)
+{
+	pp__record record;
+
+	REQUIRE_EQ(pp__ring_peek(ring, &record), PP_OK);
+	check(&record, number, len);
+	pp__ring_release(ring, record.end);
+}
+
+/* A case: the ring's position before the operation, and what it holds. */
+typedef struct sweep {
+	const char *name;
+	void (*op)(pp__ring *ring);
+	int producer;    /* which end the child is */
+	uint64_t start;  /* position at which the first record lies */
+	unsigned before; /* records in the ring before */
+	unsigned len;    /* of every record, but for the one that op puts */
+} sweep;
+
+enum { PUT_LEN = 100, SMALL_PUT_LEN = 13, OP_NUMBER = 77 };
+
+static void op_put(pp__ring *ring)
+{
+	put(ring, OP_NUMBER, PUT_LEN);
+}
+
+static void op_put_small(pp__ring *ring)
+{
+	put(ring, OP_NUMBER, SMALL_PUT_LEN);
+}
+
+/* Takes one record out: copies what it needs, then gives the space back. */
+static void op_get(pp__ring *ring)
+{
+	pp__record record;
+
+	if (pp__ring_peek(ring, &record) != PP_OK)
+		_exit(1);
+	__atomic_store_n(&s->got, record.kind, __ATOMIC_SEQ_CST);
+	pp__ring_release(ring, record.end);
+}
+
+static void prepare(const sweep *w)
+{
+	memset(s, 0, sizeof *s);
+	memset(s->data, 0xee, sizeof s->data); /* what earlier laps left */
+	s->tail = s->head = w->start;
+	pp__ring ring;
+	REQUIRE_EQ(pp__ring_producer(&ring, &s->tail, &s->head, s->data, CAP), PP_OK);
+	for (unsigned i = 0; i < w->before; i++)
+		REQUIRE_EQ(put(&ring, 1 + i, w->len), PP_OK);
+}
+
+/* run executes k instructions of the operation in a child, then kills it. Returns 1 if the operation had ended by then. */
+static int run(const sweep *w, unsigned k)
+{
+	const pid_t child = fork();
+
+	REQUIRE(child >= 0);
+	if (child == 0) {
+		pp__ring ring;
+		const int32_t status = w->producer ? pp__ring_producer(&ring, &s->tail, &s->head, s->data, CAP)
+		                                   : pp__ring_consumer(&ring, &s->tail, &s->head, s->data, CAP);
+		if (status != PP_OK || ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0)
+			_exit(1);
+		bytes_of(OP_NUMBER);
+		raise(SIGSTOP);
+		__atomic_store_n(&s->entered, 1, __ATOMIC_SEQ_CST);
+		w->op(&ring);
+		__atomic_store_n(&s->entered, 2, __ATOMIC_SEQ_CST);
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	int status;
+	REQUIRE_EQ(waitpid(child, &status, 0), child);
+	REQUIRE(WIFSTOPPED(status));
+	unsigned done = 0;
+	/* Up to the operation, and then k instructions more. */
+	while (done < k && __atomic_load_n(&s->entered, __ATOMIC_SEQ_CST) < 2) {
+		REQUIRE_EQ(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
+		REQUIRE_EQ(waitpid(child, &status, 0), child);
+		REQUIRE(WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP);
+		if (__atomic_load_n(&s->entered, __ATOMIC_SEQ_CST) != 0)
+			done++;
+	}
+	const int ended = __atomic_load_n(&s->entered, __ATOMIC_SEQ_CST) == 2;
+	REQUIRE_EQ(kill(child, SIGKILL), 0);
+	REQUIRE_EQ(waitpid(child, &status, 0), child);
+	REQUIRE(WIFSIGNALED(status));
+	return ended;
+}
+
+/* survive goes on where the dead child was, in its place, and at the other end. */
+static void survive(const sweep *w, int ended, unsigned *committed)
+{
+	pp__ring in, out;
+
+	REQUIRE_EQ(pp__ring_producer(&in, &s->tail, &s->head, s->data, CAP), PP_OK);
+	REQUIRE_EQ(pp__ring_consumer(&out, &s->tail, &s->head, s->data, CAP), PP_OK);
+	const unsigned op_len = w->op == op_put ? PUT_LEN : SMALL_PUT_LEN;
+	unsigned first = 1;
+	int put_there = 0;
+	if (!w->producer) {
+		/* A record is gone only if it was taken out before. */
+		pp__record record;
+		if (pp__ring_peek(&out, &record) == PP_OK)
+			first = record.kind;
+		else
+			first = w->before + 1;
+		REQUIRE(first == 1 || (first == 2 && s->got == 1));
+		REQUIRE(!ended || first == 2);
+		*committed += first == 2;
+	}
+	for (unsigned i = first; i <= w->before; i++)
+		get(&out, i, w->len);
+	if (w->producer) {
+		pp__record record;
+		const int32_t status = pp__ring_peek(&out, &record);
+		REQUIRE(status == PP_OK || status == PP_ERR_TIMEOUT);
+		put_there = status == PP_OK;
+		REQUIRE(put_there || !ended);
+		*committed += (unsigned)put_there;
+		if (put_there) {
+			check(&record, OP_NUMBER, op_len);
+			pp__ring_release(&out, record.end);
+		}
+	}
+	/* And more than two laps with another producer. */
+	for (unsigned i = 0; i < 40; i++) {
+		REQUIRE_EQ(put(&in, 200 + i, 3 * i), PP_OK);
+		get(&out, 200 + i, 3 * i);
+	}
+	pp__record record;
+	REQUIRE_EQ(pp__ring_peek(&out, &record), PP_ERR_TIMEOUT);
+}
+
+int main(void)
+{
+	static const sweep sweeps[] = {
+		{"put into an empty ring", op_put, 1, 64, 0, 0},
+		{"put behind others", op_put, 1, 128, 3, 50},
+		{"put that wraps", op_put, 1, 5 * CAP - 96, 0, 0},
+		{"put that wraps behind others", op_put, 1, 7 * CAP - 176, 2, 50},
+		{"put that ends at the end", op_put, 1, 3 * CAP - 112, 0, 0},
+		{"put with 8 bytes left", op_put_small, 1, 3 * CAP - 8, 0, 0},
+		{"put at the end of 64 bits", op_put, 1, UINT64_MAX - 95, 0, 0},
+		{"get", op_get, 0, 64, 1, 50},
+		{"get of the first of three", op_get, 0, 64, 3, 50},
+		{"get behind a pad", op_get, 0, 3 * CAP - 48, 1, 100},
+		{"get before a pad", op_get, 0, 3 * CAP - 96, 2, 50},
+	};
+
+	alarm(100);
+	s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	REQUIRE(s != MAP_FAILED);
+	for (size_t i = 0; i < sizeof sweeps / sizeof *sweeps; i++) {
+		unsigned k = 0, committed = 0;
+		for (int ended = 0; !ended; k++) {
+			REQUIRE(k < LONGEST_OP);
+			prepare(&sweeps[i]);
+			ended = run(&sweeps[i], k);
+			survive(&sweeps[i], ended, &committed);
+		}
+		/* Somewhere on the way is the instruction that commits. */
+		REQUIRE(k > 10 && committed > 0 && committed < k);
+		printf("%s: killed at %u places, %u of them after the commit\n", sweeps[i].name, k, committed);
+	}
+	return 0;
+}
