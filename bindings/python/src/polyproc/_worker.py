@@ -21,8 +21,8 @@ try:
     from _pickle import dumps as _dumps
     from _pickle import loads
 except ImportError:
-    from pickle import dumps as _dumps  # type: ignore[assignment]
-    from pickle import loads  # type: ignore[assignment]
+    from pickle import dumps as _dumps
+    from pickle import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

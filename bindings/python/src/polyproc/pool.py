@@ -30,11 +30,16 @@ import threading
 import time
 import types
 import warnings
-from _weakref import ref as weakref
 
 from . import _worker, context, util
-from ._worker import CALL, ITEM, MAP, PLAIN, PROTOCOL, STARMAP, _dumps
-from ._worker import loads as _loads
+from ._worker import CALL, ITEM, MAP, PLAIN, PROTOCOL, STARMAP
+
+try:
+    from _pickle import dumps as _dumps
+    from _pickle import loads as _loads
+except ImportError:
+    from pickle import dumps as _dumps
+    from pickle import loads as _loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,10 +149,11 @@ class ApplyResult:
     _value: Any = None
 
     def __init__(
-        self, pool: Pool, callback: Callback | None = None, error_callback: Callback | None = None
+        self, pool: Pool, func: Func, callback: Callback | None = None, error_callback: Callback | None = None
     ) -> None:
         self._pool: Pool | None = pool  # a pool is not collected while somebody can still ask for results
         self._core = pool._core
+        self._func = func
         self._callback = callback
         self._error_callback = error_callback
         self._number = self._core.register(self)
@@ -197,6 +203,10 @@ class ApplyResult:
         """End now: no more outcomes come."""
         self._put(0, _Failed(error))
 
+    def _describe(self, index: int) -> str:
+        """What task ``index`` is, in words."""
+        return _name(self._func)
+
     def _call_back(self) -> None:
         value = self._value
         if type(value) is _Failed:
@@ -204,6 +214,11 @@ class ApplyResult:
                 self._error_callback(value.error)
         elif self._callback is not None:
             self._callback(value)
+
+
+def _name(func: object) -> str:
+    name = getattr(func, "__qualname__", None)
+    return name if isinstance(name, str) else _worker.safe_repr(func)
 
 
 AsyncResult = ApplyResult
@@ -215,6 +230,7 @@ class MapResult(ApplyResult):
     def __init__(
         self,
         pool: Pool,
+        func: Func,
         bounds: Sequence[int],
         single: bool,
         callback: Callback | None = None,
@@ -226,7 +242,7 @@ class MapResult(ApplyResult):
         self._value = [None] * bounds[-1]
         self._open = set(range(len(bounds) - 1))
         self._failure: _Failed | None = None
-        super().__init__(pool, callback, error_callback)
+        super().__init__(pool, func, callback, error_callback)
 
     def _put(self, index: int, value: Any) -> None:
         if type(value) is _Failed:
@@ -247,6 +263,11 @@ class MapResult(ApplyResult):
         self._open.clear()
         self._core.finish(self)
 
+    def _describe(self, index: int) -> str:
+        start, stop = self._bounds[index], self._bounds[index + 1]
+        items = f"item {start}" if stop - start == 1 else f"items {start} to {stop - 1}"
+        return f"{_name(self._func)} for {items}"
+
 
 class _Stream:
     """The job behind an iterator of results: reads the input as results are taken.
@@ -265,6 +286,7 @@ class _Stream:
         self._pool: Pool | None = pool
         self._core = pool._core
         self.func = func
+        self.chunksize = chunksize
         self.kind = ITEM if chunksize == 1 else MAP
         items = iter(iterable)
         self.input: Iterator[Any] | None = items if chunksize == 1 else _chunks(items, chunksize)
@@ -305,7 +327,13 @@ class _Stream:
             self.count = tasks.stop
             self.read = []
             if items:
-                self._core.submit(self, self.kind, self.func, items, first)
+                try:
+                    self._core.submit(self, self.kind, self.func, items, first)
+                except BaseException as e:  # Ctrl-C: which of them are on their way is not known
+                    for index in tasks:
+                        if index in self.open:
+                            self._put(index, _Failed(e))
+                    raise
             if exhausted:
                 self.input = None
                 if failure is not None:
@@ -331,21 +359,27 @@ class _Stream:
             if index == self.next:
                 self._ready = True
         else:
-            if not self.unwanted and index in self.open:
-                if not (self.done and self.done[-1][0] == index):
-                    self.done.append((index, value))
+            if not self.unwanted and index in self.open and not (self.done and self.done[-1][0] == index):
+                self.done.append((index, value))
             self.open.discard(index)
             self._ready = True
         if self.input is None and not self.open:
             self._core.finish(self)
 
     def _abort(self, error: BaseException) -> None:
-        with self.lock:
-            self.input = None
-            for index in sorted(self.open):
-                self._put(index, _Failed(error))
-            self.open.clear()
+        self.input = None
+        for index in sorted(self.open):
+            self._put(index, _Failed(error))
         self._core.finish(self)
+
+    def _describe(self, index: int) -> str:
+        size = self.chunksize
+        items = f"item {index}" if size == 1 else f"items {index * size} to {index * size + size - 1}"
+        return f"{_name(self.func)} for {items}"
+
+    def room(self) -> int:
+        """How many more tasks may be under way when nobody takes results."""
+        return self.limit - len(self.open)
 
     def over(self) -> bool:
         """Whether no more results come than those that are there."""
@@ -461,15 +495,15 @@ class IMapUnorderedIterator(IMapIterator):
 # ---- the machine room
 
 
-class _All:
-    """Something to wait for: that no job is left."""
+class _Until:
+    """Something to wait for that is no job: a condition."""
 
-    def __init__(self, core: _Core) -> None:
-        self.core = core
+    def __init__(self, test: Callable[[], object]) -> None:
+        self.test = test
 
     @property
     def _ready(self) -> bool:
-        return not self.core.jobs and (not self.core.callbacks or self.core.in_helper())
+        return bool(self.test())
 
 
 class _Core:
@@ -477,19 +511,24 @@ class _Core:
 
     It outlives the Pool object, which users hold and which is collected when they let go of it; nothing in here refers to it but jobs
     that are not finished.
+
+    The condition's lock is reentrant because the garbage collector may end a pool or an iterator anywhere.
     """
 
     def __init__(self) -> None:
         self.jobs: dict[int, Any] = {}  # by number: not finished
         self.feeding: set[_Stream] = set()  # those whose input is not exhausted
         self.numbers = itertools.count(1)
-        self.cond = threading.Condition(threading.Lock())
+        self.crowded = 1024  # so many jobs are a reason to look whether some are done
+        self.cond = threading.Condition(threading.RLock())
         self.sleepers = 0
         self.closing = False
+        self.killed = False
         self.stopped = False
-        # Callbacks:
-        self.callbacks = 0  # jobs with a callback that is still to be called
-        self.due: collections.deque[Any] = collections.deque()  # those that have their outcome
+        # The helper thread is wanted for each job with a callback, and each stream whose input nobody else reads.
+        self.wanted = 0
+        self.due: collections.deque[Any] = collections.deque()  # jobs whose callback is to be called
+        self.draining: set[_Stream] = set()
         self.helper: threading.Thread | None = None
 
     # -- to be filled in
@@ -522,16 +561,25 @@ class _Core:
         number = next(self.numbers) & 0xFFFFFFFF
         while number in self.jobs or not number:
             number = next(self.numbers) & 0xFFFFFFFF
+        if len(self.jobs) >= self.crowded:
+            # Whoever starts calls and never asks for results must not fill the memory with them.
+            self.poll()
+            self.crowded = 2 * max(len(self.jobs), 512)
         if job._callback is not None or job._error_callback is not None:
-            with self.cond:
-                self.callbacks += 1
-                if self.helper is None:
-                    self.helper = threading.Thread(target=_help, args=(self,), name="polyproc-callbacks", daemon=True)
-                    self.helper.start()
-                self.cond.notify_all()
-            self.interrupt()
+            self.want(1)
         self.jobs[number] = job
         return number
+
+    def want(self, more: int) -> None:
+        """Count reasons for the helper thread to be."""
+        with self.cond:
+            self.wanted = max(self.wanted + more, 0)
+            if self.wanted and self.helper is None and not self.stopped:
+                self.helper = threading.Thread(target=_help, args=(self,), name="polyproc-callbacks", daemon=True)
+                self.helper.start()
+            self.cond.notify_all()
+        if more > 0:
+            self.interrupt()
 
     def finish(self, job: Any) -> None:
         """The job has all its outcomes. May be called again."""
@@ -566,13 +614,12 @@ class _Core:
         if stream.early:
             stream.early.clear()
         if stream.input is not None and not stream.taken and not self.stopped:
-            self.drain_later(stream)
+            self.draining.add(stream)
+            self.want(1)
 
-    def drain_later(self, stream: _Stream) -> None:
-        """Have the input of a stream read in the background."""
-        job = _Drain(self, stream)
-        job._number = self.register(job)
-        self.finish(job)
+    def drained(self, stream: _Stream) -> None:
+        self.draining.discard(stream)
+        self.want(-1)
 
     # -- waiting
 
@@ -611,118 +658,80 @@ class _Core:
 
     def join(self) -> None:
         """Wait until all is done: whatever input there is, is read."""
-        everything = _All(self)
-        while not self.stopped:
-            feeding = list(self.feeding)
-            if not feeding:
-                break
-            for stream in feeding:
-                stream.feed(min(stream.limit, 1024) - len(stream.open))
-                if stream.input is not None and len(stream.open) >= min(stream.limit, 1024):
-                    stream._ready = False
-                    if len(stream.open) >= min(stream.limit, 1024):
-                        self.wait(stream, 0.05)
+        while self.feeding and not self.stopped:
+            for stream in list(self.feeding):
+                stream.feed(stream.room())
+            self.wait(_Until(lambda: self.stopped or all(stream.room() > 0 for stream in list(self.feeding))), None)
+        # The helper does not wait for the callback that it is in.
+        own = self.in_helper()
+        self.wait(_Until(lambda: self.stopped or (not self.jobs and (own or not self.wanted))), None)
         if not self.stopped:
-            self.wait(everything, None)
             self.stop(kill=False)
         self.end_helper()
 
     def terminate(self) -> None:
-        """End now. Jobs that are not finished fail."""
+        """End now. Jobs that are not finished fail; nobody calls back any more."""
         with self.cond:
             if self.stopped:
                 return
-            self.closing = True
+            self.closing = self.killed = True
         self.stop(kill=True)
-        error = context.ProcessError("the pool was terminated before the task was done")
         with self.cond:
             self.stopped = True
-            self.feeding.clear()
-        for job in list(self.jobs.values()):
-            # Nobody calls back any more.
-            job._callback = job._error_callback = None
-            job._abort(error)
-        self.jobs.clear()
-        for job in list(self.due):
-            job._ready = True
-            job._pool = None
-        with self.cond:
-            self.callbacks = 0
-            self.cond.notify_all()
+        self.feeding.clear()
+        self.abort(context.ProcessError("the pool was terminated before the task was done"))
         self.end_helper()
+
+    def abort(self, error: BaseException) -> None:
+        """No more outcomes come: end all jobs."""
+        for job in list(self.jobs.values()):
+            job._abort(error)
 
     def end_helper(self) -> None:
         with self.cond:
             self.stopped = True
             self.cond.notify_all()
         if self.helper is not None and not self.in_helper():
-            self.interrupt()
-            self.helper.join(5)
-
-
-class _Drain:
-    """A job that has no outcome of its own: the helper thread reads a stream's input for it."""
-
-    _ready = False
-    _pool = None
-    _error_callback = None
-
-    def __init__(self, core: _Core, stream: _Stream) -> None:
-        self.core = core
-        self.stream = stream
-        self._number = 0
-        self._callback = self._call_back
-
-    def _call_back(self) -> None:
-        stream = self.stream
-        while stream.input is not None and not self.core.stopped:
-            stream.feed(stream.limit - len(stream.open))
-            stream._ready = False
-            if stream.input is not None and len(stream.open) >= stream.limit:
-                self.core.wait(stream, 0.05)
-
-    def _abort(self, error: BaseException) -> None:
-        pass
+            self.helper.join()
 
 
 def _help(core: _Core) -> None:
-    """The thread that runs callbacks, in the order of the outcomes, and takes care that there are outcomes."""
-    due = core.due
+    """The thread that calls back, in the order of the outcomes, and reads the input of streams that nobody looks at.
+
+    It takes care by itself that there are outcomes: as long as it is wanted, it is the one that pumps.
+    """
+    due, draining = core.due, core.draining
     while True:
         with core.cond:
-            while not core.callbacks and not core.stopped:
+            while not core.wanted and not core.stopped:
                 core.cond.wait()
-            if core.stopped:
-                return
-        while not due and core.callbacks and not core.stopped:
-            core.pump(_Due(core), None)
+        if core.stopped:
+            return
+        for stream in list(draining):
+            stream.feed(stream.room())
+            if stream.input is None:
+                core.drained(stream)
+        if not due and core.wanted and not core.stopped:
+            core.wait(
+                _Until(
+                    lambda: due or not core.wanted or core.stopped or any(s.room() > s.limit // 2 for s in list(draining))
+                ),
+                None,
+            )
         while due:
             job = due.popleft()
             if job._ready:
                 continue
-            try:
-                job._call_back()
-            except BaseException:
-                # As in any thread: it is printed, unless the program has its own way. The other callbacks are not to suffer.
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
-            job._callback = job._error_callback = None
+            if not core.killed:
+                try:
+                    job._call_back()
+                except BaseException:
+                    # As in any thread: it is printed, unless the program has its own way. Other callbacks are not to suffer.
+                    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
             job._ready = True
             job._pool = None
             del job
-            with core.cond:
-                core.callbacks = max(core.callbacks - 1, 0)
-                core.cond.notify_all()
-
-
-class _Due:
-    """Something to wait for: that a callback can be called."""
-
-    def __init__(self, core: _Core) -> None:
-        self.core = core
-
-    @property
-    def _ready(self) -> bool:
-        return bool(self.core.due) or not self.core.callbacks or self.core.stopped
+            core.want(-1)
 
 
 _RESULT_SIZE = 56  # pp_result
@@ -852,13 +861,13 @@ class _ProcessCore(_Core):
         me = object()
         try:
             with self.cond:
-                if self.pumper is not None or (self.callbacks and not self.in_helper()):
+                if self.pumper is not None or (self.wanted and not self.in_helper()):
                     # Another thread pumps; with callbacks around it is the helper, always, so that they are called in time.
                     self.sleep(job, deadline)
                     return
                 self.pumper = me
             helper = self.in_helper()
-            while not job._ready and (helper or not self.callbacks):
+            while not job._ready and (helper or not self.wanted):
                 if deadline is None:
                     ms = _SLICE_MS
                 else:
@@ -867,7 +876,8 @@ class _ProcessCore(_Core):
                         return
                     ms = min(ms, _SLICE_MS)
                 if not self.take(ms):
-                    job._abort(context.ProcessError("the pool is gone"))
+                    self.abort(context.ProcessError("the pool was terminated before the task was done"))
+                    return
         finally:
             if self.pumper is me:
                 with self.cond:
@@ -879,7 +889,7 @@ class _ProcessCore(_Core):
         me = object()
         try:
             with self.cond:
-                if self.pumper is not None or self.callbacks or self.stopped:
+                if self.pumper is not None or self.wanted or self.stopped:
                     return
                 self.pumper = me
             self.take(0)
@@ -894,6 +904,7 @@ class _ProcessCore(_Core):
         """Take outcomes from the engine, waiting for the first. Returns 0 if there is none left to come, else 1 + how many there were."""
         count = self.count_out
         count.value = 0
+        self.position = 0
         try:
             status = self.collect(
                 self.handle, self.results_at, _BATCH, self.slab_at, _SLAB, timeout_ms, self.count_at
@@ -915,44 +926,44 @@ class _ProcessCore(_Core):
 
     def dispatch(self, n: int) -> None:
         """Give the first n of self.results to their jobs."""
-        self.cookie = -1
         jobs = self.jobs
+        job: Any = None
         slab = self.slab_view
         slab_at = self.slab_at
         loads = _loads
         last = -1
         put: Callable[[int, Any], None] | None = None
         i = 0
-        for cookie, status, size, data, owned in self.unpack(self.results_view[: n * _RESULT_SIZE]):
+        try:
+            for i, (cookie, status, size, data, owned) in enumerate(self.unpack(self.results_view[: n * _RESULT_SIZE])):
+                number = cookie >> 32
+                if number != last:
+                    job = jobs.get(number)
+                    put = None if job is None else job._put
+                    last = number
+                if status or owned or put is None:
+                    self.deliver(i, job)
+                    continue
+                data -= slab_at
+                try:
+                    value = loads(slab[data : data + size])
+                except Exception as e:
+                    value = _Failed(e)
+                put(cookie & 0xFFFFFFFF, value)
+        except BaseException:
             self.position = i
-            i += 1
-            number = cookie >> 32
-            if number != last:
-                job = jobs.get(number)
-                put = None if job is None else job._put
-                last = number
-            if status or owned or put is None:
-                self.deliver(i - 1, put)
-                continue
-            data -= slab_at
-            try:
-                value = loads(slab[data : data + size])
-            except Exception as e:
-                value = _Failed(e)
-            put(cookie & 0xFFFFFFFF, value)
-        self.position = n
+            raise
         if self.sleepers:
             self.wake()
 
     def dispatch_rest(self, n: int) -> None:
         """Finish what dispatch was interrupted in. The outcome that it was at is delivered again: jobs do not mind."""
-        for i in range(getattr(self, "position", 0), n):
+        for i in range(self.position, n):
             cookie = next(self.unpack(self.results_view[i * _RESULT_SIZE : (i + 1) * _RESULT_SIZE]))[0]
-            job = self.jobs.get(cookie >> 32)
-            self.deliver(i, None if job is None else job._put)
+            self.deliver(i, self.jobs.get(cookie >> 32))
         self.wake()
 
-    def deliver(self, i: int, put: Callable[[int, Any], None] | None) -> None:
+    def deliver(self, i: int, job: Any) -> None:
         """Give result i, of whatever kind, to its job."""
         at = i * _RESULT_SIZE
         cookie, status, size, data, owned = next(self.unpack(self.results_view[at : at + _RESULT_SIZE]))
@@ -965,18 +976,19 @@ class _ProcessCore(_Core):
             view = memoryview((c_char * size).from_address(data)).cast("B")
         else:
             view = self.slab_view[data - self.slab_at : data - self.slab_at + size]
-        if put is not None:
+        if job is not None:
+            index = cookie & 0xFFFFFFFF
             value: Any
             try:
-                value = _loads(view) if not status else _Failed(self.failure(status, at, view))
+                value = _loads(view) if not status else _Failed(self.failure(status, at, view, job, index))
             except BaseException as e:
                 value = _Failed(e)
-            put(cookie & 0xFFFFFFFF, value)
+            job._put(index, value)
         view.release()
         if owned:
             self.library.pp_result_free(self.results_at + at)
 
-    def failure(self, status: int, at: int, data: memoryview) -> BaseException:
+    def failure(self, status: int, at: int, data: memoryview, job: Any, index: int) -> BaseException:
         """The exception for an outcome that is none of a call that returned."""
         errors = self.errors
         code, pid, exit_code = self.unpack_more(self.results_view, at)
@@ -989,7 +1001,7 @@ class _ProcessCore(_Core):
             return _rebuild(data)
         known = None if exit_code == -0x80000000 else exit_code
         if status == errors.WORKER_LOST:
-            return context.WorkerLost("", pid or None, known)
+            return context.WorkerLost("", pid or None, known, job._describe(index))
         if status == errors.START:
             how = "" if known is None else f" ({_how(known)})"
             return context.StartError(
@@ -998,7 +1010,8 @@ class _ProcessCore(_Core):
         if status == errors.CLOSED:
             return context.ProcessError("the pool was terminated before the task was done")
         text = bytes(data).decode("utf-8", "replace")
-        return errors.error(status, text or self.library.pp_strerror(status).decode())
+        error: Exception = errors.error(status, text or self.library.pp_strerror(status).decode())
+        return error
 
     # -- end
 
@@ -1015,7 +1028,7 @@ class _ProcessCore(_Core):
             library.pp_pool_terminate(self.handle)
             # What was done before stays done.
             for _ in range(1000):
-                if self.pumper is not None or self.callbacks:
+                if self.pumper is not None or self.wanted:
                     break
                 if self.take(0) <= _BATCH:
                     break
@@ -1185,8 +1198,12 @@ class Pool:
             error_callback: called with the exception instead, if there is one.
         """
         self._check_running()
-        result = ApplyResult(self, callback, error_callback)
-        self._core.submit(result, CALL, func, [(args, kwds)], 0)
+        result = ApplyResult(self, func, callback, error_callback)
+        try:
+            self._core.submit(result, CALL, func, [(args, kwds)], 0)
+        except BaseException as e:  # Ctrl-C
+            result._abort(e)
+            raise
         return result
 
     def map(self, func: Func, iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
@@ -1265,28 +1282,32 @@ class Pool:
             bounds = [*range(0, n, chunksize), n]
         single = kind == MAP and len(bounds) == n + 1
         if failure is not None:
-            result = MapResult(self, [0, 0], False, callback, error_callback)
+            result = MapResult(self, func, [0, 0], False, callback, error_callback)
             result._put(0, _Failed(failure))
             return result
         if n == 0:
-            result = MapResult(self, [0], False)
+            result = MapResult(self, func, [0], False)
             self._core.finish(result)
             return result
-        result = MapResult(self, bounds, single, callback, error_callback)
+        result = MapResult(self, func, bounds, single, callback, error_callback)
         submit = self._core.submit
         tasks = n if single else len(bounds) - 1
         # A few tasks first, so that the workers have something to do while the rest is pickled; big tasks one by one.
         i = 0
         step = self._processes
-        while i < tasks:
-            end = min(i + step, tasks)
-            if single:
-                submit(result, ITEM, func, items[i:end], i)
-            else:
-                submit(result, kind, func, [items[bounds[k] : bounds[k + 1]] for k in range(i, end)], i)
-            i = end
-            if bounds[end] - bounds[end - 1] < 64:
-                step = min(step * 2, 512)
+        try:
+            while i < tasks:
+                end = min(i + step, tasks)
+                if single:
+                    submit(result, ITEM, func, items[i:end], i)
+                else:
+                    submit(result, kind, func, [items[bounds[k] : bounds[k + 1]] for k in range(i, end)], i)
+                i = end
+                if bounds[end] - bounds[end - 1] < 64:
+                    step = min(step * 2, 512)
+        except BaseException as e:  # Ctrl-C
+            result._abort(e)
+            raise
         return result
 
     # -- end
@@ -1359,7 +1380,7 @@ class _Spawning:
     """While it is entered, objects are pickled for a process that is being started. Descriptors cannot go along with a pool."""
 
     def __enter__(self) -> None:
-        context.set_spawning_popen(self)  # type: ignore[arg-type]
+        context.set_spawning_popen(self)
 
     def __exit__(self, *exc_info: object) -> None:
         context.set_spawning_popen(None)
@@ -1481,5 +1502,3 @@ class ThreadPool(Pool):
     def _pool(self) -> list[Any]:
         return [] if self._state == INIT else list(self._core.threads)
 
-
-_ = weakref  # the type of what util.Finalize keeps
