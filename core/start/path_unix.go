@@ -19,9 +19,11 @@ func lookPath(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
 	}
-	path, ok := getenv(env, "PATH")
-	if !ok {
-		path = "/bin:/usr/bin" // as execvp does
+	path := "/bin:/usr/bin" // as execvp does without a PATH
+	for _, variable := range env {
+		if value, ok := strings.CutPrefix(variable, "PATH="); ok {
+			path = value
+		}
 	}
 	denied := false
 	for _, dir := range filepath.SplitList(path) {
@@ -42,6 +44,9 @@ func lookPath(name string, env []string) (string, error) {
 	}
 	return "", fmt.Errorf("start: %q in PATH: %w", name, ErrNotFound)
 }
+
+// envKey returns what makes a variable's name unique.
+func envKey(name string) string { return name }
 
 // failure says what an errno of fork or exec meant.
 func failure(s *Spec, err error) error {

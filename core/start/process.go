@@ -11,8 +11,8 @@ import (
 
 // Status is how a process ended.
 type Status struct {
-	// Known is false if somebody else collected the exit status: a host that calls waitpid(-1)
-	// or ignores SIGCHLD. The process has ended all the same.
+	// Known is false if somebody else collected the exit status, a host that calls waitpid(-1) or
+	// ignores SIGCHLD, and the kernel keeps no copy (Linux does since 6.15). The process has ended all the same.
 	Known bool
 	// Code is the exit code, 0 if Signal ended it.
 	Code int

@@ -49,8 +49,9 @@ type Spec struct {
 	Path string
 	// Args is the argument vector, argv[0] included. Empty: just Path.
 	Args []string
-	// Env is the environment, "NAME=value" each; nil: [os.Environ]. In a C host that is the
-	// environment as it was when the library was loaded: such callers pass their own.
+	// Env is the environment, "NAME=value" each; of several with one name the last counts, as in
+	// [exec.Cmd]. nil: [os.Environ]; in a C host that is the environment as it was when the
+	// library was loaded: such callers pass their own.
 	Env []string
 	// Dir is the working directory; "": the parent's.
 	Dir string
@@ -116,6 +117,7 @@ func (spawn) Start(s Spec) (*Process, error) {
 	if hasNUL(s.Path) || hasNUL(s.Dir) || slices.ContainsFunc(s.Args, hasNUL) || slices.ContainsFunc(s.Env, hasNUL) {
 		return nil, fmt.Errorf("start: a NUL byte in a path, an argument or the environment: %w", syscall.EINVAL)
 	}
+	s.Env = lastOfEach(s.Env)
 	path, err := lookPath(s.Path, s.Env)
 	if err != nil {
 		return nil, err
@@ -129,18 +131,27 @@ func (s *Spec) tell(payloadFD int) []string {
 	if payloadFD < 0 && s.PayloadFlags == 0 {
 		return s.Env
 	}
-	env := slices.DeleteFunc(slices.Clone(s.Env), func(v string) bool { return strings.HasPrefix(v, EnvProcess+"=") })
-	return append(env, fmt.Sprintf("%s=%d,%d,%d", EnvProcess, payloadFD, os.Getpid(), s.PayloadFlags))
+	return lastOfEach(append(s.Env, fmt.Sprintf("%s=%d,%d,%d", EnvProcess, payloadFD, os.Getpid(), s.PayloadFlags)))
 }
 
-// getenv returns the value of a variable in an environment list; the first one counts, as in C.
-func getenv(env []string, name string) (string, bool) {
-	for _, v := range env {
-		if rest, ok := strings.CutPrefix(v, name+"="); ok {
-			return rest, true
+// lastOfEach returns a new environment list in which each variable occurs once, with its last value. A child that met
+// several would take the first (getenv, os.Getenv): the parent's, not what the caller appended to it.
+func lastOfEach(env []string) []string {
+	once := make([]string, 0, len(env)+1)
+	seen := make(map[string]bool, len(env))
+	for _, v := range slices.Backward(env) {
+		skip := min(1, len(v))                             // a name may begin with "=": windows has "=C:"
+		if i := strings.IndexByte(v[skip:], '='); i >= 0 { // else it assigns nothing, and is passed as it is
+			key := envKey(v[:skip+i])
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
 		}
+		once = append(once, v)
 	}
-	return "", false
+	slices.Reverse(once)
+	return once
 }
 
 // Received is what a parent's Start told this process.

@@ -31,12 +31,8 @@ type childInfo struct {
 	status             int32
 }
 
-// si_code for SIGCHLD.
-const (
-	cldExited = 1
-	cldKilled = 2
-	cldDumped = 3
-)
+// cldExited is the si_code of a process that exited; CLD_KILLED and CLD_DUMPED are the others here.
+const cldExited = 1
 
 // reap collects the exit status of a process whose pidfd polls readable. WNOHANG, because a child held
 // by a tracer polls readable and cannot be reaped before the tracer lets go.
@@ -48,7 +44,7 @@ func (h handle) reap(int) (Status, bool) {
 			continue
 		}
 		if err != nil { // ECHILD: somebody else took it
-			return Status{}, true
+			return h.exitInfo(), true
 		}
 		info := (*childInfo)(unsafe.Pointer(&raw))
 		switch {
@@ -56,10 +52,32 @@ func (h handle) reap(int) (Status, bool) {
 			return Status{}, false
 		case raw.Code == cldExited:
 			return Status{Known: true, Code: int(info.status)}, true
-		default: // cldKilled, cldDumped
+		default:
 			return Status{Known: true, Signal: syscall.Signal(info.status)}, true
 		}
 	}
+}
+
+// exitInfo asks for the exit status of a process that somebody else has reaped. Since Linux 6.15 the pidfd
+// keeps it; before, it is unknown.
+func (h handle) exitInfo() Status {
+	for range 2 {
+		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		if err := unix.IoctlPidfdInfo(int(h), &info); err != nil {
+			break
+		}
+		if info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+			if status := syscall.WaitStatus(info.Exit_code); status.Signaled() {
+				return Status{Known: true, Signal: status.Signal()}
+			} else {
+				return Status{Known: true, Code: status.ExitStatus()}
+			}
+		}
+		// It polls readable a moment before it is reaped, and POLLHUP after; that is told unasked.
+		const moment = 20 // ms
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(h)}}, moment)
+	}
+	return Status{}
 }
 
 // poller is an epoll instance over pidfds. It is waited for through Go's own poller, so that

@@ -1,10 +1,10 @@
+//go:build unix
+
 package start
 
 import (
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -86,7 +86,7 @@ func tableSize(wanted []int) (int, error) {
 	room := uint64(1 << 30)
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil {
-		room = min(room, limit.Cur)
+		room = min(room, uint64(limit.Cur))
 	}
 	if uint64(size)+2 > room {
 		return 0, fmt.Errorf("start: descriptor %d is open and leaves no room below the limit of %d: %w",
@@ -103,40 +103,31 @@ func tableSize(wanted []int) (int, error) {
 	return min(max(size, reach+free), int(room)-2), nil
 }
 
-// openFiles lists the descriptors of this process (and the one it needed for that).
-func openFiles() ([]int, error) {
-	dir, err := os.Open("/proc/self/fd")
-	if err != nil {
-		if pe, ok := err.(*os.PathError); ok && pe.Err == syscall.ENOENT {
-			return scanFiles()
-		}
-		return nil, errnoOf(err)
-	}
-	names, err := dir.Readdirnames(-1)
-	_ = dir.Close()
-	if err != nil {
-		return nil, errnoOf(err)
-	}
-	open := make([]int, 0, len(names))
-	for _, name := range names {
-		if fd, err := strconv.Atoi(name); err == nil {
-			open = append(open, fd)
-		}
-	}
-	return open, nil
-}
-
-// scanFiles does without /proc, as in a bare chroot, up to a number that few programs reach.
+// scanFiles lists open descriptors where the system has no list of them, up to a number that few programs reach.
 func scanFiles() (open []int, err error) {
 	const most = 1 << 16
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return nil, err
 	}
-	for fd := range int(min(limit.Cur, most)) {
+	for fd := range int(min(uint64(limit.Cur), most)) {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
 			open = append(open, fd)
 		}
 	}
 	return open, nil
+}
+
+// aboveStdio moves a descriptor of ours off 0, 1 and 2, which are free only because the host closed them:
+// its child or its next printf would meet us there. It closes fd on failure.
+func aboveStdio(fd int) (int, error) {
+	if fd > 2 {
+		return fd, nil
+	}
+	moved, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	_ = unix.Close(fd)
+	if err != nil {
+		return -1, err
+	}
+	return moved, nil
 }
