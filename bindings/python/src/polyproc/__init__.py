@@ -109,8 +109,8 @@ SUBWARNING = 25
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from . import reduction
     from . import reduction as reducer
+    from . import reduction as reduction
 
 
 def __getattr__(name: str) -> object:

@@ -130,7 +130,6 @@ class InitializerError(ProcessError):
 
 # Which release brings what this one lacks.
 _PLANNED = {
-    "set_forkserver_preload": "0.2",
     "Pipe": "0.3",
     "Lock": "0.3",
     "RLock": "0.3",
@@ -155,6 +154,9 @@ def _missing(name: str) -> NoReturn:
 
 
 _reducer: ModuleType | None = None
+
+# What set_forkserver_preload() was given.
+forkserver_preload = ["__main__"]
 
 
 class BaseContext:
@@ -291,8 +293,15 @@ class BaseContext:
         set_executable(executable)
 
     def set_forkserver_preload(self, module_names: list[str]) -> None:
-        """Set which modules the fork server imports before it forks."""
-        _missing("set_forkserver_preload")
+        """Set which modules the fork server imports before it forks: a hint, noted until there is one.
+
+        Raises:
+            TypeError: not a list of strings.
+        """
+        global forkserver_preload
+        if not all(type(name) is str for name in module_names):
+            raise TypeError("module_names must be a list of strings")
+        forkserver_preload = list(module_names)
 
     def get_context(self, method: str | None = None) -> BaseContext:
         """The context of a start method; None: this one.

@@ -345,6 +345,17 @@ def close_fds(*fds: int) -> None:
         os.close(fd)
 
 
+# Unix sockets whose names are no files.
+abstract_sockets_supported = sys.platform in ("linux", "android")
+
+
+def is_abstract_socket_namespace(address: str | bytes) -> bool:
+    """Whether the address of a Unix socket is in the abstract namespace."""
+    if not isinstance(address, (str, bytes)):
+        raise TypeError(f"address type of {address!r} unrecognized")
+    return address[:1] in ("\0", b"\0")
+
+
 _close_stdin = process._close_stdin
 _flush_std_streams = process._flush_std_streams
 
