@@ -8,7 +8,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 GO ?= go
 PYTHON ?= python3
 # Interpreters that `make test-python` runs the quick suite on, besides PYTHON.

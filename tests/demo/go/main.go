@@ -48,9 +48,8 @@ var (
 		return parseFile(path)
 	})
 	parseOrCrash = pool.Register("parseOrCrash", func(_ context.Context, path string) (counts, error) {
-		if path == "" { // what a bug in a C library does
-			_ = syscall.Kill(os.Getpid(), syscall.SIGSEGV)
-			select {}
+		if path == "" { // what the kernel does to the largest process when memory runs out
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
 		return parseFile(path)
 	})
@@ -71,7 +70,9 @@ func parseFile(path string) (counts, error) {
 		switch d := declaration.(type) {
 		case *ast.FuncDecl:
 			c.Functions++
-			c.Largest = append(c.Largest, function{set.Position(d.End()).Line - set.Position(d.Pos()).Line + 1, d.Name.Name, path})
+			// Lines of the file, whatever //line directives say.
+			lines := set.PositionFor(d.End(), false).Line - set.PositionFor(d.Pos(), false).Line + 1
+			c.Largest = append(c.Largest, function{lines, d.Name.Name, path})
 		case *ast.GenDecl:
 			if d.Tok == token.TYPE {
 				c.Types += len(d.Specs)
@@ -142,7 +143,7 @@ func run(ctx context.Context, workers int, root string) error {
 	if err != nil {
 		return err
 	}
-	defer p.Terminate()
+	defer p.Free()
 	// One small map first: the time below is that of the work, not of starting processes.
 	if _, err := pool.Map(ctx, p, parse, paths[:workers]); err != nil {
 		return err
@@ -166,7 +167,7 @@ func run(ctx context.Context, workers int, root string) error {
 	}
 	fmt.Printf("sequential %.2f s, parallel %.2f s: %.2f times as fast\n",
 		sequentialTime.Seconds(), parallelTime.Seconds(), sequentialTime.Seconds()/parallelTime.Seconds())
-	fmt.Printf("worker pids %v, parent %d\n", p.Pids(), os.Getpid())
+	fmt.Printf("worker pids %v, parent %d\n", p.PIDs(), os.Getpid())
 	if !reflect.DeepEqual(sequential, parallel) {
 		return fmt.Errorf("the totals differ: %+v and %+v", sequential, parallel)
 	}
@@ -175,15 +176,14 @@ func run(ctx context.Context, workers int, root string) error {
 	if err := crash(ctx, p, paths[:99]); err != nil {
 		return err
 	}
-	p.Close()
-	return p.Join(ctx)
+	return p.JoinContext(ctx) // closes it
 }
 
 // crash shows what it costs when one task of a hundred crashes.
 func crash(ctx context.Context, p *pool.Pool, paths []string) error {
-	paths = slices.Insert(slices.Clone(paths), len(paths)/2, "")
+	some := slices.Insert(slices.Clone(paths), len(paths)/2, "")
 	var tasks []*pool.Task[counts]
-	for _, path := range paths {
+	for _, path := range some {
 		task, err := pool.Submit(ctx, p, parseOrCrash, path)
 		if err != nil {
 			return err
@@ -201,7 +201,7 @@ func crash(ctx context.Context, p *pool.Pool, paths []string) error {
 		if err != nil {
 			return err
 		}
-		want, err := parseFile(paths[i])
+		want, err := parseFile(some[i])
 		if err != nil {
 			return err
 		}
@@ -209,15 +209,15 @@ func crash(ctx context.Context, p *pool.Pool, paths []string) error {
 			good++
 		}
 	}
-	fmt.Printf("a crash on purpose among %d tasks: %d results, %d lost %v\n", len(paths), good, len(lost), lost)
-	if good != len(paths)-1 || len(lost) != 1 {
+	fmt.Printf("a crash on purpose among %d tasks: %d results, %d lost %v\n", len(some), good, len(lost), lost)
+	if good != len(some)-1 || len(lost) != 1 {
 		return errors.New("a crash must cost one task")
 	}
-	again, err := pool.Map(ctx, p, parse, paths[:len(paths)/2])
+	again, err := pool.Map(ctx, p, parse, paths)
 	if err != nil {
 		return err
 	}
-	if len(again) != len(paths)/2 {
+	if len(again) != len(paths) {
 		return errors.New("the pool lost tasks after the crash")
 	}
 	return nil
