@@ -223,7 +223,7 @@ func (c *calls) wait(ctx context.Context) error {
 		if c.job.dropped {
 			return ErrCancelled
 		}
-		if err != nil && !errors.Is(err, ErrInterrupted) {
+		if err != nil {
 			return err
 		}
 	}
@@ -409,8 +409,6 @@ func stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins ite
 			case ctx.Err() != nil:
 				yield(*new(Out), ctx.Err())
 				return
-			case errors.Is(err, ErrInterrupted):
-				continue
 			default:
 				yield(*new(Out), err)
 				return
@@ -434,7 +432,7 @@ func (p *Pool) JoinContext(ctx context.Context) error {
 	p.Close()
 	for {
 		err := p.Join(100 * time.Millisecond)
-		if err == nil || !errors.Is(err, ErrTimeout) && !errors.Is(err, ErrInterrupted) {
+		if !errors.Is(err, ErrTimeout) {
 			return err
 		}
 		if ctx.Err() != nil {

@@ -41,6 +41,9 @@ type Options struct {
 	Env  []string // nil: os.Environ()
 	Dir  string
 
+	// Interruptible lets a signal handler that runs on a waiting thread end the wait with ErrInterrupted: for calls from C.
+	Interruptible bool
+
 	// BlockSIGINT starts workers with SIGINT blocked: for hosts that unblock it when they are ready for it.
 	BlockSIGINT bool
 
@@ -87,6 +90,7 @@ type Pool struct {
 	waiters  int     // threads that wait in a call
 	wakes    uint64  // calls of Wake
 
+	opening    bool // Open starts the first workers
 	closed     bool
 	terminated bool
 	freed      bool
@@ -147,6 +151,7 @@ func Open(opt Options) (*Pool, error) {
 	go p.background()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.opening = true
 	for range opt.Workers {
 		if err := p.startWorker(); err != nil {
 			p.terminateLocked()
@@ -156,6 +161,8 @@ func Open(opt Options) (*Pool, error) {
 			return nil, err
 		}
 	}
+	p.opening = false
+	p.ensure(0)
 	return p, nil
 }
 

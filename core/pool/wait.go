@@ -15,7 +15,7 @@ import (
 const slice = sliceMillis * time.Millisecond
 
 // waitFor waits until cond holds. The lock is held at the call, at the return and whenever cond is called, but not between. timeout < 0
-// waits for ever. It returns ErrTimeout or, when a signal handler ran on this thread, ErrInterrupted.
+// waits for ever. It returns ErrTimeout or, if the host's signal handlers are to end waits (Options.Interruptible), ErrInterrupted.
 func (p *Pool) waitFor(timeout time.Duration, cond func() bool) error {
 	var deadline time.Time
 	if timeout > 0 {
@@ -45,9 +45,14 @@ func (p *Pool) waitFor(timeout time.Duration, cond func() bool) error {
 			pause = min(pause, rest)
 		}
 		p.mu.Unlock()
-		err := shm.FutexWait(p.board.fore.addr(), seq, pause)
+		var err error
+		if p.opt.Interruptible {
+			err = futexWaitInterruptible(p.board.fore.addr(), seq, pause)
+		} else {
+			err = shm.FutexWait(p.board.fore.addr(), seq, pause)
+		}
 		p.mu.Lock()
-		if errors.Is(err, shm.ErrInterrupted) {
+		if p.opt.Interruptible && errors.Is(err, shm.ErrInterrupted) {
 			return ErrInterrupted
 		}
 		p.ticked(err, pause)

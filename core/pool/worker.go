@@ -65,7 +65,9 @@ func serve(value string) error {
 	}
 	// Ctrl-C is the parent's business; it reaches the whole process group. Notify, not Ignore: what a task starts is to have the default.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
-	if err := start.WatchParent(num[3]); err != nil {
+	if err := start.WatchParent(num[3]); errors.Is(err, os.ErrProcessDone) {
+		os.Exit(1) // nobody is left to be told
+	} else if err != nil {
 		return fmt.Errorf("pool: %w", err)
 	}
 	h, err := attach(num[0], num[1])

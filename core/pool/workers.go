@@ -167,7 +167,7 @@ func (p *Pool) fail(failure *Result) {
 
 // ensure starts as many workers as are missing.
 func (p *Pool) ensure(delay time.Duration) {
-	if p.failure != nil || p.terminated || p.closed && p.open == 0 {
+	if p.opening || p.failure != nil || p.terminated || p.closed && p.open == 0 {
 		return
 	}
 	have, free := p.respawns, -p.respawns
@@ -175,8 +175,8 @@ func (p *Pool) ensure(delay time.Duration) {
 		switch {
 		case ln == nil || ln.state == laneStateEmpty:
 			free++
-		case ln.state == laneStateStarting || ln.state == laneStateReady:
-			have++
+		case ln.state == laneStateStarting || ln.state == laneStateReady || ln.initFailed:
+			have++ // whose initializer failed is replaced when it has ended: only then it counts as a failed start
 		}
 	}
 	for ; have < p.opt.Workers && free > 0; have, free = have+1, free-1 {
