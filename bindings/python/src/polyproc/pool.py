@@ -288,7 +288,10 @@ class _Stream:
         self.func = func
         self.chunksize = chunksize
         self.kind = ITEM if chunksize == 1 else MAP
-        items = iter(iterable)
+        try:
+            items = iter(iterable)
+        except Exception as e:
+            items = _raising(e)  # an error in the input is found where the result would be
         self.input: Iterator[Any] | None = items if chunksize == 1 else _chunks(items, chunksize)
         self.read: list[Any] = []  # from the input, not handed over yet
         self.lock = threading.Lock()  # of input and read
@@ -384,6 +387,11 @@ class _Stream:
     def over(self) -> bool:
         """Whether no more results come than those that are there."""
         return self.input is None and not self.open
+
+
+def _raising(error: Exception) -> Iterator[Any]:
+    raise error
+    yield
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
@@ -585,10 +593,10 @@ class _Core:
         """The job has all its outcomes. May be called again."""
         if job._callback is None and job._error_callback is None:
             job._ready = True
-            job._pool = None
             self.jobs.pop(job._number, None)
             if self.sleepers:
                 self.wake()
+            job._pool = None  # last of all: the pool may be collected here
         elif job._number in self.jobs:
             self.due.append(job)
             del self.jobs[job._number]
