@@ -56,9 +56,8 @@ static void sha256_block(uint32_t h[8], const uint8_t *p)
 		uint32_t e = s[4], a = s[0];
 		uint32_t t1 = s[7] + (ror(e, 6) ^ ror(e, 11) ^ ror(e, 25)) + ((e & s[5]) ^ (~e & s[6])) + K[i] + w[i];
 		uint32_t t2 = (ror(a, 2) ^ ror(a, 13) ^ ror(a, 22)) + ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
-		memmove(s + 1, s, 7 * sizeof *s);
-		s[4] += t1;
-		s[0] = t1 + t2;
+		s[7] = s[6], s[6] = s[5], s[5] = e, s[4] = s[3] + t1;
+		s[3] = s[2], s[2] = s[1], s[1] = a, s[0] = t1 + t2;
 	}
 	for (int i = 0; i < 8; i++)
 		h[i] += s[i];
@@ -210,11 +209,15 @@ int main(int argc, char **argv)
 	if (!alone || !together || !status)
 		return fail("memory");
 
-	double start = now();
-	for (size_t i = 0; i < count; i++) {
-		size_t size = sizeof *alone;
-		if (hash(&headers[i], sizeof *headers, &alone[i], &size, NULL, 0) != 0)
-			memset(&alone[i], 0, sizeof *alone);
+	/* Twice: the first time reads the files from the disk, for both ways alike. */
+	double start = 0;
+	for (int time = 0; time < 2; time++) {
+		start = now();
+		for (size_t i = 0; i < count; i++) {
+			size_t size = sizeof *alone;
+			if (hash(&headers[i], sizeof *headers, &alone[i], &size, NULL, 0) != 0)
+				memset(&alone[i], 0, sizeof *alone);
+		}
 	}
 	double sequential = now() - start;
 

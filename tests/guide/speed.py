@@ -4,8 +4,9 @@ import os
 import time
 from typing import Any, Callable
 
-import polyproc as mp
 import psutil
+
+import polyproc as mp
 
 
 def collatz(limit: int) -> int:
