@@ -492,7 +492,7 @@ func TestParentKilled(t *testing.T) {
 }
 
 // The exact account of a pool whose workers are killed at random: every task has one outcome.
-func TestRandomKills(t *testing.T) {
+func TestTorture(t *testing.T) {
 	torture(t, tortureTime())
 }
 
