@@ -504,7 +504,9 @@ static void misuse(void)
 	int status;
 	REQUIRE_EQ(waitpid(child, &status, 0), child);
 	REQUIRE_EQ(status, 0);
-	REQUIRE_STATUS(pp_worker_step(PP_ERR_TASK, (int32_t)task.number, big, result_size, &task), PP_ERR_TIMEOUT);
+	/* The parent closes the lane when it has this. */
+	const int32_t last = pp_worker_step(PP_ERR_TASK, (int32_t)task.number, big, result_size, &task);
+	REQUIRE(last == PP_ERR_TIMEOUT || last == PP_ERR_CLOSED);
 	REQUIRE_STATUS(pp_worker_next(10000, &task), PP_ERR_CLOSED);
 	REQUIRE_STATUS(pp_worker_next(0, &task), PP_ERR_CLOSED);
 }
@@ -640,7 +642,7 @@ static void test_parent_dies(int busy)
 	pid_t ended = 0;
 	WITHIN(5000, (ended = waitpid(grandchild, &status, WNOHANG)) != 0);
 	REQUIRE_EQ(ended, grandchild);
-	REQUIRE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	REQUIRE(status == SIGKILL || status == (128 + SIGKILL) << 8); /* the latter under valgrind */
 	REQUIRE(now_ms() - died < 1000);
 	close(ends[0]);
 	close(ends[1]);
@@ -802,11 +804,25 @@ static void test_ring(void)
 	}
 }
 
+/* It takes its time. */
+static int under_valgrind(void)
+{
+	char line[4096];
+	int found = 0;
+	FILE *const f = fopen("/proc/self/maps", "re");
+
+	REQUIRE(f != NULL);
+	while (fgets(line, sizeof line, f) != NULL)
+		found |= strstr(line, "vgpreload") != NULL;
+	fclose(f);
+	return found;
+}
+
 int main(void)
 {
 	alarm(110);
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	const unsigned rounds = getenv("LD_PRELOAD") != NULL || getenv("VALGRIND") != NULL ? 40 : 400;
+	const unsigned rounds = under_valgrind() ? 40 : 400;
 #define RUN(call)                                                    \
 	do {                                                             \
 		const int64_t began_ = now_ms();                             \
