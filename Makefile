@@ -29,7 +29,7 @@ LIBS := build/libpolyproc.so build/libpolyproc-engine.so
 COPIES := $(PACKAGE)/libpolyproc.so $(PACKAGE)/libpolyproc-engine.so
 # CGO_ENABLED=0 is how the packages below capi/ are imported; these platforms must at least compile.
 CROSS := darwin/amd64 darwin/arm64 freebsd/amd64 freebsd/arm64 windows/amd64 windows/arm64 linux/arm64
-SHELLS := .ci/run tests/tools/pythons
+SHELLS := .ci/run tests/tools/pythons tests/bench/run
 
 CFLAGS ?= -O2 -g
 FRONT_FLAGS := -std=gnu11 -fPIC -fvisibility=hidden -Wall -Wextra -Iinclude -pthread
@@ -140,22 +140,40 @@ bench: build ## side by side with the alternatives: a table and build/bench.json
 
 # ---- check --------------------------------------------------------------------------------------------------------------------
 
-check: build $(VENV)/.made build/staticcheck ## formatting, linters, other platforms, layering, symbols, clean tree
+CHECKS := check-go check-cross check-c check-contract check-python check-shell check-tree
+.PHONY: $(CHECKS)
+
+check: $(CHECKS) ## formatting, linters, other platforms, layering, symbols, clean tree (-k: all, whatever fails)
+
+check-go: build build/staticcheck
 	@echo '== gofmt'; out=$$(gofmt -l capi core shm tests); [ -z "$$out" ] || { echo "$$out"; exit 1; }
-	@echo '== go vet'; $(GO) vet ./...
+	@echo '== go vet'; $(GO) vet ./...; cd tests/bench/go && $(GO) vet ./...
 	@echo '== staticcheck'; build/staticcheck ./...
-	@cd tests/bench/go && $(GO) vet ./...
+
+check-cross:
 	@for target in $(CROSS); do echo "== $$target"; \
 		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./shm/... ./core/...; \
 		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./shm/... ./core/...; \
 	done
+
+check-c:
 	@echo '== C, warnings as errors'
-	@$(CC) $(FRONT_FLAGS) -Werror -fsyntax-only $(FRONT_SOURCES)
-	@for f in tests/bench/*.c; do $(CC) -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -fsyntax-only $$f; done
-	@echo '== layering, exported symbols, header'; $(GO) test -count=1 ./tests/layering ./tests/abi
+	@$(CC) $(FRONT_FLAGS) -Wpedantic -Werror -fsyntax-only $(FRONT_SOURCES)
+	@for f in tests/bench/*.c tests/demo/*.c bindings/c/examples/*.c; do \
+		$(CC) -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -fsyntax-only $$f; done
+
+check-contract: build
+	@echo '== layering, exported symbols, header, layout'; $(GO) test -count=1 ./tests/layering ./tests/abi
+
+check-python: $(VENV)/.made
 	@echo '== ruff'; $(VENV)/bin/ruff check bindings/python tests
 	@echo '== mypy'; cd bindings/python && ../../$(VENV)/bin/mypy --strict src/polyproc
+
+check-shell:
 	@echo '== shell'; for f in $(SHELLS); do bash -n $$f; done
+
+# After the others: what a build or a test leaves in the tree is seen here.
+check-tree: $(filter-out check-tree,$(CHECKS))
 	@echo '== clean tree'; out=$$(git status --porcelain); [ -z "$$out" ] || \
 		{ echo "not committed, or left by a build or a test:"; echo "$$out"; exit 1; }
 
