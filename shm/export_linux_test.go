@@ -14,3 +14,10 @@ func Unmapped(pid int, s *Segment) bool {
 	id, err := identify(s.FD())
 	return err == nil && unmapped(pid, id)
 }
+
+// WithoutTmpfile has named segments made as on a system that knows no files without a name.
+func WithoutTmpfile() (restore func()) {
+	was := tmpfile
+	tmpfile = 0
+	return func() { tmpfile = was }
+}

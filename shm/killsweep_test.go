@@ -316,7 +316,11 @@ func init() {
 		defer restore()
 		op := sweeps()[i].ready(s)
 		phase := u32(s.Bytes(), phaseAt)
-		must(unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP))
+		// Raw: the scheduler would take the processor away from a thread that is stopped in a system call.
+		_, _, e := unix.RawSyscall(unix.SYS_TGKILL, uintptr(os.Getpid()), uintptr(unix.Gettid()), uintptr(unix.SIGSTOP))
+		if e != 0 {
+			must(e)
+		}
 		atomic.StoreUint32(phase, 1)
 		op()
 		atomic.StoreUint32(phase, 2)
@@ -327,9 +331,15 @@ func init() {
 type traced struct {
 	pid   int
 	phase *uint32
+	// In the moment between its own stop and that of its other threads, the Go scheduler may decide to run the stepped goroutine
+	// later; it then sleeps for ever, since the thread that would wake it is stopped. Such a child is ended and tried again.
+	watch *time.Timer
 }
 
-// trace starts the child and brings it to the operation's first instruction. The calling goroutine must be locked to its thread.
+const stuck = 3 * time.Second
+
+// trace starts the child and brings it to the operation's first instruction; nil: it got stuck. The calling goroutine must be locked
+// to its thread.
 func trace(t *testing.T, s *shm.Segment, index int) *traced {
 	t.Helper()
 	cmd := command("swept", s, strconv.Itoa(index))
@@ -339,20 +349,27 @@ func trace(t *testing.T, s *shm.Segment, index int) *traced {
 	for _, f := range cmd.ExtraFiles {
 		_ = f.Close()
 	}
-	c := &traced{cmd.Process.Pid, u32(s.Bytes(), phaseAt)}
+	pid := cmd.Process.Pid
 	require.NoError(t, cmd.Process.Release()) // collected here, by wait
-	require.Equal(t, unix.SIGTRAP, c.wait(t), "the stop at execve")
-	for {
-		require.NoError(t, unix.PtraceCont(c.pid, 0))
-		if sig := c.wait(t); sig == unix.SIGSTOP {
-			break
+	c := &traced{pid, u32(s.Bytes(), phaseAt), time.AfterFunc(stuck, func() { _ = unix.Kill(pid, unix.SIGKILL) })}
+	for sig := c.wait(t); sig != unix.SIGSTOP; sig = c.wait(t) {
+		if sig == 0 {
+			c.watch.Stop()
+			return nil
 		}
+		_ = unix.PtraceSetOptions(pid, unix.PTRACE_O_EXITKILL) // it must not stay stopped when this test is killed
+		_ = unix.PtraceCont(pid, 0) // it can only fail because the child was killed, which wait tells
 	}
 	// Delivered, it stops the whole process; only the thread that we step leaves the stop.
-	require.NoError(t, unix.PtraceCont(c.pid, int(unix.SIGSTOP)))
-	require.Equal(t, unix.SIGSTOP, c.wait(t))
+	_ = unix.PtraceCont(pid, int(unix.SIGSTOP))
+	if c.wait(t) == 0 {
+		c.watch.Stop()
+		return nil
+	}
 	for atomic.LoadUint32(c.phase) == 0 {
-		require.True(t, c.step(t))
+		if c.step(t) == lost {
+			return nil
+		}
 	}
 	return c
 }
@@ -374,14 +391,29 @@ func (c *traced) wait(t *testing.T) unix.Signal {
 	}
 }
 
-// step runs one instruction of the operation, a whole system call at most; false: the operation is over.
-func (c *traced) step(t *testing.T) bool {
+type progress int
+
+const (
+	within progress = iota // the operation
+	over                   // it is complete
+	lost                   // the child got stuck and is gone
+)
+
+// step runs one instruction of the operation, a whole system call at most.
+func (c *traced) step(t *testing.T) progress {
 	t.Helper()
+	c.watch.Reset(stuck)
 	for {
-		require.NoError(t, unix.PtraceSingleStep(c.pid))
+		_ = unix.PtraceSingleStep(c.pid)
 		switch sig := c.wait(t); sig {
+		case 0:
+			c.watch.Stop()
+			return lost
 		case unix.SIGTRAP:
-			return atomic.LoadUint32(c.phase) != 2
+			if atomic.LoadUint32(c.phase) == 2 {
+				return over
+			}
+			return within
 		case unix.SIGURG, unix.SIGSTOP, unix.SIGCONT: // not delivered, and no instruction was run
 		default:
 			require.Failf(t, "the child did not survive", "signal %v", sig)
@@ -391,9 +423,77 @@ func (c *traced) step(t *testing.T) bool {
 
 func (c *traced) kill(t *testing.T) {
 	t.Helper()
+	c.watch.Stop()
 	require.NoError(t, unix.Kill(c.pid, unix.SIGKILL))
 	for c.wait(t) != 0 {
 	}
+}
+
+// swept is what one sweep saw.
+type swept struct{ points, held, states, kills int }
+
+// copies judges a copy of the memory at every instruction; false: the child got stuck.
+func (w *sweep) copies(t *testing.T, s *shm.Segment, index int) (seen swept, ok bool) {
+	child := trace(t, s, index)
+	if child == nil {
+		return seen, false
+	}
+	before := *u64(s.Bytes(), numberAt)
+	judge := func() bool {
+		happened, err := w.judge(t, s, aligned(s.Bytes()))
+		require.NoErrorf(t, err, "%s: the copy after %d instructions", w.name, seen.points)
+		return happened
+	}
+	var last []byte
+	happened := false
+	for {
+		require.Less(t, seen.points, maxSteps, w.name)
+		if owner := shm.Owner(*u32(s.Bytes(), lockAt) &^ shm.LockSleepers); w.lock && owner != 0 && owner != survivor {
+			seen.held++ // by the child, or by the dead
+		}
+		if !bytes.Equal(last, s.Bytes()) {
+			last = bytes.Clone(s.Bytes())
+			now := judge()
+			require.Falsef(t, happened && !now, "%s: undone after %d instructions", w.name, seen.points)
+			happened = now
+			seen.states++
+		}
+		switch child.step(t) {
+		case lost:
+			return seen, false
+		case over:
+			require.Equal(t, before != *u64(s.Bytes(), numberAt) || !w.lock, judge(), w.name)
+			child.kill(t)
+			return seen, true
+		}
+		seen.points++
+		if w.meanwhile != nil {
+			w.meanwhile(s)
+		}
+	}
+}
+
+// kills has children killed after some numbers of instructions below points, and judges the memory itself.
+func (w *sweep) kills(t *testing.T, s *shm.Segment, index, points int, initial []byte) (kills int) {
+	for at := 0; at < points; at += max(killEvery, points/12/killEvery*killEvery) {
+		copy(s.Bytes(), initial)
+		if child := trace(t, s, index); child != nil {
+			how := within
+			for n := 0; n < at && how == within; n++ {
+				if how = child.step(t); w.meanwhile != nil {
+					w.meanwhile(s)
+				}
+			}
+			if how != lost {
+				child.kill(t)
+			}
+		}
+		// One that got stuck was killed as well.
+		_, err := w.judge(t, s, s.Bytes())
+		require.NoErrorf(t, err, "%s: the kill after %d instructions", w.name, at)
+		kills++
+	}
+	return kills
 }
 
 func TestKillSweep(t *testing.T) {
@@ -405,69 +505,25 @@ func TestKillSweep(t *testing.T) {
 	defer shm.SetLockSlice(50 * time.Microsecond)()
 	corpse = deadPid()
 	begin := time.Now()
-	var points, held, kills int
+	var sum swept
 	for i, w := range sweeps() {
 		s := create(t, sweepSize)
 		w.prepare(t, s)
 		initial := bytes.Clone(s.Bytes())
-		judge := func(what string, k int, mem []byte) bool {
-			happened, err := w.judge(t, s, mem)
-			require.NoErrorf(t, err, "%s: %s after %d instructions", w.name, what, k)
-			return happened
-		}
-
-		// A copy at every instruction.
-		var last []byte
-		var happened bool
-		k, heldHere, changes := 0, 0, 0
-		child := trace(t, s, i)
-		for ; ; k++ {
-			require.Less(t, k, maxSteps, w.name)
-			if owner := shm.Owner(*u32(s.Bytes(), lockAt) &^ shm.LockSleepers); w.lock && owner != 0 && owner != survivor {
-				heldHere++ // by the child, or by the dead
-			}
-			if !bytes.Equal(last, s.Bytes()) {
-				last = bytes.Clone(s.Bytes())
-				now := judge("the copy", k, aligned(last))
-				require.Falsef(t, happened && !now, "%s: undone after %d instructions", w.name, k)
-				happened = now
-				changes++
-			}
-			if !child.step(t) {
-				break
-			}
-			if w.meanwhile != nil {
-				w.meanwhile(s)
-			}
-		}
-		end := judge("the end", k, aligned(bytes.Clone(s.Bytes())))
-		require.Equal(t, *u64(initial, numberAt) != *u64(s.Bytes(), numberAt) || !w.lock, end, w.name)
-		child.kill(t)
-
-		// The real thing.
-		killsHere := 0
-		stride := max(killEvery, k/12/killEvery*killEvery)
-		for at := 0; at < k; at += stride {
+		seen, ok := w.copies(t, s, i)
+		for tries := 1; !ok; tries++ {
+			require.Less(t, tries, 5, "children get stuck")
 			copy(s.Bytes(), initial)
-			child := trace(t, s, i)
-			for range at {
-				if !child.step(t) {
-					break
-				}
-				if w.meanwhile != nil {
-					w.meanwhile(s)
-				}
-			}
-			child.kill(t)
-			judge("the kill", at, s.Bytes())
-			killsHere++
+			seen, ok = w.copies(t, s, i)
 		}
-		t.Logf("%-34s %6d kill points, %5d with the lock held, %3d states of memory, %2d real kills", w.name, k, heldHere, changes, killsHere)
-		require.NotZero(t, k)
-		require.Greater(t, changes, 1, w.name)
-		require.NotZero(t, killsHere)
-		require.Equal(t, w.lock, heldHere > 0)
-		points, held, kills = points+k, held+heldHere, kills+killsHere
+		seen.kills = w.kills(t, s, i, seen.points, initial)
+		t.Logf("%-34s %6d kill points, %5d with the lock held, %3d states of memory, %2d real kills",
+			w.name, seen.points, seen.held, seen.states, seen.kills)
+		require.NotZero(t, seen.points)
+		require.Greater(t, seen.states, 1, w.name)
+		require.NotZero(t, seen.kills)
+		require.Equal(t, w.lock, seen.held > 0)
+		sum.points, sum.held, sum.kills = sum.points+seen.points, sum.held+seen.held, sum.kills+seen.kills
 		if w.lock {
 			copy(s.Bytes(), initial)
 			a, err := openAccount(s, s.Bytes(), survivor)
@@ -475,10 +531,11 @@ func TestKillSweep(t *testing.T) {
 			a.member.Leave(survivor)
 		}
 	}
-	t.Logf("%d kill points, %d of them with the lock held, %d real kills, %v", points, held, kills, time.Since(begin).Round(time.Millisecond))
-	require.NotZero(t, points)
-	require.NotZero(t, held)
-	require.NotZero(t, kills)
+	t.Logf("%d kill points, %d of them with the lock held, %d real kills, %v",
+		sum.points, sum.held, sum.kills, time.Since(begin).Round(time.Millisecond))
+	require.NotZero(t, sum.points)
+	require.NotZero(t, sum.held)
+	require.NotZero(t, sum.kills)
 }
 
 // aligned returns the bytes at an address that atomics can use.

@@ -34,7 +34,7 @@ var (
 	sliceMax = 160 * time.Millisecond
 )
 
-// NewLock returns this member's side of the lock in word. resolve may be nil. It is called when the owner of the lock is dead and
+// NewLock returns this member's side of the lock in word; with me 0 it is only good for Sweep. resolve may be nil. It is called when the owner of the lock is dead and
 // still named by the word. Several processes may run it for the same owner at the same time, and one may be late, after another
 // has taken over: it must be idempotent, change only what belongs to this dead Owner, by compare-and-swap, and believe what it
 // has read of what the lock protects only if [Lock.Owner] is still the dead one afterwards.
@@ -45,8 +45,10 @@ func NewLock(word *uint32, members *Members, me Owner, resolve func(dead Owner))
 // Owner returns who holds the lock, 0 if nobody does.
 func (l *Lock) Owner() Owner { return Owner(atomic.LoadUint32(l.word) &^ lockSleepers) }
 
-// TryAcquire takes the lock if nobody holds it, the dead included.
-func (l *Lock) TryAcquire() bool { return atomic.CompareAndSwapUint32(l.word, 0, uint32(l.me)) }
+// TryAcquire takes the lock if nobody holds it. It does not look whether who holds it is dead.
+func (l *Lock) TryAcquire() bool {
+	return l.me != 0 && atomic.CompareAndSwapUint32(l.word, 0, uint32(l.me))
+}
 
 // Acquire takes the lock within timeout (< 0: for ever). recovered says that it was taken from a dead owner. It is not recursive.
 // Errors: [os.ErrDeadlineExceeded]; [ErrInterrupted], call again.
@@ -58,6 +60,9 @@ func (l *Lock) Acquire(timeout time.Duration) (recovered bool, err error) {
 }
 
 func (l *Lock) slow(timeout time.Duration) (bool, error) {
+	if l.me == 0 {
+		panic("shm: lock is taken by nobody")
+	}
 	for range lockSpins {
 		if atomic.LoadUint32(l.word) == 0 && l.TryAcquire() {
 			return false, nil

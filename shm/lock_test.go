@@ -346,6 +346,9 @@ func TestLock(t *testing.T) {
 	require.NoError(t, err)
 	defer a.member.Leave(a.me)
 	require.Panics(t, func() { a.lock.Release() })
+	nobody := shm.NewLock(u32(make([]byte, 8), 0), a.member, 0, nil)
+	require.False(t, nobody.TryAcquire())
+	require.Panics(t, func() { _, _ = nobody.Acquire(0) })
 	require.True(t, a.lock.TryAcquire())
 	require.False(t, a.lock.TryAcquire(), "not recursive")
 	_, err = acquire(a.lock, 30*time.Millisecond)
@@ -411,6 +414,32 @@ func TestMembers(t *testing.T) {
 	*u64(s.Bytes(), 0)++ // another pid namespace
 	_, err = shm.NewMembers(s, s.Bytes()[:shm.MembersSize(3)])
 	require.ErrorIs(t, err, shm.ErrUnsupported)
+}
+
+// Whatever the table holds, it is read without a fault, and the dead are reaped to the last.
+func FuzzMembers(f *testing.F) {
+	f.Add([]byte{}, uint32(0))
+	f.Add([]byte{1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 4, 0, 0}, uint32(1<<12|1))
+	f.Add([]byte{255, 255, 255, 255, 255, 255, 255, 255}, ^uint32(0))
+	s := create(f, 4096)
+	f.Fuzz(func(t *testing.T, data []byte, owner uint32) {
+		const n = 4
+		mem := bytesOf(make([]uint64, shm.MembersSize(n)/8))
+		copy(mem[shm.MembersHead:], data)
+		m, err := shm.NewMembers(s, mem)
+		require.NoError(t, err)
+		m.Gone(shm.Owner(owner))
+		m.Reap(func(dead shm.Owner) {
+			require.GreaterOrEqual(t, dead.Slot(), 0)
+			require.Less(t, dead.Slot(), n)
+		})
+		m.Each(func(o shm.Owner, _ int) { require.False(t, m.Gone(o)) })
+		if o, err := m.Join(nil); err == nil {
+			require.False(t, m.Gone(o))
+			m.Leave(o)
+		}
+		m.Leave(shm.Owner(owner))
+	})
 }
 
 func BenchmarkLock(b *testing.B) {

@@ -45,12 +45,13 @@ var (
 	ErrInvalid = errors.New("shm: invalid argument")
 )
 
-var pageSize = int64(os.Getpagesize())
+// pageSize is what offsets of mappings are multiples of.
+var pageSize = int64(mapGranularity())
 
 // Segment is shared memory behind one descriptor. Its methods may be called from several goroutines at once. A segment is closed
 // by Close and by nothing else: the garbage collector does not know who still holds slices of its memory.
 type Segment struct {
-	mu   sync.Mutex
+	mu   sync.RWMutex // held to use the descriptor or, exclusively, to close it
 	fd   int
 	size int64
 	data []byte // the whole mapping; nil for a sparse segment
@@ -172,8 +173,8 @@ func (s *Segment) complete() (*Segment, error) {
 
 // FD returns the descriptor, which stays the segment's; -1 after Close.
 func (s *Segment) FD() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	return s.fd
 }
 
@@ -182,8 +183,8 @@ func (s *Segment) Size() int64 { return s.size }
 
 // Bytes returns the whole mapping: nil for a sparse segment and after Close.
 func (s *Segment) Bytes() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	return s.data
 }
 
@@ -208,7 +209,7 @@ func (s *Segment) Punch(off, n int64) error {
 	return s.with("punch", func(fd int) error { return punch(fd, off, n) })
 }
 
-// Map maps n bytes from off, a multiple of the page size, readable and writable. The window outlives Close; Unmap ends it.
+// Map maps n bytes from off, a multiple of the page size (Windows: 64 KiB), readable and writable. The window outlives Close; Unmap ends it.
 // Errors: [ErrInvalid], [ErrNoMemory] (address space), [os.ErrClosed].
 func (s *Segment) Map(off, n int64) ([]byte, error) {
 	if err := s.check(off, n); err != nil {
@@ -257,10 +258,10 @@ func (s *Segment) Close() error {
 	return wrap("close", err)
 }
 
-// with runs f with the descriptor, which cannot be closed meanwhile.
+// with runs f with the descriptor, which is not closed meanwhile.
 func (s *Segment) with(what string, f func(fd int) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	if s.fd < 0 {
 		return fmt.Errorf("shm: %s: %w", what, os.ErrClosed)
 	}

@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// createNamed reserves under a name of its own first: shm_open has no way to make the name appear when all is ready, so
-// others may see a segment that has no size yet, and get ErrCorrupt.
+func mapGranularity() int { return unix.Getpagesize() }
+
+// createNamed has no way to make the name appear when all is ready: who opens it before it has a size gets ErrCorrupt.
 func createNamed(name string, size int64) (*Segment, error) {
 	fd, err := shmOpen("/"+name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {

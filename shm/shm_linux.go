@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -57,6 +58,8 @@ func aboveStdio(fd int) (int, error) {
 	return moved, err
 }
 
+func mapGranularity() int { return unix.Getpagesize() }
+
 // createNamed makes the file without a name, readies it, and then links it: nobody opens it half made, and a process that is
 // killed on the way leaves nothing.
 func createNamed(name string, size int64) (*Segment, error) {
@@ -67,12 +70,14 @@ func createNamed(name string, size int64) (*Segment, error) {
 	if err := checkFileSize(size); err != nil {
 		return nil, err
 	}
-	fd, err := unix.Open(shmDir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	fd, from, err := unnamed()
 	if err != nil {
 		return nil, err
 	}
-	if fd, err = aboveStdio(fd); err != nil {
-		return nil, err
+	if from == "" {
+		from = "/proc/self/fd/" + strconv.Itoa(fd)
+	} else {
+		defer func() { _ = unix.Unlink(from) }()
 	}
 	if err = unix.Ftruncate(fd, size); err != nil {
 		_ = unix.Close(fd)
@@ -82,11 +87,26 @@ func createNamed(name string, size int64) (*Segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err != nil {
+	if err = unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err != nil {
 		_ = s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+var tmpfile = unix.O_TMPFILE // tests try a system without it
+
+// unnamed opens a new file in shmDir: without a name, or where the system cannot (gVisor), with one that is to be removed.
+func unnamed() (fd int, name string, err error) {
+	fd, err = unix.Open(shmDir, tmpfile|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EINVAL) {
+		name = fmt.Sprintf("%s/.polyproc-%d-%x", shmDir, os.Getpid(), rand.Uint64())
+		fd, err = unix.Open(name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	}
+	if err == nil {
+		fd, err = aboveStdio(fd)
+	}
+	return fd, name, err
 }
 
 func openNamed(name string) (*Segment, error) {

@@ -4,7 +4,6 @@ package shm_test
 
 import (
 	"bufio"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -282,7 +280,17 @@ func TestAttachRefuses(t *testing.T) {
 	require.NoError(t, err, "a descriptor that was refused stays the caller's")
 }
 
-func TestNamed(t *testing.T) {
+func TestNamed(t *testing.T) { testNamed(t) }
+
+func TestNamedWithoutTmpfile(t *testing.T) {
+	defer shm.WithoutTmpfile()()
+	testNamed(t)
+	hidden, err := filepath.Glob(fmt.Sprintf("/dev/shm/.polyproc-%d-*", os.Getpid()))
+	require.NoError(t, err)
+	require.Empty(t, hidden)
+}
+
+func testNamed(t *testing.T) {
 	name := testName("named")
 	_, err := shm.OpenNamed(name)
 	require.ErrorIs(t, err, os.ErrNotExist)
@@ -511,10 +519,6 @@ func eventually(t testing.TB, yes func() bool, what string) {
 		require.Less(t, time.Since(begin), patience, what)
 	}
 }
-
-func le(n uint64) []byte { return binary.LittleEndian.AppendUint64(nil, n) }
-
-func load(p *uint64) uint64 { return atomic.LoadUint64(p) }
 
 // bytesOf returns the words as bytes, aligned as shared memory is.
 func bytesOf(words []uint64) []byte {

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// A segment is a section backed by the paging file; FD is its handle. Storage is committed with the section, and views begin at
-// multiples of 64 KiB, so there are no sparse segments.
+// A segment is a section backed by the paging file; FD is its handle. Storage is
+// committed with the section: a sparse one takes as much as a full one. What needs another process's section is missing.
 
-const allocationGranularity = 64 << 10
+func mapGranularity() int { return 64 << 10 }
 
 func createAnonymous(size int64) (int, error) {
 	h, err := section(nil, size)
@@ -53,9 +53,6 @@ func adopt(int) (int64, error) {
 }
 
 func mapRange(fd int, off, n int64) ([]byte, error) {
-	if off%allocationGranularity != 0 {
-		return nil, fmt.Errorf("%w: offset %d is no multiple of 64 KiB", ErrInvalid, off)
-	}
 	at, err := windows.MapViewOfFile(windows.Handle(fd), windows.FILE_MAP_READ|windows.FILE_MAP_WRITE,
 		uint32(off>>32), uint32(off), uintptr(n))
 	if err != nil {
