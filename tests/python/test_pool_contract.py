@@ -728,15 +728,17 @@ def test_several_streams_at_once(pool):
 
 
 def test_one_stream_and_many_consumers(make_ours):
-    for method in (pool.imap, pool.imap_unordered):
-        it = method(tasks.square, range(2000))
-        got = [[] for _ in range(4)]
-        threads = [threading.Thread(target=lambda out: out.extend(it), args=(out,)) for out in got]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert sorted(itertools.chain(*got)) == [i * i for i in range(2000)]
+    """(The standard library's iterator lets a second consumer wait for ever, or raises TimeoutError in it.)"""
+    with make_ours(2) as pool:
+        for method in (pool.imap, pool.imap_unordered):
+            it = method(tasks.square, range(2000))
+            got = [[] for _ in range(4)]
+            threads = [threading.Thread(target=lambda out, it=it: out.extend(it), args=(out,)) for out in got]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+            assert sorted(itertools.chain(*got)) == [i * i for i in range(2000)]
 
 
 # ---- threads

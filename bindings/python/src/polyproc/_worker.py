@@ -14,6 +14,7 @@ This module is all that a worker needs besides what its tasks import; it loads n
 
 from __future__ import annotations
 
+import os
 import sys
 
 try:
@@ -153,6 +154,8 @@ def main() -> None:
 
         raise error(status)
 
+    # The library has taken it out of the environment; Python keeps a copy of that, which what the task starts would inherit.
+    os.environ.pop("POLYPROC_WORKER", None)
     _quiet_interrupts()
     init = memoryview((c_char * worker.init_arg_size).from_address(worker.init_arg)).cast("B")
     try:

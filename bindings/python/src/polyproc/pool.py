@@ -687,11 +687,17 @@ class _Core:
         with self.cond:
             self.stopped = True
         self.feeding.clear()
-        self.abort(context.ProcessError("the pool was terminated before the task was done"))
+        self.abort()
         self.end_helper()
 
-    def abort(self, error: BaseException) -> None:
+    def abort(self) -> None:
         """No more outcomes come: end all jobs."""
+        if util.is_exiting():
+            # At the interpreter's end only daemon threads can be waiting: they are not to wake up any more.
+            with self.cond:
+                self.cond.wait(0 if threading.current_thread() is threading.main_thread() else None)
+            return
+        error = context.ProcessError("the pool was terminated before the task was done")
         for job in list(self.jobs.values()):
             job._abort(error)
 
@@ -767,6 +773,7 @@ class _ProcessCore(_Core):
         handle = c_uint64()
         _errors.check(self.library.pp_pool_open(byref(options), byref(handle)))
         self.handle: int = handle.value
+        self.ended = False  # an outcome has said that the pool was terminated
         self.pumper: object = None  # who takes outcomes from the engine at the moment
         self.functions: dict[Any, bytes] = {}  # (function, kind): what the bytes of its tasks begin with
         self.function_numbers = itertools.count(1)
@@ -884,7 +891,7 @@ class _ProcessCore(_Core):
                         return
                     ms = min(ms, _SLICE_MS)
                 if not self.take(ms):
-                    self.abort(context.ProcessError("the pool was terminated before the task was done"))
+                    self.abort()
                     return
         finally:
             if self.pumper is me:
@@ -1016,6 +1023,7 @@ class _ProcessCore(_Core):
                 f"the workers of the pool end before they are ready{how}; what they wrote to stderr may say why"
             )
         if status == errors.CLOSED:
+            self.ended = True
             return context.ProcessError("the pool was terminated before the task was done")
         text = bytes(data).decode("utf-8", "replace")
         error: Exception = errors.error(status, text or self.library.pp_strerror(status).decode())
@@ -1035,11 +1043,8 @@ class _ProcessCore(_Core):
         if kill:
             library.pp_pool_terminate(self.handle)
             # What was done before stays done.
-            for _ in range(1000):
-                if self.pumper is not None or self.wanted:
-                    break
-                if self.take(0) <= _BATCH:
-                    break
+            while self.pumper is None and not self.wanted and not self.ended and self.take(0) > _BATCH:
+                pass
         else:
             library.pp_pool_close(self.handle)
         while library.pp_pool_join(self.handle, _SLICE_MS) in (errors.TIMEOUT, errors.INTERRUPTED):
@@ -1377,7 +1382,10 @@ class Pool:
         return [_WorkerProcess(self._core, pid, f"SpawnPoolWorker-{self._first + i}") for i, pid in enumerate(pids)]
 
     def _repopulate_pool(self) -> None:
-        """Nothing to do: workers that ended have been replaced."""
+        """Wait a moment for the replacements of workers that have just ended: the pool starts them by itself."""
+        deadline = _monotonic() + 1
+        while len(self._pool) < self._processes and _monotonic() < deadline:
+            time.sleep(0.001)
 
     def _check_running(self) -> None:
         if self._state != RUN:

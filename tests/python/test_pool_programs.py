@@ -1,0 +1,339 @@
+"""Whole programs with pools: interrupted, killed, without the guard, ending in every way. Each runs in a session of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pool_tasks as tasks
+import pytest
+
+import polyproc
+import polyproc.pool
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(polyproc.__file__)))
+
+
+class Program:
+    """A script in a process group of its own, so that a signal to the group is what Ctrl-C is."""
+
+    def __init__(self, directory, text, *options):
+        path = directory / "program.py"
+        path.write_text(textwrap.dedent(text))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((SOURCE, HERE))}
+        self.process = subprocess.Popen(
+            [sys.executable, *options, str(path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        self.group = self.process.pid
+
+    def line(self):
+        return self.process.stdout.readline().strip()
+
+    def end(self, timeout=30):
+        """Output, errors, exit code."""
+        out, err = self.process.communicate(timeout=timeout)
+        return out, err, self.process.returncode
+
+    def members(self):
+        """Processes of the group that live."""
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+                    state, _, group = file.read().rpartition(")")[2].split()[:3]
+                    if int(group) == self.group and state not in "ZX":
+                        found.append(int(name))
+        return found
+
+    def gone_within(self, seconds):
+        """How long it took until no process of the group was left; None: longer than that."""
+        before = time.monotonic()
+        while time.monotonic() - before < seconds:
+            if not self.members():
+                return time.monotonic() - before
+            time.sleep(0.005)
+        return None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        for pid in self.members():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+CTRL_C = """
+    import time
+    import polyproc
+
+    def work(x):
+        time.sleep(0.05)
+        return x
+
+    if __name__ == "__main__":
+        with polyproc.Pool(4) as pool:
+            pool.map(work, range(8), 1)
+            print("ready", flush=True)
+            {call}
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "pool.map(work, range(100000), 1)",
+        "pool.map(work, range(100000))",
+        "list(pool.imap(work, range(100000)))",
+        "pool.apply(time.sleep, (60,))",
+        "pool.apply_async(time.sleep, (60,), callback=print).get()",
+        "pool.map_async(work, range(100000)).get(1000)",
+        "pool.map_async(work, range(100000), 1); pool.close(); pool.join()",
+    ],
+)
+def test_ctrl_c(tmp_path, call):
+    with Program(tmp_path, CTRL_C.format(call=call)) as program:
+        assert program.line() == "ready"
+        time.sleep(0.2)  # into the call
+        before = time.monotonic()
+        os.killpg(program.group, signal.SIGINT)
+        _, err, code = program.end()
+        print(f"Ctrl-C: {(time.monotonic() - before) * 1000:.0f} ms")
+        assert time.monotonic() - before < 5
+        assert err.count("KeyboardInterrupt") == 1
+        assert err.count("Traceback") == 1
+        assert err.startswith("Traceback")
+        assert err.endswith("KeyboardInterrupt\n")
+        assert code in (-signal.SIGINT, 130, 1)
+        assert program.gone_within(5) is not None
+
+
+def test_ctrl_c_that_is_handled(tmp_path):
+    """Who catches KeyboardInterrupt can go on with the pool, and nothing was lost."""
+    text = """
+        import os, signal, threading, time
+        import polyproc
+
+        def work(x):
+            return x * x
+
+        if __name__ == "__main__":
+            caught = 0
+            with polyproc.Pool(2) as pool:
+                pool.map(work, range(100))
+                for i in range(60):
+                    background = [pool.map_async(work, range(2000), 7), pool.imap_unordered(work, range(500))]
+                    timer = threading.Timer(0.0003 * i, os.kill, (os.getpid(), signal.SIGINT))
+                    try:
+                        timer.start()
+                        while timer.is_alive():
+                            pool.map(work, range(300), 3)
+                            sum(pool.imap(work, range(100)))
+                    except KeyboardInterrupt:
+                        caught += 1
+                    try:
+                        timer.join()
+                    except KeyboardInterrupt:
+                        caught += 1
+                    assert background[0].get(30) == [x * x for x in range(2000)]
+                    assert sorted(background[1]) == [x * x for x in range(500)]
+                pool.close()
+                pool.join()
+            print("caught", caught)
+    """
+    with Program(tmp_path, text) as program:
+        out, err, code = program.end(100)
+        assert (err, code) == ("", 0)
+        assert out == "caught 60\n"
+
+
+def test_parent_killed_with_busy_workers(tmp_path):
+    text = """
+        import time
+        import polyproc
+        import pool_tasks
+
+        if __name__ == "__main__":
+            pool = polyproc.Pool(4)
+            pool.map(pool_tasks.nothing, range(100))
+            pool.map_async(pool_tasks.sleep, [60] * 100, 1)
+            def spin():
+                while True:
+                    pass
+            time.sleep(0.2)
+            print("ready", flush=True)
+            time.sleep(60)
+    """
+    names = set(os.listdir("/dev/shm"))
+    with Program(tmp_path, text) as program:
+        assert program.line() == "ready"
+        assert len(program.members()) == 5
+        program.process.kill()
+        program.process.wait()
+        took = program.gone_within(5)
+        assert took is not None
+        print(f"orphans gone after {took * 1000:.0f} ms")
+    assert {name for name in os.listdir("/dev/shm") if name.startswith(("pp", "polyproc"))} <= names
+
+
+def test_without_the_guard(tmp_path):
+    text = """
+        import polyproc
+
+        def work(x):
+            return x
+
+        pool = polyproc.Pool(2)
+        print(pool.map(work, range(10)))
+    """
+    with Program(tmp_path, text) as program:
+        before = time.monotonic()
+        out, err, code = program.end()
+        assert time.monotonic() - before < 10
+        assert out == ""
+        assert code == 1
+        assert "RuntimeError" in err
+        assert "before the\n        current process has finished its bootstrapping phase" in err
+        assert "if __name__ == '__main__':" in err
+        assert err.count("Traceback") <= 4
+        assert program.gone_within(5) is not None
+
+
+ENDINGS = {
+    "nothing": "",
+    "returned": "pool.apply(pool_tasks.square, (2,))",
+    "busy": "pool.map_async(pool_tasks.sleep, [60] * 9, 1)",
+    "callbacks": "pool.apply_async(pool_tasks.sleep, (60,), callback=print)",
+    "iterator": "it = pool.imap(pool_tasks.square, iter(int, 1)); next(it)",
+    "unwanted iterator": "pool.imap(pool_tasks.square, iter(int, 1))",
+    "exit": "sys.exit(3)",
+    "closed": "pool.close()",
+    "terminated": "pool.terminate()",
+    "joined": "pool.close(); pool.join()",
+    "thread waits": (
+        "threading.Thread(target=pool.map, args=(pool_tasks.sleep, [60] * 9), daemon=True).start(); time.sleep(0.1)"
+    ),
+}
+
+
+@pytest.mark.parametrize("how", list(ENDINGS))
+def test_end_of_a_program(tmp_path, how):
+    """A program may leave its pool as it is."""
+    text = f"""
+        import sys, threading, time
+        import polyproc
+        import pool_tasks
+
+        if __name__ == "__main__":
+            pool = polyproc.Pool(2)
+            {ENDINGS[how]}
+            print("end")
+    """
+    with Program(tmp_path, text) as program:
+        before = time.monotonic()
+        out, err, code = program.end()
+        assert time.monotonic() - before < 10
+        assert err == ""
+        assert (out, code) == (("", 3) if how == "exit" else ("end\n", 0))
+        assert program.gone_within(5) is not None
+
+
+def test_pool_in_an_attribute_of_a_global(tmp_path):
+    text = """
+        import polyproc
+
+        class A:
+            def __init__(self):
+                self.pool = polyproc.Pool(processes=1)
+
+        problem = None
+
+        def main():
+            global problem
+            problem = A()
+            print(problem.pool.map(float, tuple(range(3))))
+
+        if __name__ == "__main__":
+            main()
+    """
+    with Program(tmp_path, text) as program:
+        assert program.end() == ("[0.0, 1.0, 2.0]\n", "", 0)
+
+
+def test_output_of_workers_is_complete(tmp_path):
+    text = """
+        import polyproc
+
+        if __name__ == "__main__":
+            with polyproc.Pool(2) as pool:
+                pool.map(print, ["a line"] * 100, 1)
+    """
+    with Program(tmp_path, text) as program:
+        out, err, code = program.end()
+        assert (err, code) == ("", 0)
+        assert sorted(out.split("\n")) == ["", *["a line"] * 100]
+
+
+def test_atexit_in_workers(tmp_path):
+    text = """
+        import atexit
+        import polyproc
+
+        def register():
+            atexit.register(print, "left")
+
+        if __name__ == "__main__":
+            pool = polyproc.Pool(2, register)
+            pool.map(abs, range(10))
+            pool.close()
+            pool.join()
+    """
+    with Program(tmp_path, text) as program:
+        assert program.end() == ("left\nleft\n", "", 0)
+
+
+def test_what_a_worker_sees(tmp_path):
+    with polyproc.Pool(2) as pool:
+        facts = pool.apply(tasks.facts)
+        assert facts["name"].startswith("SpawnPoolWorker-")
+        assert facts["daemon"] is True
+        assert facts["parent"] == os.getpid()
+        assert facts["stdin"] == ""
+        assert facts["sigint_blocked"] is False
+        assert facts["cwd"] == os.getcwd()
+        assert facts["environment"] == sorted(name for name in os.environ if name.startswith("POLYPROC_"))
+        assert facts["engine"] is False
+        assert facts["multiprocessing"] is False
+        assert len({fact["name"] for fact in pool.map(tasks.facts, range(100), 1)}) == 2
+        with pytest.raises(AssertionError, match="daemonic processes are not allowed to have children"):
+            pool.apply(tasks.nested)
+
+
+def test_memory_of_an_idle_worker():
+    code = "import pool_tasks; print(pool_tasks.private_kb())"
+    bare = int(subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": HERE}))
+    with polyproc.Pool(2) as pool:
+        ours = min(pool.map(tasks.private_kb, range(2), 1))
+    print(f"private memory: bare interpreter {bare} kB, worker {ours} kB")
+    assert ours - bare < 8 << 10
+
+
+def test_start_method_and_context():
+    with polyproc.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(tasks.square, (3,)) == 9
+    with polyproc.pool.Pool(1, context=polyproc.get_context("spawn")) as pool:
+        assert pool.apply(tasks.square, (3,)) == 9
