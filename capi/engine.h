@@ -17,6 +17,7 @@ typedef const void pp__in;
 typedef const uint64_t pp__in_sizes;
 typedef const pp_process_options pp__in_process_options;
 typedef const pp_pool_options pp__in_pool_options;
+typedef const pp_vacancy pp__in_vacancy;
 
 /* Set once, by pp__engine. */
 extern const pp__host *pp__library;

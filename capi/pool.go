@@ -4,11 +4,13 @@ package main
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"unsafe"
 
 	"github.com/polyproc/polyproc/core/pool"
+	"github.com/polyproc/polyproc/core/start"
 )
 
 // hosted is a pool of a C host, and the numbers of the functions that it was given.
@@ -86,6 +88,8 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 			opt.Workers = int(C.pp__cpu_count())
 		}
 		switch {
+		case options.flags&C.PP_POOL_HOST_STARTS != 0:
+			opt.HostStarts = true
 		case options.argv != nil && *options.argv != nil:
 			if options.initializer != nil {
 				return invalid("an initializer for another program")
@@ -311,6 +315,38 @@ func pp__go_pool_info(handle C.pp_pool, state *C.pp_pool_state, pids *C.int32_t,
 			*out = C.size_t(len(all))
 		}
 		return nil
+	})
+}
+
+//export pp__go_pool_vacancy
+func pp__go_pool_vacancy(handle C.pp_pool, ms C.int64_t, out *C.pp_vacancy) C.int32_t {
+	return withPool(handle, func(h *hosted) error {
+		if out == nil {
+			return invalid("vacancy_out is NULL")
+		}
+		v, err := h.Vacancy(timeout(ms))
+		if err == nil {
+			*out = C.pp_vacancy{lane: C.uint32_t(v.Lane), generation: C.uint32_t(v.Generation), fd: C.int32_t(v.FD), parent_pid: C.int32_t(v.ParentPID)}
+		}
+		return err
+	})
+}
+
+//export pp__go_pool_fill
+func pp__go_pool_fill(handle C.pp_pool, vacancy *C.pp__in_vacancy, pid, statusFD C.int32_t) C.int32_t {
+	return withPool(handle, func(h *hosted) error {
+		if vacancy == nil || pid < 0 {
+			return invalid("vacancy is NULL, or pid negative")
+		}
+		v := pool.Vacancy{Lane: int(vacancy.lane), Generation: uint32(vacancy.generation)}
+		if pid == 0 {
+			return h.Decline(v, errors.New("the host could not start a process"))
+		}
+		proc, err := start.Adopt(int(pid), int(statusFD))
+		if err != nil {
+			return errors.Join(err, h.Decline(v, err))
+		}
+		return h.Fill(v, proc)
 	})
 }
 

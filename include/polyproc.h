@@ -246,9 +246,15 @@ typedef struct pp_pool_options {
 	const char *const *argv; /* see pp_process_options for these four */
 	const char *const *env;
 	const char *cwd;
-	uint32_t flags;          /* 0 */
+	uint32_t flags;          /* PP_POOL_ */
 	uint32_t reserved;
 } pp_pool_options;
+
+enum {
+	/* The host starts the workers itself, by a fork of its own or through a server that forks: see pp_pool_vacancy. method,
+	 * path, argv, env and cwd mean nothing then. */
+	PP_POOL_HOST_STARTS = 1
+};
 
 #define PP_POOL_OPTIONS_INIT {sizeof(pp_pool_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
@@ -331,6 +337,25 @@ typedef struct pp_pool_state {
  * there are. Any pointer may be NULL. */
 PP_API int32_t pp_pool_info(pp_pool pool, pp_pool_state *state_out, int32_t *pids, size_t pids_max, size_t *pids_out);
 
+/* pp_vacancy is a place for a worker that the host is to start (PP_POOL_HOST_STARTS). The child gives it to pp_worker_attach_to. */
+typedef struct pp_vacancy {
+	uint32_t lane;
+	uint32_t generation;
+	int32_t fd;         /* the pool's memory; a child that is not a plain fork needs it passed */
+	int32_t parent_pid; /* the worker dies with this process */
+} pp_vacancy;
+
+/* pp_pool_vacancy waits for the next place; each must be answered by pp_pool_fill. A new pool has one for each worker, and
+ * one more appears when a worker has ended. Returns PP_OK; PP_ERR_CLOSED: there will be no more; PP_ERR_TIMEOUT;
+ * PP_ERR_INTERRUPTED; PP_ERR_HANDLE. */
+PP_API int32_t pp_pool_vacancy(pp_pool pool, int64_t timeout_ms, pp_vacancy *vacancy_out);
+
+/* pp_pool_fill says which process has taken the place: a child of this process, which the pool collects from now on, or a child of
+ * another that collects it. status_fd is -1, or for the latter a descriptor on which 4 bytes can be read after its end: its exit
+ * code as int32_t in this machine's byte order, or minus the signal; the pool takes the descriptor over. pid 0: no process could be started.
+ * Returns PP_OK; PP_ERR_INVALID (no such place); PP_ERR_NOT_FOUND (no such process: the place is open again); PP_ERR_HANDLE. */
+PP_API int32_t pp_pool_fill(pp_pool pool, const pp_vacancy *vacancy, int32_t pid, int32_t status_fd);
+
 /* pp_pool_close lets the pool finish what it has and takes no more. Closing twice does nothing. */
 PP_API int32_t pp_pool_close(pp_pool pool);
 
@@ -375,6 +400,11 @@ PP_API int32_t pp_worker_pending(void);
 /* pp_worker_attach connects the process with the pool that started it and begins to watch the parent.
  * Returns PP_OK; PP_ERR_STATE if this is no worker; PP_ERR_CORRUPT; PP_ERR_SYSTEM. */
 PP_API int32_t pp_worker_attach(pp_worker *worker_out);
+
+/* pp_worker_attach_to is pp_worker_attach for a process that the host itself started for a vacancy, such as its own fork.
+ * vacancy->fd is a descriptor of this process; it is duplicated. The process may have attached to no pool before; a forked worker may
+ * have been forked by one that had. */
+PP_API int32_t pp_worker_attach_to(const pp_vacancy *vacancy, pp_worker *worker_out);
 
 /* pp_worker_ready tells the pool that initialization is over: status PP_OK, or PP_ERR_INIT with size bytes that say what
  * went wrong (pp_result.data of every task then); the worker then ends. */

@@ -45,9 +45,10 @@ int32_t pp__resolve(const void *fn, pp__fn_ref *ref_out);
  * is another build, or has no code at the offset. */
 int32_t pp__locate(const pp__fn_ref *ref, const void **fn_out);
 
-/* pp__watch begins to watch process parent_pid, which must be this one's parent: PP_OK also if it is watched already;
- * PP_ERR_STATE if it is not (any more) the parent; PP_ERR_SYSTEM. */
-int32_t pp__watch(pid_t parent_pid);
+/* pp__watch begins to watch process pid: this one's parent; or, if start is not 0, any process of this user that started at that
+ * time (/proc/PID/stat field 22), the parent of a worker that a fork server made. PP_OK also if it is watched already; PP_ERR_STATE if
+ * it is not there any more; PP_ERR_SYSTEM. */
+int32_t pp__watch(pid_t pid, uint64_t start);
 
 /* pp__watched reports whether a thread of this process watches its parent. */
 bool pp__watched(void);

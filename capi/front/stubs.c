@@ -140,6 +140,16 @@ int32_t pp_pool_info(pp_pool pool, pp_pool_state *state_out, int32_t *pids, size
 	PP_CALL(pool_info, pool, (pool, state_out, pids, pids_max, pids_out));
 }
 
+int32_t pp_pool_vacancy(pp_pool pool, int64_t timeout_ms, pp_vacancy *vacancy_out)
+{
+	PP_CALL(pool_vacancy, pool, (pool, timeout_ms, vacancy_out));
+}
+
+int32_t pp_pool_fill(pp_pool pool, const pp_vacancy *vacancy, int32_t pid, int32_t status_fd)
+{
+	PP_CALL(pool_fill, pool, (pool, vacancy, pid, status_fd));
+}
+
 int32_t pp_pool_close(pp_pool pool)
 {
 	PP_CALL(pool_close, pool, (pool));

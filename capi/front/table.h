@@ -27,6 +27,8 @@
 	X(pool_wake)      \
 	X(pool_cancel)    \
 	X(pool_info)      \
+	X(pool_vacancy)   \
+	X(pool_fill)      \
 	X(pool_close)     \
 	X(pool_terminate) \
 	X(pool_join)      \

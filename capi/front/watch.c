@@ -5,11 +5,14 @@
 #include "front.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <link.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -21,16 +24,48 @@
 
 static struct {
 	pid_t parent; /* who is watched */
+	uint64_t start; /* 0: it is the parent; else when it started, in clock ticks */
 	pid_t self;   /* by whom: a forked child has no such thread */
 	int fd;       /* pidfd, -1: none, look from time to time */
-} watch = {0, 0, -1};
+} watch = {0, 0, 0, -1};
 static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* How often a parent without pidfd (kernels before 5.3, or a host that closed descriptors that are not its own) is looked at. */
 enum { WATCH_LOOK_MS = 100 };
 
 /* Most of it is never touched. A first call through the linker alone takes some KiB. */
-enum { WATCH_STACK = 32 << 10 };
+enum { WATCH_STACK = 64 << 10 };
+
+/* start_time reads when a process started: /proc/PID/stat field 22, see proc(5). 0: no such process. */
+static uint64_t start_time(pid_t pid)
+{
+	char path[64], text[1024];
+
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+	const int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	const ssize_t n = read(fd, text, sizeof text - 1);
+	close(fd);
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	/* Field 2, the name, may hold anything; the last parenthesis ends it. */
+	const char *at = strrchr(text, ')');
+	for (int field = 2; at != NULL && field < 22; field++)
+		at = strchr(at + 1, ' ');
+	return at != NULL ? strtoull(at + 1, NULL, 10) : 0;
+}
+
+/* gone reports whether the watched process is not there any more. readable: its pidfd says so. */
+static bool gone(bool readable)
+{
+	/* The kernel gives a process a new parent before it makes the old one's pidfd readable. */
+	if (watch.start == 0)
+		return getppid() != watch.parent;
+	struct pollfd p = {.fd = watch.fd, .events = POLLIN};
+	return start_time(watch.parent) != watch.start || (readable && poll(&p, 1, 0) > 0 && p.revents == POLLIN);
+}
 
 static void *watch_run(void *unused)
 {
@@ -40,8 +75,7 @@ static void *watch_run(void *unused)
 	for (;;) {
 		struct pollfd p = {.fd = trusted ? watch.fd : -1, .events = POLLIN};
 		const int n = poll(&p, 1, trusted ? -1 : WATCH_LOOK_MS);
-		/* The kernel gives a process a new parent before it makes the old one's pidfd readable. */
-		if (getppid() != watch.parent) {
+		if (gone(n > 0)) {
 			kill(getpid(), SIGKILL);
 			_exit(128 + SIGKILL); /* valgrind gets here */
 		}
@@ -93,7 +127,7 @@ bool pp__watched(void)
 	return watched;
 }
 
-int32_t pp__watch(pid_t parent_pid)
+int32_t pp__watch(pid_t parent_pid, uint64_t start)
 {
 	int32_t status = PP_OK;
 
@@ -101,8 +135,9 @@ int32_t pp__watch(pid_t parent_pid)
 	if (watch.self != getpid() || watch.parent != parent_pid) {
 		watch.fd = (int)syscall(SYS_pidfd_open, parent_pid, 0);
 		watch.parent = parent_pid;
-		if (getppid() != parent_pid) {
-			status = pp__fail(PP_ERR_STATE, "process %d is not the parent of this process", (int)parent_pid);
+		watch.start = getppid() == parent_pid ? 0 : start;
+		if (watch.start == 0 ? getppid() != parent_pid : start_time(parent_pid) != start) {
+			status = pp__fail(PP_ERR_STATE, "process %d, which this process is to die with, has ended", (int)parent_pid);
 		} else {
 			const int error = watch_create();
 			if (error != 0)

@@ -208,21 +208,12 @@ static int32_t attach_lane(const assignment *a)
 	return PP_OK;
 }
 
-int32_t pp_worker_attach(pp_worker *worker_out)
+/* attach connects the process with the lane that it was assigned. w.fd is its own descriptor already. */
+static int32_t attach(const assignment *a, pp_worker *worker_out)
 {
-	assignment a;
 	int32_t status;
 
-	if (worker_out == NULL || worker_out->size < sizeof *worker_out)
-		return pp__fail(PP_ERR_INVALID, "pp_worker_attach: NULL, or its size is not set");
-	if (w.state != NEVER || !assigned(&a) || !ours(&a))
-		return pp__fail(PP_ERR_STATE, w.state != NEVER ? "attached already" : "this process is not a worker");
-	/* Programs that a task executes are no workers of this pool. */
-	unsetenv("POLYPROC_WORKER");
-	w.fd = a.fd;
-	if (fcntl(a.fd, F_SETFD, FD_CLOEXEC) != 0)
-		return pp__fail(PP_ERR_SYSTEM, "descriptor %d, the pool's memory: %s", a.fd, strerror(errno));
-	if ((status = pp__watch(a.parent_pid)) != PP_OK || (status = attach_lane(&a)) != PP_OK) {
+	if ((status = attach_lane(a)) != PP_OK || (status = pp__watch(a->parent_pid, w.board->parent_start)) != PP_OK) {
 		pp__view_unmap(&w.board_view);
 		pp__view_unmap(&w.lane_view);
 		return status;
@@ -241,6 +232,42 @@ int32_t pp_worker_attach(pp_worker *worker_out)
 		.ring_size = (size_t)w.tasks.cap,
 	};
 	return PP_OK;
+}
+
+int32_t pp_worker_attach(pp_worker *worker_out)
+{
+	assignment a;
+
+	if (worker_out == NULL || worker_out->size < sizeof *worker_out)
+		return pp__fail(PP_ERR_INVALID, "pp_worker_attach: NULL, or its size is not set");
+	if (w.state != NEVER || !assigned(&a) || !ours(&a))
+		return pp__fail(PP_ERR_STATE, w.state != NEVER ? "attached already" : "this process is not a worker");
+	/* Programs that a task executes are no workers of this pool. */
+	unsetenv("POLYPROC_WORKER");
+	w.fd = a.fd;
+	if (fcntl(a.fd, F_SETFD, FD_CLOEXEC) != 0)
+		return pp__fail(PP_ERR_SYSTEM, "descriptor %d, the pool's memory: %s", a.fd, strerror(errno));
+	return attach(&a, worker_out);
+}
+
+int32_t pp_worker_attach_to(const pp_vacancy *vacancy, pp_worker *worker_out)
+{
+	if (vacancy == NULL || worker_out == NULL || worker_out->size < sizeof *worker_out)
+		return pp__fail(PP_ERR_INVALID, "pp_worker_attach_to: NULL, or its size is not set");
+	if (w.state == ATTACHED)
+		return pp__fail(PP_ERR_STATE, "attached already");
+	/* What a worker that forked this process had mapped stays mapped: nobody knows what still points there. */
+	memset(&w, 0, sizeof w);
+	w.fd = fcntl(vacancy->fd, F_DUPFD_CLOEXEC, 3);
+	if (w.fd < 0)
+		return pp__fail(PP_ERR_SYSTEM, "descriptor %d, the pool's memory: %s", vacancy->fd, strerror(errno));
+	const assignment a = {w.fd, vacancy->lane, vacancy->generation, vacancy->parent_pid};
+	const int32_t status = attach(&a, worker_out);
+	if (status != PP_OK) {
+		close(w.fd);
+		w.fd = -1;
+	}
+	return status;
 }
 
 void pp__worker_forked(void)

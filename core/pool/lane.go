@@ -39,6 +39,7 @@ type lane struct {
 	isDirty    bool    // staged records are to be published
 	closing    bool    // told to end
 	ready      bool    // has been ready
+	vacant     bool    // the host is to start its process
 	initFailed bool
 }
 

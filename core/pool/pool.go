@@ -41,6 +41,9 @@ type Options struct {
 	Env  []string // nil: os.Environ()
 	Dir  string
 
+	// HostStarts leaves the starting of processes to the host, see Vacancy. Path, Args, Env, Dir and Method mean nothing then.
+	HostStarts bool
+
 	// Interruptible lets a signal handler that runs on a waiting thread end the wait with ErrInterrupted: for calls from C.
 	Interruptible bool
 
@@ -72,15 +75,16 @@ type Pool struct {
 	ringCap  int64
 	geo      geometry
 
-	mu     sync.Mutex
-	lanes  []*lane // by slot; never shrinks
-	jobs   []*job  // submitted jobs with results that were not taken, by first task number
-	queue  []*job  // jobs with tasks that no lane has been given yet, first come first
-	retry  []again // tasks taken back from a lane: they go first
-	done   doneQueue
-	bytes  []byte // rest of the chunk that small results are copied to
-	dirty  []*lane
-	nextID uint64
+	mu        sync.Mutex
+	lanes     []*lane // by slot; never shrinks
+	jobs      []*job  // submitted jobs with results that were not taken, by first task number
+	queue     []*job  // jobs with tasks that no lane has been given yet, first come first
+	retry     []again // tasks taken back from a lane: they go first
+	done      doneQueue
+	vacancies []*lane // that no process has been started for, with HostStarts
+	bytes     []byte  // rest of the chunk that small results are copied to
+	dirty     []*lane
+	nextID    uint64
 
 	open     uint64 // tasks without an outcome
 	outcomes uint64 // that were ever given
@@ -133,7 +137,7 @@ func Open(opt Options) (*Pool, error) {
 	if opt.Method == nil {
 		opt.Method = start.Spawn()
 	}
-	if opt.Args == nil {
+	if opt.Args == nil && !opt.HostStarts {
 		if !initialized {
 			return nil, errNoInit
 		}
@@ -306,6 +310,7 @@ func (p *Pool) terminateLocked() {
 	}
 	p.poll() // what is done is done
 	p.closed, p.terminated = true, true
+	p.withdraw()
 	for _, ln := range p.lanes {
 		if ln != nil && ln.proc != nil {
 			_ = ln.proc.Kill()

@@ -179,7 +179,8 @@ func (p *Pool) settle() {
 	if !p.closed || p.open > 0 {
 		return
 	}
-	told := false
+	told := len(p.vacancies) > 0
+	p.withdraw()
 	for _, ln := range p.lanes {
 		if ln != nil && ln.proc != nil && !ln.closing {
 			p.tellEnd(ln)

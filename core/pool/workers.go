@@ -34,6 +34,10 @@ func (p *Pool) startWorker() error {
 	if err != nil {
 		return fmt.Errorf("pool: %w", err)
 	}
+	if p.opt.HostStarts {
+		p.vacate(ln)
+		return nil
+	}
 	ln.state = laneStateStarting
 	env := p.opt.Env
 	if env == nil {
@@ -54,13 +58,20 @@ func (p *Pool) startWorker() error {
 		return fmt.Errorf("pool: %w", err)
 	}
 	p.started++
+	p.employ(ln, proc)
+	return nil
+}
+
+// employ begins to supervise a lane's new process.
+func (p *Pool) employ(ln *lane, proc *start.Process) {
 	ln.proc = proc
 	if p.terminated || p.failure != nil {
 		_ = proc.Kill()
 	}
 	proc.OnExit(func(status start.Status) { go p.onExit(ln, status) })
 	p.settle()
-	return nil
+	p.read(ln) // it may have said that it is ready while nobody knew it
+	p.feed()
 }
 
 func withoutWorker(env []string) []string {
@@ -157,6 +168,7 @@ func (p *Pool) anyReady() bool {
 // fail gives all tasks, now and later, the same outcome.
 func (p *Pool) fail(failure *Result) {
 	p.failure = failure
+	p.withdraw()
 	for _, ln := range p.lanes {
 		if ln != nil && ln.proc != nil {
 			_ = ln.proc.Kill()

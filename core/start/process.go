@@ -61,6 +61,7 @@ type Process struct {
 	ended    bool // status is final, done is closed or about to be
 	released bool
 	onExit   []func(Status)
+	report   *report // of an adopted process whose parent tells its status, or nil
 }
 
 func newProcess(pid int, h handle) *Process {
@@ -165,7 +166,13 @@ func (p *Process) collect() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.reaped {
-		p.status, p.reaped = p.h.reap(p.pid)
+		if p.report != nil {
+			if p.status, p.reaped = p.report.read(); p.reaped && !p.status.Known {
+				p.status, p.reaped = p.h.reap(p.pid)
+			}
+		} else {
+			p.status, p.reaped = p.h.reap(p.pid)
+		}
 	}
 	return p.reaped
 }

@@ -370,13 +370,17 @@ func TestThreadEnds(t *testing.T) {
 	go locked()
 	r := <-result
 	require.NoError(t, r.err)
-	defer r.p.Release()
+	t.Cleanup(func() {
+		require.NoError(t, r.p.Kill())
+		wait(t, r.p)
+		r.p.Release()
+	})
 	require.Eventually(t, func() bool {
 		_, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", r.tid))
 		return os.IsNotExist(err)
 	}, deadline, time.Millisecond)
 	require.NoError(t, r.p.Signal(0))
-	require.Contains(t, procStatus(t, r.p.PID(), "State"), "S")
+	require.NotContains(t, procStatus(t, r.p.PID(), "State"), "Z", "not even a zombie")
 	_, ended := r.p.Status()
 	require.False(t, ended)
 	require.NoError(t, r.p.Kill())

@@ -1,0 +1,96 @@
+package pool
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"time"
+
+	"github.com/polyproc/polyproc/core/start"
+)
+
+// Vacancy is a place for a worker process that the host is to start (Options.HostStarts): by a fork of its own, or through a server
+// that forks for it. The child attaches with these numbers.
+type Vacancy struct {
+	Lane       int
+	Generation uint32
+	FD         int // the pool's memory, in this process
+	ParentPID  int // whom the worker dies with
+}
+
+// vacate makes a free lane one that the host is to start a worker for.
+func (p *Pool) vacate(ln *lane) {
+	ln.state = laneStateStarting
+	ln.vacant = true
+	p.vacancies = append(p.vacancies, ln)
+	p.board.fore.ringAlways()
+}
+
+// withdraw takes back the vacancies that nobody has been given.
+func (p *Pool) withdraw() {
+	for _, ln := range p.vacancies {
+		ln.vacant = false
+		ln.state = laneStateEmpty
+	}
+	p.vacancies = nil
+}
+
+// Vacancy waits for the next place, for at most timeout (< 0: for ever). Each must be answered by Fill or Decline. ErrClosed: there
+// will be no more.
+func (p *Pool) Vacancy(timeout time.Duration) (Vacancy, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	over := func() bool { return p.terminated || p.failure != nil || p.ended() }
+	if len(p.vacancies) == 0 && !over() {
+		if err := p.waitFor(timeout, func() bool { return len(p.vacancies) > 0 || over() }); err != nil {
+			return Vacancy{}, err
+		}
+	}
+	if len(p.vacancies) == 0 {
+		return Vacancy{}, ErrClosed
+	}
+	ln := p.vacancies[0]
+	p.vacancies = p.vacancies[1:]
+	return Vacancy{Lane: ln.slot, Generation: ln.head.generation.Load(), FD: p.seg.FD(), ParentPID: os.Getpid()}, nil
+}
+
+// vacantLane finds the lane of a vacancy that was handed out.
+func (p *Pool) vacantLane(v Vacancy) (*lane, error) {
+	if v.Lane >= 0 && v.Lane < len(p.lanes) {
+		if ln := p.lanes[v.Lane]; ln != nil && ln.vacant && ln.head.generation.Load() == v.Generation {
+			return ln, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: lane %d has no vacancy", ErrInvalid, v.Lane)
+}
+
+// Fill says which process has taken the place; the pool supervises it from then on.
+func (p *Pool) Fill(v Vacancy, proc *start.Process) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ln, err := p.vacantLane(v)
+	if err != nil {
+		return err
+	}
+	ln.vacant = false
+	p.started++
+	p.employ(ln, proc)
+	return nil
+}
+
+// Decline says that no process could be started.
+func (p *Pool) Decline(v Vacancy, why error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ln, err := p.vacantLane(v)
+	if err != nil {
+		return err
+	}
+	ln.vacant = false
+	ln.state = laneStateEmpty
+	p.startFails += killWeight
+	p.ensure(max(p.startFailed(&Result{Outcome: BadStart, Exit: math.MinInt32, Data: []byte(why.Error())}), 10*time.Millisecond))
+	p.idle.Broadcast()
+	p.board.fore.ringAlways()
+	return nil
+}
