@@ -25,6 +25,7 @@ extern const pp__host *pp__library;
 static inline void pp__set_error(const char *message) { pp__library->set_error(message); }
 static inline int32_t pp__resolve(const void *fn, pp__fn_ref *ref) { return pp__library->resolve(fn, ref); }
 static inline char **pp__environment(void) { return pp__library->environment(); }
+static inline int32_t pp__fork_worker(const pp_vacancy *vacancy) { return pp__library->fork_worker(vacancy); }
 static inline int32_t pp__cpu_count(void) { return pp__library->cpu_count(); }
 static inline const char *pp__strerror(int32_t status) { return pp__library->strerror(status); }
 static inline char *const *pp__argv(void) { return pp__library->initialized ? pp__library->argv : NULL; }

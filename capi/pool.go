@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/polyproc/polyproc/core/pool"
@@ -71,9 +73,14 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 		if options.out_max >= 1<<31 {
 			return invalid("out_max of %d bytes", uint64(options.out_max))
 		}
-		m, err := method(options.method)
-		if err != nil {
-			return err
+		hostStarts := options.flags&C.PP_POOL_HOST_STARTS != 0
+		forks := options.method == C.PP_START_FORK && !hostStarts
+		var m start.Method
+		if !hostStarts && !forks {
+			var err error
+			if m, err = method(options.method); err != nil {
+				return err
+			}
 		}
 		arg, err := goBytes(options.init_arg, options.init_arg_size, "init_arg")
 		if err != nil {
@@ -88,7 +95,11 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 			opt.Workers = int(C.pp__cpu_count())
 		}
 		switch {
-		case options.flags&C.PP_POOL_HOST_STARTS != 0:
+		case hostStarts:
+			opt.HostStarts = true
+		case forks && (options.argv != nil || options.path != nil):
+			return invalid("a forked worker executes no program")
+		case forks:
 			opt.HostStarts = true
 		case options.argv != nil && *options.argv != nil:
 			if options.initializer != nil {
@@ -112,9 +123,42 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 		if err != nil {
 			return err
 		}
-		*out = C.pp_pool(pools.add(&hosted{Pool: p}))
+		h := &hosted{Pool: p}
+		if forks {
+			// The first here, so that an error is this call's; replacements as they are needed.
+			for range opt.Workers {
+				if err := h.forkNext(0); err != nil {
+					return errors.Join(err, p.Free())
+				}
+			}
+			go func() {
+				for h.forkNext(-1) != pool.ErrClosed {
+				}
+			}()
+		}
+		*out = C.pp_pool(pools.add(h))
 		return nil
 	})
+}
+
+// forkNext waits for a place in the pool and forks a worker for it. The child never comes back into Go.
+func (h *hosted) forkNext(limit time.Duration) error {
+	v, err := h.Vacancy(limit)
+	if err != nil {
+		return err
+	}
+	place := C.pp_vacancy{lane: C.uint32_t(v.Lane), generation: C.uint32_t(v.Generation), fd: C.int32_t(v.FD), parent_pid: C.int32_t(v.ParentPID)}
+	pid, err := C.pp__fork_worker(&place)
+	if pid <= 0 {
+		err = fmt.Errorf("fork: %w", err)
+		return errors.Join(err, h.Decline(v, err))
+	}
+	proc, err := start.Adopt(int(pid), -1)
+	if err != nil {
+		_ = syscall.Kill(int(pid), syscall.SIGKILL)
+		return errors.Join(err, h.Decline(v, err))
+	}
+	return h.Fill(v, proc)
 }
 
 // Results from a certain size on lie in C memory from the start: what the host gets is then not copied again.

@@ -108,6 +108,20 @@ func pp__go_process_start(options *C.pp__in_process_options, out *C.pp_process) 
 	})
 }
 
+//export pp__go_process_adopt
+func pp__go_process_adopt(pid, statusFD C.int32_t, out *C.pp_process) C.int32_t {
+	return callOr(C.PP_ERR_START, func() error {
+		if pid <= 0 {
+			return invalid("pid %d", int32(pid))
+		}
+		p, err := start.Adopt(int(pid), int(statusFD))
+		if err == nil {
+			*out = C.pp_process(processes.add(p))
+		}
+		return err
+	})
+}
+
 //export pp__go_process_wait
 func pp__go_process_wait(process C.pp_process, ms C.int64_t, out *C.pp_exit) C.int32_t {
 	return call(func() error {

@@ -144,12 +144,12 @@ PP_API int32_t pp_init(int *argc, char ***argv);
 /* pp_cpu_count returns how many CPUs this process may use (sched_getaffinity(2)), at least 1. */
 PP_API int32_t pp_cpu_count(void);
 
-/* Start methods. Spawn executes a program afresh. */
+/* Start methods. */
 enum {
-	PP_START_DEFAULT = 0, /* spawn */
-	PP_START_SPAWN = 1,
-	PP_START_FORK = 2,
-	PP_START_FORKSERVER = 3
+	PP_START_DEFAULT = 0,   /* spawn */
+	PP_START_SPAWN = 1,     /* a program is executed afresh: nothing is inherited that was not passed */
+	PP_START_FORK = 2,      /* fork(2), for functions (fn) and for pools of this program's functions: they need no pp_init */
+	PP_START_FORKSERVER = 3 /* not for C: PP_ERR_UNSUPPORTED */
 };
 
 /* pp_watch_parent ends this process with SIGKILL when the process that polyproc started it from has died, by
@@ -200,6 +200,11 @@ typedef struct pp_exit {
 /* pp_process_start starts a child process. Returns PP_OK and the handle; PP_ERR_INVALID; PP_ERR_STATE (fn without
  * pp_init); PP_ERR_NOT_FOUND (no such program); PP_ERR_START; PP_ERR_NOMEM; PP_ERR_UNSUPPORTED (method). */
 PP_API int32_t pp_process_start(const pp_process_options *options, pp_process *process_out);
+
+/* pp_process_adopt takes over a process that the program started without this library, by fork(2) say: it is supervised and collected like
+ * one that pp_process_start has started. pid is a child of this process; or a child of another, and then status_fd, if not -1, is as
+ * in pp_pool_fill. Returns PP_OK and the handle; PP_ERR_NOT_FOUND; PP_ERR_NOMEM; PP_ERR_UNSUPPORTED. */
+PP_API int32_t pp_process_adopt(int32_t pid, int32_t status_fd, pp_process *process_out);
 
 /* pp_process_wait waits for the end of the child, for at most timeout_ms milliseconds (-1: for ever, 0: only looks).
  * Returns PP_OK and how it ended, as often as it is asked; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED (a signal handler ran;

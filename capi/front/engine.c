@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <link.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -53,6 +54,7 @@ pp__host pp__the_host = {
 	.environment = host_environment,
 	.cpu_count = pp_cpu_count,
 	.strerror = pp_strerror,
+	.fork_worker = pp__fork_worker,
 };
 
 bool pp__engine_loaded(void)
@@ -63,6 +65,52 @@ bool pp__engine_loaded(void)
 uint32_t pp__fork_depth(void)
 {
 	return depth;
+}
+
+/* The Go runtime catches signals in every process that it lives in. In a child of a fork it does not live, and a fault there
+ * must end the child as it would without the library: so what was set before the engine came is put back. */
+enum { SIGNALS = 64 };
+static struct sigaction before_engine[SIGNALS + 1];
+static uintptr_t engine_from, engine_to; /* where the engine's code and data are mapped */
+
+static void save_signals(void)
+{
+	for (int i = 1; i <= SIGNALS; i++)
+		if (sigaction(i, NULL, &before_engine[i]) != 0)
+			before_engine[i].sa_handler = SIG_DFL;
+}
+
+static void restore_signals(void)
+{
+	for (int i = 1; i <= SIGNALS; i++) {
+		struct sigaction now;
+		if (sigaction(i, NULL, &now) != 0)
+			continue;
+		const uintptr_t handler = (now.sa_flags & SA_SIGINFO) != 0 ? (uintptr_t)now.sa_sigaction : (uintptr_t)now.sa_handler;
+		if (handler >= engine_from && handler < engine_to)
+			sigaction(i, &before_engine[i], NULL);
+	}
+}
+
+/* note_range finds out where the object lies that has the symbol. */
+static int note_range(struct dl_phdr_info *info, size_t size, void *symbol)
+{
+	uintptr_t from = UINTPTR_MAX, to = 0;
+
+	(void)size;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *const ph = &info->dlpi_phdr[i];
+		if (ph->p_type != PT_LOAD)
+			continue;
+		const uintptr_t start = info->dlpi_addr + ph->p_vaddr;
+		from = start < from ? start : from;
+		to = start + ph->p_memsz > to ? start + ph->p_memsz : to;
+	}
+	if ((uintptr_t)symbol < from || (uintptr_t)symbol >= to)
+		return 0;
+	engine_from = from;
+	engine_to = to;
+	return 1;
 }
 
 /* The lock is held across a fork, so that no child is born in the middle of a load by another thread. */
@@ -82,6 +130,7 @@ static void in_child(void)
 		table = NULL;
 		if (depth < UINT16_MAX)
 			depth++;
+		restore_signals();
 	}
 	pthread_mutex_unlock(&load_lock);
 	pp__worker_forked();
@@ -188,6 +237,7 @@ static const pp__table *load(void)
 			n += (size_t)snprintf(path + n, sizeof path - n, "/.");
 		snprintf(path + n, sizeof path - n, "/fd/%d", fd);
 	}
+	save_signals();
 	void *const handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	close(fd);
 	if (handle == NULL) {
@@ -202,6 +252,7 @@ static const pp__table *load(void)
 		pp__set_error("the engine: %s", dlerror());
 		return NULL;
 	}
+	dl_iterate_phdr(note_range, entry.address);
 	const pp__table *const t = entry.call(&pp__the_host);
 	if (t == NULL) {
 		/* The engine has said why. */

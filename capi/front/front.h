@@ -50,6 +50,9 @@ int32_t pp__locate(const pp__fn_ref *ref, const void **fn_out);
  * it is not there any more; PP_ERR_SYSTEM. */
 int32_t pp__watch(pid_t pid, uint64_t start);
 
+/* pp__fork_worker forks a C worker that serves the place: its pid, or -1 with errno. */
+int32_t pp__fork_worker(const pp_vacancy *vacancy);
+
 /* pp__watched reports whether a thread of this process watches its parent. */
 bool pp__watched(void);
 

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -86,8 +87,25 @@ static int32_t run(const pp_task *task)
 	return status == PP_ERR_NOMEM ? pp_worker_done(PP_ERR_TASK, PP_ERR_NOMEM, NULL, 0) : status;
 }
 
-/* serve ends with exit, not _exit: what tasks have printed is flushed, and their atexit functions run. */
-static _Noreturn void serve(void)
+/* serve runs tasks until there will be no more. */
+static void serve(const pp_worker *worker)
+{
+	settle_signals();
+	initialize(worker);
+	for (;;) {
+		pp_task task;
+		int32_t status = pp_worker_next(-1, &task);
+		if (status == PP_ERR_INTERRUPTED)
+			continue;
+		if (status == PP_ERR_CLOSED)
+			return;
+		if (status != PP_OK || run(&task) != PP_OK)
+			give_up("worker");
+	}
+}
+
+/* serve_afresh ends with exit, not _exit: what tasks have printed is flushed, and their atexit functions run. */
+static _Noreturn void serve_afresh(void)
 {
 	pp_worker worker = {.size = sizeof worker};
 
@@ -95,18 +113,25 @@ static _Noreturn void serve(void)
 		_exit(1);
 	if (pp_worker_attach(&worker) != PP_OK)
 		give_up("worker");
-	settle_signals();
-	initialize(&worker);
-	for (;;) {
-		pp_task task;
-		int32_t status = pp_worker_next(-1, &task);
-		if (status == PP_ERR_INTERRUPTED)
-			continue;
-		if (status == PP_ERR_CLOSED)
-			exit(0);
-		if (status != PP_OK || run(&task) != PP_OK)
-			give_up("worker");
-	}
+	serve(&worker);
+	exit(0);
+}
+
+/* pp__fork_worker forks a worker. It ends with _exit, since the atexit functions are those of the parent; what tasks have printed
+ * is flushed, but not a second time what the parent had printed before. */
+int32_t pp__fork_worker(const pp_vacancy *vacancy)
+{
+	pp_worker worker = {.size = sizeof worker};
+	const pid_t pid = fork();
+
+	if (pid != 0)
+		return (int32_t)pid;
+	__fpurge(stdout);
+	if (pp_worker_attach_to(vacancy, &worker) != PP_OK)
+		_exit(1);
+	serve(&worker);
+	fflush(stdout);
+	_exit(0);
 }
 
 /* run_child is a child of pp_process_start with fn. */
@@ -178,7 +203,7 @@ static char *const *keep_arguments(int argc, char **argv)
 int32_t pp_init(int *argc, char ***argv)
 {
 	if (pp_worker_pending())
-		serve();
+		serve_afresh();
 	const pp__started *child = pp__started_as();
 	/* Not that of another program's child, whose variable was left in the environment. */
 	if (child->known && !pp__the_host.initialized) {

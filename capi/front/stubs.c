@@ -56,6 +56,13 @@ int32_t pp_process_start(const pp_process_options *options, pp_process *process_
 	PP_OPEN(process_start, process_out, (options, process_out));
 }
 
+int32_t pp_process_adopt(int32_t pid, int32_t status_fd, pp_process *process_out)
+{
+	if (process_out == NULL)
+		return pp__fail(PP_ERR_INVALID, "pp_process_adopt: NULL");
+	PP_OPEN(process_adopt, process_out, (pid, status_fd, process_out));
+}
+
 int32_t pp_process_wait(pp_process process, int64_t timeout_ms, pp_exit *exit_out)
 {
 	PP_CALL(process_wait, process, (process, timeout_ms, exit_out));

@@ -14,6 +14,7 @@
 
 #define PP__TABLE_LIST(X) \
 	X(process_start)  \
+	X(process_adopt)  \
 	X(process_wait)   \
 	X(process_info)   \
 	X(process_signal) \
@@ -60,6 +61,7 @@ typedef struct pp__host {
 	char **(*environment)(void);      /* the C environment at this moment, ended by NULL */
 	int32_t (*cpu_count)(void);               /* pp_cpu_count */
 	const char *(*strerror)(int32_t status);  /* pp_strerror */
+	int32_t (*fork_worker)(const pp_vacancy *); /* forks a C worker that serves the place: its pid, or -1 with errno */
 	char *const *argv;                /* the program's arguments as pp_init saw them; NULL without pp_init */
 } pp__host;
 

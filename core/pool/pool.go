@@ -75,16 +75,17 @@ type Pool struct {
 	ringCap  int64
 	geo      geometry
 
-	mu        sync.Mutex
-	lanes     []*lane // by slot; never shrinks
-	jobs      []*job  // submitted jobs with results that were not taken, by first task number
-	queue     []*job  // jobs with tasks that no lane has been given yet, first come first
-	retry     []again // tasks taken back from a lane: they go first
-	done      doneQueue
-	vacancies []*lane // that no process has been started for, with HostStarts
-	bytes     []byte  // rest of the chunk that small results are copied to
-	dirty     []*lane
-	nextID    uint64
+	mu          sync.Mutex
+	lanes       []*lane // by slot; never shrinks
+	jobs        []*job  // submitted jobs with results that were not taken, by first task number
+	queue       []*job  // jobs with tasks that no lane has been given yet, first come first
+	retry       []again // tasks taken back from a lane: they go first
+	done        doneQueue
+	vacancies   []*lane       // that no process has been started for, with HostStarts
+	vacancyNews chan struct{} // closed when vacancies come, or will come no more
+	bytes       []byte        // rest of the chunk that small results are copied to
+	dirty       []*lane
+	nextID      uint64
 
 	open     uint64 // tasks without an outcome
 	outcomes uint64 // that were ever given
@@ -147,7 +148,7 @@ func Open(opt Options) (*Pool, error) {
 		}
 		opt.Path, opt.Args = self, os.Args
 	}
-	p := &Pool{opt: opt, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}}
+	p := &Pool{opt: opt, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}, vacancyNews: make(chan struct{})}
 	p.idle = sync.NewCond(&p.mu)
 	if err := p.allocate(); err != nil {
 		return nil, err

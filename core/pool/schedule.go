@@ -180,7 +180,9 @@ func (p *Pool) settle() {
 		return
 	}
 	told := len(p.vacancies) > 0
-	p.withdraw()
+	if p.opt.HostStarts {
+		p.withdraw()
+	}
 	for _, ln := range p.lanes {
 		if ln != nil && ln.proc != nil && !ln.closing {
 			p.tellEnd(ln)

@@ -23,7 +23,13 @@ func (p *Pool) vacate(ln *lane) {
 	ln.state = laneStateStarting
 	ln.vacant = true
 	p.vacancies = append(p.vacancies, ln)
-	p.board.fore.ringAlways()
+	p.tellVacancy()
+}
+
+// tellVacancy wakes those who wait for a vacancy: there is one, or there will be none.
+func (p *Pool) tellVacancy() {
+	close(p.vacancyNews)
+	p.vacancyNews = make(chan struct{})
 }
 
 // withdraw takes back the vacancies that nobody has been given.
@@ -33,6 +39,7 @@ func (p *Pool) withdraw() {
 		ln.state = laneStateEmpty
 	}
 	p.vacancies = nil
+	p.tellVacancy()
 }
 
 // Vacancy waits for the next place, for at most timeout (< 0: for ever). Each must be answered by Fill or Decline. ErrClosed: there
@@ -40,14 +47,28 @@ func (p *Pool) withdraw() {
 func (p *Pool) Vacancy(timeout time.Duration) (Vacancy, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	over := func() bool { return p.terminated || p.failure != nil || p.ended() }
-	if len(p.vacancies) == 0 && !over() {
-		if err := p.waitFor(timeout, func() bool { return len(p.vacancies) > 0 || over() }); err != nil {
-			return Vacancy{}, err
-		}
+	var expired <-chan time.Time
+	if timeout >= 0 {
+		timer := time.NewTimer(timeout)
+		defer timer.Stop()
+		expired = timer.C
 	}
-	if len(p.vacancies) == 0 {
-		return Vacancy{}, ErrClosed
+	// Not waitFor: who waits here for most of a pool's life must not be rung for each result.
+	for len(p.vacancies) == 0 {
+		if p.terminated || p.failure != nil || p.ended() {
+			return Vacancy{}, ErrClosed
+		}
+		news := p.vacancyNews
+		p.mu.Unlock()
+		select {
+		case <-news:
+			p.mu.Lock()
+		case <-expired:
+			p.mu.Lock()
+			if len(p.vacancies) == 0 {
+				return Vacancy{}, ErrTimeout
+			}
+		}
 	}
 	ln := p.vacancies[0]
 	p.vacancies = p.vacancies[1:]
