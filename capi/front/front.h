@@ -53,6 +53,12 @@ int32_t pp__watch(pid_t pid, uint64_t start);
 /* pp__fork_worker forks a C worker that serves the place: its pid, or -1 with errno. */
 int32_t pp__fork_worker(const pp_vacancy *vacancy);
 
+/* pp__fork_process forks a child that runs options->fn: its pid, or -1 with errno. */
+int32_t pp__fork_process(const pp_process_options *options);
+
+/* pp__started_by_fork notes that polyproc forked this process. */
+void pp__started_by_fork(pid_t parent);
+
 /* pp__watched reports whether a thread of this process watches its parent. */
 bool pp__watched(void);
 

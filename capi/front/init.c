@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+extern char **environ;
+
 /* A function pointer from an address: ISO C has no cast for it, POSIX demands that it can be done. */
 #define PP__AS_FN(type, address) (((union { const void *from; type to; }){.from = (address)}).to)
 
@@ -134,6 +136,12 @@ int32_t pp__fork_worker(const pp_vacancy *vacancy)
 	_exit(0);
 }
 
+static _Noreturn void give_up_fork(const char *what)
+{
+	fprintf(stderr, "polyproc: %s: %s\n", what, strerror(errno));
+	_exit(1);
+}
+
 /* run_child is a child of pp_process_start with fn. */
 static _Noreturn void run_child(void)
 {
@@ -147,6 +155,39 @@ static _Noreturn void run_child(void)
 	if (pp__locate(&ref, &address) != PP_OK)
 		give_up("child");
 	exit(PP__AS_FN(pp_process_fn, address)(arg, arg_size) & 0xff);
+}
+
+/* pp__fork_process is pp_process_start by PP_START_FORK: the child goes on from here, with all that the parent had. It ends with
+ * _exit, for the reasons of pp__fork_worker. Returns the child's pid to the parent, or -1 with errno. */
+int32_t pp__fork_process(const pp_process_options *options)
+{
+	const pid_t parent = getpid();
+	sigset_t interrupt, before;
+
+	sigemptyset(&interrupt);
+	sigaddset(&interrupt, SIGINT);
+	/* Blocked already at the fork, so that there is no moment in which it is not. */
+	if ((options->flags & PP_PROCESS_BLOCK_SIGINT) != 0)
+		pthread_sigmask(SIG_BLOCK, &interrupt, &before);
+	const pid_t pid = fork();
+	if (pid != 0) {
+		const int error = errno;
+		if ((options->flags & PP_PROCESS_BLOCK_SIGINT) != 0)
+			pthread_sigmask(SIG_SETMASK, &before, NULL);
+		errno = error;
+		return (int32_t)pid;
+	}
+	__fpurge(stdout);
+	pp__started_by_fork(parent);
+	if ((options->flags & PP_PROCESS_DAEMON) != 0 && pp__watch(parent, 0) != PP_OK)
+		_exit(1); /* the parent has died */
+	if (options->cwd != NULL && chdir(options->cwd) != 0)
+		give_up_fork(options->cwd);
+	if (options->env != NULL)
+		environ = (char **)(uintptr_t)options->env;
+	const int32_t code = options->fn(options->arg, options->arg_size);
+	fflush(stdout);
+	_exit(code & 0xff);
 }
 
 /* keep_arguments copies the program's arguments: programs shuffle and overwrite their argv. */

@@ -86,6 +86,12 @@ int32_t pp__payload_raw(const void **data_out, size_t *size_out)
 	return status;
 }
 
+void pp__started_by_fork(pid_t parent)
+{
+	started = (pp__started){.known = true, .parent_pid = parent, .payload_fd = -1};
+	parsed_by = getpid();
+}
+
 int32_t pp_payload(const void **data_out, size_t *size_out)
 {
 	const void *data;

@@ -5,7 +5,11 @@
  * the fresh engine's own, and the engine need not be loaded to say so. */
 #include "front.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
 
 #define HANDLE_BITS 48
 
@@ -49,10 +53,35 @@ static void issue(uint64_t *handle)
 
 /* ---- process ---- */
 
+/* start_fork forks in the calling thread, which the child's only one is a copy of, and has the engine adopt the child. */
+static int32_t start_fork(const pp_process_options *options, pp_process *process_out)
+{
+	if (options->size != sizeof *options)
+		return pp__fail(PP_ERR_INVALID, "options of %u bytes: initialize them with PP_PROCESS_OPTIONS_INIT", options->size);
+	if (options->fn == NULL || options->path != NULL || options->argv != NULL)
+		return pp__fail(PP_ERR_INVALID, "a forked child runs fn and executes no program");
+	if (options->arg == NULL && options->arg_size > 0)
+		return pp__fail(PP_ERR_INVALID, "arg is NULL and its size is %zu", options->arg_size);
+	if (pp__table_now() == NULL)
+		return PP_ERR_ENGINE; /* before there is a child that nobody could supervise */
+	const int32_t pid = pp__fork_process(options);
+	if (pid < 0)
+		return pp__fail(PP_ERR_START, "fork: %s", strerror(errno));
+	const int32_t status = pp_process_adopt(pid, -1, process_out);
+	if (status != PP_OK) {
+		kill(pid, SIGKILL);
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
+	return status;
+}
+
 int32_t pp_process_start(const pp_process_options *options, pp_process *process_out)
 {
 	if (options == NULL || process_out == NULL)
 		return pp__fail(PP_ERR_INVALID, "pp_process_start: NULL");
+	if (options->method == PP_START_FORK)
+		return start_fork(options, process_out);
 	PP_OPEN(process_start, process_out, (options, process_out));
 }
 
