@@ -358,7 +358,7 @@ func trace(t *testing.T, s *shm.Segment, index int) *traced {
 			return nil
 		}
 		_ = unix.PtraceSetOptions(pid, unix.PTRACE_O_EXITKILL) // it must not stay stopped when this test is killed
-		_ = unix.PtraceCont(pid, 0) // it can only fail because the child was killed, which wait tells
+		_ = unix.PtraceCont(pid, 0)                            // it can only fail because the child was killed, which wait tells
 	}
 	// Delivered, it stops the whole process; only the thread that we step leaves the stop.
 	_ = unix.PtraceCont(pid, int(unix.SIGSTOP))
