@@ -134,6 +134,8 @@ static void in_child(void)
 	}
 	pthread_mutex_unlock(&load_lock);
 	pp__worker_forked();
+	pp__payload_forked();
+	pp__watch_forked();
 }
 
 /* on_load notes where the library is while its path, which may be relative, still leads there. */

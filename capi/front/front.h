@@ -59,6 +59,11 @@ int32_t pp__fork_process(const pp_process_options *options);
 /* pp__started_by_fork notes that polyproc forked this process. */
 void pp__started_by_fork(pid_t parent);
 
+/* In the child of a fork: locks that another thread held at that moment are free again. What they guard is a few words, each valid
+ * at every moment. */
+void pp__payload_forked(void);
+void pp__watch_forked(void);
+
 /* pp__watched reports whether a thread of this process watches its parent. */
 bool pp__watched(void);
 

@@ -56,6 +56,11 @@ const pp__started *pp__started_as(void)
 	return &started;
 }
 
+void pp__payload_forked(void)
+{
+	lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+}
+
 int32_t pp__payload_raw(const void **data_out, size_t *size_out)
 {
 	const pp__started *child = pp__started_as();

@@ -119,6 +119,11 @@ static int watch_create(void)
 	return error;
 }
 
+void pp__watch_forked(void)
+{
+	watch_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+}
+
 bool pp__watched(void)
 {
 	pthread_mutex_lock(&watch_lock);
