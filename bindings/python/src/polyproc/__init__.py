@@ -122,3 +122,7 @@ def __getattr__(name: str) -> object:
         __import__(__name__ + ".reduction")
         return sys.modules[__name__ + ".reduction"]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+# A child executes the main script under the name __mp_main__, so what it pickles of the script's classes is of that module.
+if "__main__" in sys.modules:
+    sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
