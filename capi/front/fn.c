@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -140,6 +141,33 @@ static int count_changes(struct dl_phdr_info *info, size_t size, void *data)
 	return 1;
 }
 
+/* mapped_path is the path of the file that is mapped at an address, as the kernel knows it: to be freed; NULL if it does not. */
+static char *mapped_path(uintptr_t address)
+{
+	FILE *const f = fopen("/proc/self/maps", "re");
+	char *line = NULL, *path = NULL;
+	size_t room = 0;
+
+	if (f == NULL)
+		return NULL;
+	while (path == NULL && getline(&line, &room, f) > 0) {
+		unsigned long long from, to;
+		int at = 0;
+		if (sscanf(line, "%llx-%llx %*s %*s %*s %*s %n", &from, &to, &at) < 2 || address < from || address >= to)
+			continue;
+		line[strcspn(line, "\n")] = '\0';
+		/* A file that was replaced: what is at its place now will be found to be another. */
+		char *const deleted = strstr(line, " (deleted)");
+		if (deleted != NULL && deleted[10] == '\0')
+			*deleted = '\0';
+		if (at > 0 && line[at] == '/')
+			path = strdup(line + at);
+	}
+	free(line);
+	fclose(f);
+	return path;
+}
+
 int32_t pp__resolve(const void *fn, pp__fn_ref *ref_out)
 {
 	/* A loop that submits tasks asks for the same function again and again. */
@@ -160,8 +188,8 @@ int32_t pp__resolve(const void *fn, pp__fn_ref *ref_out)
 		dl_iterate_phdr(by_address, &s);
 		if (!m.found)
 			return pp__fail(PP_ERR_NOT_FOUND, "%p is not a function of the program or of a library that it has loaded", fn);
-		/* The other process may have another working directory. */
-		char *const absolute = m.path[0] != '\0' ? realpath(m.path, NULL) : NULL;
+		/* The other process may have another working directory, and so may this one by now. */
+		char *const absolute = m.path[0] != '\0' && m.path[0] != '/' ? mapped_path((uintptr_t)fn) : NULL;
 		const char *const path = absolute != NULL ? absolute : m.path;
 		const size_t length = strlen(path);
 		if (length < sizeof last.ref.path) {

@@ -113,7 +113,10 @@ static _Noreturn void serve_afresh(void)
 
 	if (pp__worker_orphan())
 		_exit(1);
-	if (pp_worker_attach(&worker) != PP_OK)
+	const int32_t status = pp_worker_attach(&worker);
+	if (status == PP_ERR_STATE)
+		_exit(1); /* the parent has died meanwhile: nobody is left who wants to hear of it */
+	if (status != PP_OK)
 		give_up("worker");
 	serve(&worker);
 	exit(0);

@@ -1,0 +1,1030 @@
+/* pool_test.c - pools, from a C program.
+ *
+ * deadline: 300 s
+ */
+#include "scenarios.h"
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <math.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+/* ---- tasks --------------------------------------------------------------------------------------------------------- */
+
+static int32_t square(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	const double x = *(const double *)in;
+	double add = 0;
+
+	if (in_size != sizeof x || *out_size != sizeof x || (uintptr_t)in % 8 != 0 || (uintptr_t)ctx % 8 != 0)
+		return 99;
+	if (ctx_size == sizeof add)
+		memcpy(&add, ctx, sizeof add);
+	*(double *)out = x * x + add;
+	return 0;
+}
+
+static int32_t echo(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	(void)ctx;
+	(void)ctx_size;
+	if (in_size > *out_size)
+		return 98;
+	memcpy(out, in, in_size);
+	*out_size = in_size;
+	return 0;
+}
+
+static int32_t nothing(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	(void)in;
+	(void)in_size;
+	(void)out;
+	(void)ctx;
+	(void)ctx_size;
+	*out_size = 0;
+	return 0;
+}
+
+static int32_t pid_of(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	(void)in;
+	(void)in_size;
+	(void)ctx;
+	(void)ctx_size;
+	*(int32_t *)out = (int32_t)getpid();
+	*out_size = sizeof(int32_t);
+	return 0;
+}
+
+static int32_t sleep_ms(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	const int32_t ms = *(const int32_t *)in;
+
+	(void)ctx;
+	(void)ctx_size;
+	nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
+	return echo(in, in_size, out, out_size, NULL, 0);
+}
+
+enum { WELL = 0, SEGFAULT, EXIT, ABORT, KILL, FAIL, TOO_MUCH, CLOSE_ALL, DIVIDE };
+
+/* misbehave does what it is told to. */
+static int32_t misbehave(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	const int32_t what = *(const int32_t *)in;
+	volatile int zero = 0;
+
+	(void)ctx;
+	(void)ctx_size;
+	switch (what & 0xff) {
+	case SEGFAULT:
+		*(volatile int *)(uintptr_t)8 = 1;
+		break;
+	case EXIT:
+		exit(what >> 8);
+	case ABORT:
+		prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+		abort();
+	case KILL:
+		kill(getpid(), SIGKILL);
+		break;
+	case FAIL:
+		return what >> 8;
+	case TOO_MUCH:
+		*out_size += 1;
+		return 0;
+	case CLOSE_ALL:
+		for (int fd = 0; fd < 256; fd++)
+			close(fd);
+		break;
+	case DIVIDE:
+		zero = what / zero;
+		break;
+	}
+	return echo(in, in_size, out, out_size, NULL, 0);
+}
+
+/* zeros has a result of as many bytes as it is told. */
+static int32_t zeros(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	uint64_t n;
+
+	(void)in_size;
+	(void)ctx;
+	(void)ctx_size;
+	memcpy(&n, in, sizeof n);
+	if (n > *out_size)
+		return 97;
+	memset(out, 'z', n);
+	*out_size = n;
+	return 0;
+}
+
+/* sum reads all of ctx. */
+static int32_t sum(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	uint64_t total = 0;
+
+	(void)in;
+	(void)in_size;
+	(void)out_size;
+	for (size_t i = 0; i < ctx_size; i++)
+		total += ((const uint8_t *)ctx)[i];
+	memcpy(out, &total, sizeof total);
+	return 0;
+}
+
+static uint64_t from_initializer;
+
+static int32_t initialize(const void *arg, size_t arg_size)
+{
+	if (arg_size != sizeof from_initializer)
+		return 1;
+	memcpy(&from_initializer, arg, sizeof from_initializer);
+	return 0;
+}
+
+static int32_t initialized(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	(void)in;
+	(void)in_size;
+	(void)out_size;
+	(void)ctx;
+	(void)ctx_size;
+	memcpy(out, &from_initializer, sizeof from_initializer);
+	return 0;
+}
+
+static int32_t always_fails(const void *arg, size_t arg_size)
+{
+	(void)arg;
+	(void)arg_size;
+	return 42;
+}
+
+/* fails_once fails if it can remove the file that arg names. */
+static int32_t fails_once(const void *arg, size_t arg_size)
+{
+	(void)arg_size;
+	return unlink(arg) == 0 ? 7 : 0;
+}
+
+/* ---- help ----------------------------------------------------------------------------------------------------------- */
+
+static pp_pool open_pool(int32_t workers)
+{
+	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	pp_pool pool = 0;
+
+	options.workers = workers;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_OK);
+	REQUIRE(pool != 0);
+	return pool;
+}
+
+/* works ends the test unless the pool maps 1,000 elements correctly. */
+static void works(pp_pool pool)
+{
+	static double in[1000], out[1000];
+	int32_t status[1000];
+
+	for (int i = 0; i < 1000; i++)
+		in[i] = i, out[i] = -1, status[i] = -1;
+	REQUIRE_STATUS(pp_pool_map(pool, square, in, sizeof *in, out, sizeof *out, 1000, 0, NULL, 0, status), PP_OK);
+	for (int i = 0; i < 1000; i++)
+		REQUIRE(out[i] == (double)i * i && status[i] == PP_OK);
+}
+
+static int32_t alive(pp_pool pool)
+{
+	pp_pool_state state;
+
+	REQUIRE_STATUS(pp_pool_info(pool, &state, NULL, 0, NULL), PP_OK);
+	return state.alive;
+}
+
+/* ---- scenarios ------------------------------------------------------------------------------------------------------- */
+
+static void map(void)
+{
+	static const size_t counts[] = {0, 1, 2, 1000, 100000}, chunks[] = {0, 1, 7, 1000, 1000000};
+	static double in[100000], out[100000];
+	const double ctx = 0.5;
+	const pp_pool pool = open_pool(2);
+
+	for (size_t c = 0; c < COUNT(counts); c++) {
+		for (size_t k = 0; k < COUNT(chunks); k++) {
+			const size_t n = counts[c];
+			for (size_t i = 0; i < n; i++)
+				in[i] = (double)i / 2, out[i] = -1;
+			REQUIRE_STATUS(pp_pool_map(pool, square, in, sizeof *in, out, sizeof *out, n, chunks[k], &ctx, sizeof ctx, NULL), PP_OK);
+			for (size_t i = 0; i < n; i++)
+				REQUIRE(out[i] == in[i] * in[i] + 0.5);
+		}
+	}
+	/* No result, no input, neither. */
+	REQUIRE_STATUS(pp_pool_map(pool, nothing, in, sizeof *in, NULL, 0, 5000, 0, NULL, 0, NULL), PP_OK);
+	int32_t pids[100];
+	REQUIRE_STATUS(pp_pool_map(pool, pid_of, NULL, 0, pids, sizeof *pids, 100, 1, NULL, 0, NULL), PP_OK);
+	for (int i = 0; i < 100; i++)
+		REQUIRE(pids[i] > 0 && pids[i] != getpid());
+	REQUIRE_STATUS(pp_pool_map(pool, nothing, NULL, 0, NULL, 0, 10, 0, NULL, 0, NULL), PP_OK);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+/* Elements and results of all sizes around the limits of the rings, and a large ctx. */
+static void map_big(void)
+{
+	static const size_t sizes[] = {1, 8, 1000, 65535 - 56, 65536 - 56, 65536, 200000, 3000000};
+	const pp_pool pool = open_pool(2);
+
+	for (size_t k = 0; k < COUNT(sizes); k++) {
+		const size_t size = sizes[k], n = size > 100000 ? 8 : 100;
+		uint8_t *const in = malloc(size * n), *const out = calloc(n, size);
+		REQUIRE(in != NULL && out != NULL);
+		for (size_t i = 0; i < size * n; i++)
+			in[i] = (uint8_t)(i * 13 + i / 251);
+		for (int lap = 0; lap < 3; lap++) {
+			memset(out, 0, size * n);
+			REQUIRE_STATUS(pp_pool_map(pool, echo, in, size, out, size, n, 0, NULL, 0, NULL), PP_OK);
+			REQUIRE(memcmp(in, out, size * n) == 0);
+		}
+		free(in);
+		free(out);
+	}
+	const size_t ctx_size = 5000001;
+	uint8_t *const ctx = malloc(ctx_size);
+	REQUIRE(ctx != NULL);
+	memset(ctx, 3, ctx_size);
+	uint64_t sums[40];
+	REQUIRE_STATUS(pp_pool_map(pool, sum, NULL, 0, sums, sizeof *sums, COUNT(sums), 1, ctx, ctx_size, NULL), PP_OK);
+	for (size_t i = 0; i < COUNT(sums); i++)
+		REQUIRE_EQ(sums[i], 3 * ctx_size);
+	free(ctx);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+/* A bad element costs itself. */
+static void bad_elements(void)
+{
+	static const int32_t bad[] = {SEGFAULT, EXIT, EXIT | 7 << 8, ABORT, KILL, DIVIDE};
+	const pp_pool pool = open_pool(2);
+	int32_t in[300], out[300], status[300];
+
+	for (size_t k = 0; k < COUNT(bad); k++) {
+		memset(in, 0, sizeof in);
+		memset(status, 0x7f, sizeof status);
+		in[0] = in[150] = bad[k];
+		in[151] = in[299] = FAIL | 1000 << 8;
+		in[152] = TOO_MUCH;
+		REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 300, k % 2 ? 0 : 10, NULL, 0, status),
+		               PP_ERR_WORKER_LOST);
+		REQUIRE(strlen(pp_last_error()) > 0);
+		for (int i = 0; i < 300; i++)
+			REQUIRE_EQ(status[i], in[i] == bad[k] ? PP_ERR_WORKER_LOST : in[i] != 0 ? PP_ERR_TASK : PP_OK);
+		works(pool);
+		WITHIN(1000, alive(pool) == 2);
+	}
+	/* One that closes every descriptor of its process harms nobody. */
+	memset(in, 0, sizeof in);
+	in[3] = CLOSE_ALL;
+	REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 10, 0, NULL, 0, NULL), PP_OK);
+	works(pool);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+static void submit(void)
+{
+	enum { N = 2000 };
+	const pp_pool pool = open_pool(2);
+	uint64_t first = 0, task, numbers[N], sizes[N];
+	pp_result result, results[64];
+	static uint8_t seen[N];
+	char slab[4096];
+	size_t n;
+
+	/* One by one, waited for in any order. */
+	for (uint64_t i = 0; i < 100; i++)
+		REQUIRE_STATUS(pp_pool_submit(pool, echo, &i, sizeof i, 1000 + i, &numbers[i]), PP_OK);
+	for (uint64_t i = 100; i-- > 0;) {
+		REQUIRE_STATUS(pp_pool_wait(pool, numbers[i], -1, &result), PP_OK);
+		REQUIRE_EQ(result.status, PP_OK);
+		REQUIRE_EQ(result.task, numbers[i]);
+		REQUIRE_EQ(result.cookie, 1000 + i);
+		REQUIRE_EQ(result.size, sizeof i);
+		REQUIRE(memcmp(result.data, &i, sizeof i) == 0);
+		REQUIRE(result.pid > 0);
+		pp_result_free(&result);
+		pp_result_free(&result);
+		REQUIRE_STATUS(pp_pool_wait(pool, numbers[i], 0, &result), PP_ERR_NOT_FOUND);
+	}
+	/* Many at once, collected as they come. */
+	for (uint64_t i = 0; i < N; i++)
+		numbers[i] = i, sizes[i] = sizeof *numbers;
+	REQUIRE_STATUS(pp_pool_submit_many(pool, echo, numbers, sizes, N, 5000, &first), PP_OK);
+	for (size_t got = 0; got < N; got += n) {
+		REQUIRE_STATUS(pp_pool_collect(pool, results, COUNT(results), got % 2 ? slab : NULL, sizeof slab, 20000, &n), PP_OK);
+		REQUIRE(n > 0 && n <= COUNT(results));
+		for (size_t k = 0; k < n; k++) {
+			uint64_t i;
+			REQUIRE_EQ(results[k].status, PP_OK);
+			REQUIRE_EQ(results[k].size, sizeof i);
+			REQUIRE((uintptr_t)results[k].data % 8 == 0);
+			memcpy(&i, results[k].data, sizeof i);
+			REQUIRE(i < N && results[k].task == first + i && results[k].cookie == 5000 + i && !seen[i]++);
+			pp_result_free(&results[k]);
+		}
+	}
+	REQUIRE_STATUS(pp_pool_collect(pool, results, COUNT(results), NULL, 0, 0, &n), PP_ERR_TIMEOUT);
+	REQUIRE_STATUS(pp_pool_collect(pool, results, COUNT(results), NULL, 0, 50, &n), PP_ERR_TIMEOUT);
+	/* What goes wrong is told in the result. */
+	const int32_t fail = FAIL | 12345 << 8, leave = EXIT | 9 << 8, crash = SEGFAULT;
+	REQUIRE_STATUS(pp_pool_submit(pool, misbehave, &fail, sizeof fail, 1, &task), PP_OK);
+	REQUIRE_STATUS(pp_pool_wait(pool, task, 20000, &result), PP_OK);
+	REQUIRE_EQ(result.status, PP_ERR_TASK);
+	REQUIRE_EQ(result.code, 12345);
+	REQUIRE_STATUS(pp_pool_submit(pool, misbehave, &leave, sizeof leave, 1, &task), PP_OK);
+	REQUIRE_STATUS(pp_pool_wait(pool, task, 20000, &result), PP_OK);
+	REQUIRE_EQ(result.status, PP_ERR_WORKER_LOST);
+	REQUIRE_EQ(result.exit_code, 9);
+	REQUIRE_STATUS(pp_pool_submit(pool, misbehave, &crash, sizeof crash, 1, &task), PP_OK);
+	REQUIRE_STATUS(pp_pool_wait(pool, task, 20000, &result), PP_OK);
+	REQUIRE_EQ(result.status, PP_ERR_WORKER_LOST);
+	REQUIRE_EQ(result.exit_code, -SIGSEGV);
+	works(pool);
+	/* Nothing is a task as well. */
+	REQUIRE_STATUS(pp_pool_submit(pool, echo, NULL, 0, 1, &task), PP_OK);
+	REQUIRE_STATUS(pp_pool_wait(pool, task, 20000, &result), PP_OK);
+	REQUIRE_EQ(result.status, PP_OK);
+	REQUIRE_EQ(result.size, 0);
+	REQUIRE(result.data == NULL);
+	REQUIRE_STATUS(pp_pool_close(pool), PP_OK);
+	REQUIRE_STATUS(pp_pool_close(pool), PP_OK);
+	REQUIRE_STATUS(pp_pool_submit(pool, echo, NULL, 0, 1, &task), PP_ERR_CLOSED);
+	REQUIRE_STATUS(pp_pool_collect(pool, results, COUNT(results), NULL, 0, -1, &n), PP_ERR_CLOSED);
+	REQUIRE_STATUS(pp_pool_join(pool, 20000), PP_OK);
+	REQUIRE_EQ(alive(pool), 0);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+/* Large results, more than fits, and a pool that is told how much room they need. */
+static void big_results(void)
+{
+	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	pp_pool pool;
+	uint64_t task;
+	pp_result result;
+	static const uint64_t sizes[] = {0, 1, 65536 - 32, 65536 - 31, 100000, 1 << 20, 20 << 20, (20 << 20) + 1};
+
+	options.workers = 1;
+	options.out_max = 20 << 20;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_OK);
+	for (int lap = 0; lap < 3; lap++) {
+		for (size_t k = 0; k < COUNT(sizes); k++) {
+			REQUIRE_STATUS(pp_pool_submit(pool, zeros, &sizes[k], sizeof sizes[k], 0, &task), PP_OK);
+			REQUIRE_STATUS(pp_pool_wait(pool, task, 20000, &result), PP_OK);
+			if (sizes[k] > options.out_max) {
+				REQUIRE_EQ(result.status, PP_ERR_TASK);
+				REQUIRE_EQ(result.code, 97);
+				continue;
+			}
+			REQUIRE_EQ(result.status, PP_OK);
+			REQUIRE_EQ(result.size, sizes[k]);
+			REQUIRE(result.size == 0 || (((const char *)result.data)[0] == 'z' && ((const char *)result.data)[result.size - 1] == 'z'));
+			pp_result_free(&result);
+		}
+	}
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+static void cancel(void)
+{
+	const pp_pool pool = open_pool(1);
+	const int32_t ms = 300;
+	uint64_t running, waiting[5];
+	pp_result result;
+	pp_pool_state state;
+
+	REQUIRE_STATUS(pp_pool_submit(pool, sleep_ms, &ms, sizeof ms, 0, &running), PP_OK);
+	for (int i = 0; i < 5; i++)
+		REQUIRE_STATUS(pp_pool_submit(pool, echo, &i, sizeof i, 0, &waiting[i]), PP_OK);
+	WITHIN(20000, pp_pool_info(pool, &state, NULL, 0, NULL) == PP_OK && state.running == 1);
+	REQUIRE_EQ(state.waiting, 5);
+	REQUIRE_STATUS(pp_pool_cancel(pool, running), PP_ERR_STATE);
+	REQUIRE_STATUS(pp_pool_cancel(pool, waiting[0]), PP_OK);
+	REQUIRE_STATUS(pp_pool_cancel(pool, waiting[3]), PP_OK);
+	REQUIRE_STATUS(pp_pool_cancel(pool, 123456), PP_ERR_NOT_FOUND);
+	REQUIRE_STATUS(pp_pool_wait(pool, waiting[1], 0, &result), PP_ERR_TIMEOUT);
+	for (int i = 0; i < 5; i++) {
+		REQUIRE_STATUS(pp_pool_wait(pool, waiting[i], 20000, &result), PP_OK);
+		REQUIRE_EQ(result.status, i % 3 == 0 ? PP_ERR_CANCELLED : PP_OK);
+		REQUIRE_EQ(result.pid == 0, i % 3 == 0);
+		pp_result_free(&result);
+	}
+	REQUIRE_STATUS(pp_pool_wait(pool, running, 20000, &result), PP_OK);
+	REQUIRE_EQ(result.status, PP_OK);
+	pp_result_free(&result);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+static void initializers(void)
+{
+	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	pp_pool pool;
+	const uint64_t arg = 0x1122334455667788;
+	uint64_t out[50], task;
+	pp_result result;
+	char file[] = "/tmp/polyproc-pool-test-XXXXXX";
+
+	options.workers = 2;
+	options.initializer = initialize;
+	options.init_arg = &arg;
+	options.init_arg_size = sizeof arg;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_OK);
+	REQUIRE_STATUS(pp_pool_map(pool, initialized, NULL, 0, out, sizeof *out, COUNT(out), 1, NULL, 0, NULL), PP_OK);
+	for (size_t i = 0; i < COUNT(out); i++)
+		REQUIRE(out[i] == arg);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+
+	/* One that fails once: the worker is replaced, and the pool is well. */
+	const int fd = mkstemp(file);
+	REQUIRE(fd >= 0);
+	close(fd);
+	options.initializer = fails_once;
+	options.init_arg = file;
+	options.init_arg_size = sizeof file;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_OK);
+	works(pool);
+	REQUIRE_EQ(access(file, F_OK), -1);
+	WITHIN(5000, alive(pool) == 2);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+
+	/* One that always fails: an error from every call, within a second, and no more processes. */
+	const int64_t began = now_ms();
+	options.initializer = always_fails;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_OK);
+	REQUIRE_STATUS(pp_pool_map(pool, initialized, NULL, 0, out, sizeof *out, COUNT(out), 0, NULL, 0, NULL), PP_ERR_INIT);
+	REQUIRE(now_ms() - began < 1000);
+	int32_t status = pp_pool_submit(pool, echo, &arg, sizeof arg, 0, &task);
+	if (status == PP_OK) {
+		REQUIRE_STATUS(pp_pool_wait(pool, task, 1000, &result), PP_OK);
+		REQUIRE_EQ(result.status, PP_ERR_INIT);
+		REQUIRE(result.size > 0 && memmem(result.data, result.size, "42", 2) != NULL);
+		pp_result_free(&result);
+	} else {
+		REQUIRE_STATUS(status, PP_ERR_INIT);
+	}
+	WITHIN(5000, alive(pool) == 0);
+	pp_pool_state before, after;
+	REQUIRE_STATUS(pp_pool_info(pool, &before, NULL, 0, NULL), PP_OK);
+	REQUIRE_STATUS(pp_pool_map(pool, initialized, NULL, 0, out, sizeof *out, COUNT(out), 0, NULL, 0, NULL), PP_ERR_INIT);
+	REQUIRE_STATUS(pp_pool_info(pool, &after, NULL, 0, NULL), PP_OK);
+	REQUIRE_EQ(before.started, after.started);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+/* Wrong arguments get an error and a message each. */
+static void bad_arguments(void)
+{
+	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	pp_pool pool = 0, freed;
+	double x = 1, y;
+	uint64_t task;
+	pp_result result;
+	size_t n;
+
+	REQUIRE_STATUS(pp_pool_open(NULL, &pool), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_open(&options, NULL), PP_ERR_INVALID);
+	options.workers = -1;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_ERR_INVALID);
+	options.workers = 1025;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_ERR_INVALID);
+	options.workers = INT_MIN;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_ERR_INVALID);
+	options.workers = 1;
+	options.size = 3;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_ERR_INVALID);
+	options.size = sizeof options;
+	options.method = 77;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_ERR_INVALID);
+	options.method = 0;
+	options.init_arg_size = 5;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_ERR_INVALID);
+	options.init_arg_size = 0;
+	REQUIRE_EQ(pool, 0);
+
+	/* No handle at all, before and after there is one. */
+	for (int lap = 0; lap < 2; lap++) {
+		static const pp_pool wrong[] = {0, 999, UINT64_MAX, (uint64_t)1 << 48, INT64_MAX};
+		for (size_t i = 0; i < COUNT(wrong); i++) {
+			REQUIRE_STATUS(pp_pool_map(wrong[i], square, &x, sizeof x, &y, sizeof y, 1, 0, NULL, 0, NULL), PP_ERR_HANDLE);
+			REQUIRE(strlen(pp_last_error()) > 0);
+			REQUIRE_STATUS(pp_pool_submit(wrong[i], echo, &x, sizeof x, 0, &task), PP_ERR_HANDLE);
+			REQUIRE_STATUS(pp_pool_wait(wrong[i], 1, 0, &result), PP_ERR_HANDLE);
+			REQUIRE_STATUS(pp_pool_collect(wrong[i], &result, 1, NULL, 0, 0, &n), PP_ERR_HANDLE);
+			REQUIRE_STATUS(pp_pool_wake(wrong[i]), PP_ERR_HANDLE);
+			REQUIRE_STATUS(pp_pool_cancel(wrong[i], 1), PP_ERR_HANDLE);
+			REQUIRE_STATUS(pp_pool_info(wrong[i], NULL, NULL, 0, NULL), PP_ERR_HANDLE);
+			REQUIRE_STATUS(pp_pool_close(wrong[i]), PP_ERR_HANDLE);
+			REQUIRE_STATUS(pp_pool_terminate(wrong[i]), PP_ERR_HANDLE);
+			REQUIRE_STATUS(pp_pool_join(wrong[i], 0), PP_ERR_HANDLE);
+			REQUIRE_STATUS(pp_pool_free(wrong[i]), wrong[i] == 0 ? PP_OK : PP_ERR_HANDLE);
+			REQUIRE_STATUS(pp_process_wait(wrong[i], 0, NULL), PP_ERR_HANDLE);
+		}
+		if (lap == 0)
+			pool = open_pool(1);
+	}
+	/* A handle of another kind. */
+	REQUIRE_STATUS(pp_process_wait(pool, 0, NULL), PP_ERR_HANDLE);
+	REQUIRE_STATUS(pp_process_signal(pool, SIGKILL), PP_ERR_HANDLE);
+	REQUIRE_STATUS(pp_process_info(pool, NULL, NULL), PP_ERR_HANDLE);
+	REQUIRE_STATUS(pp_process_free(pool), PP_ERR_HANDLE);
+
+	REQUIRE_STATUS(pp_pool_map(pool, NULL, &x, sizeof x, &y, sizeof y, 1, 0, NULL, 0, NULL), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_map(pool, square, NULL, sizeof x, &y, sizeof y, 1, 0, NULL, 0, NULL), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_map(pool, square, &x, sizeof x, NULL, sizeof y, 1, 0, NULL, 0, NULL), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_map(pool, square, &x, sizeof x, &y, sizeof y, 1, 0, NULL, 8, NULL), PP_ERR_INVALID);
+	int32_t status = pp_pool_map(pool, square, &x, SIZE_MAX / 2, &y, sizeof y, 1000, 0, NULL, 0, NULL);
+	REQUIRE(status == PP_ERR_TOO_BIG || status == PP_ERR_INVALID);
+	/* Not a function: the stack, the heap. */
+	pp_task_fn nowhere;
+	double *const p = &x;
+	memcpy(&nowhere, &p, sizeof nowhere);
+	REQUIRE_STATUS(pp_pool_map(pool, nowhere, &x, sizeof x, &y, sizeof y, 1, 0, NULL, 0, NULL), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_submit(pool, echo, NULL, 8, 0, &task), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_submit_many(pool, echo, &x, NULL, 3, 0, &task), PP_ERR_INVALID);
+	const uint64_t too_big = UINT64_MAX - 7;
+	REQUIRE_STATUS(pp_pool_submit_many(pool, echo, &x, &too_big, 1, 0, &task), PP_ERR_TOO_BIG);
+	REQUIRE_STATUS(pp_pool_submit(pool, echo, &x, SIZE_MAX, 0, &task), PP_ERR_TOO_BIG);
+	REQUIRE_STATUS(pp_pool_submit(pool, echo, &x, sizeof x, 0, &task), PP_OK);
+	REQUIRE_STATUS(pp_pool_wait(pool, task, -1, NULL), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_wait(pool, task, 20000, &result), PP_OK);
+	pp_result_free(&result);
+	pp_result_free(NULL);
+	REQUIRE_STATUS(pp_pool_collect(pool, NULL, 1, NULL, 0, 0, &n), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_collect(pool, &result, 0, NULL, 0, 0, &n), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_collect(pool, &result, 1, NULL, 0, 0, NULL), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_join(pool, 0), PP_ERR_STATE);
+	REQUIRE_STATUS(pp_pool_info(pool, NULL, NULL, 0, NULL), PP_OK);
+	works(pool);
+	freed = pool;
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+	REQUIRE_STATUS(pp_pool_free(freed), PP_ERR_HANDLE);
+	REQUIRE_STATUS(pp_pool_submit(freed, echo, &x, sizeof x, 0, &task), PP_ERR_HANDLE);
+	/* Nobody gets the number again. */
+	pool = open_pool(1);
+	REQUIRE(pool != freed);
+	REQUIRE_STATUS(pp_pool_submit(freed, echo, &x, sizeof x, 0, &task), PP_ERR_HANDLE);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+/* A program that does not begin with pp_init starts no pool of its own functions, and no storm of processes. */
+static void no_init(void)
+{
+	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	pp_pool pool;
+
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_ERR_STATE);
+	REQUIRE(strstr(pp_last_error(), "init") != NULL);
+}
+
+/* Workers are replaced after max_tasks tasks. */
+static void recycle(void)
+{
+	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	pp_pool pool;
+	int32_t pids[100];
+	pp_pool_state state;
+
+	options.workers = 2;
+	options.max_tasks = 10;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_OK);
+	REQUIRE_STATUS(pp_pool_map(pool, pid_of, NULL, 0, pids, sizeof *pids, 100, 1, NULL, 0, NULL), PP_OK);
+	for (int i = 0; i < 100; i++) {
+		int same = 0;
+		for (int k = 0; k < 100; k++)
+			same += pids[k] == pids[i];
+		REQUIRE(same <= 10);
+	}
+	REQUIRE_STATUS(pp_pool_info(pool, &state, NULL, 0, NULL), PP_OK);
+	REQUIRE(state.started >= 10 && state.lost == 0);
+	works(pool);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+/* A program without standard descriptors. */
+static void closed_descriptors(void)
+{
+	close(0);
+	close(1);
+	close(2);
+	pp_pool pool = open_pool(2);
+	works(pool);
+	const int32_t in = EXIT;
+	int32_t out;
+	REQUIRE_EQ(pp_pool_map(pool, misbehave, &in, sizeof in, &out, sizeof out, 1, 0, NULL, 0, NULL), PP_ERR_WORKER_LOST);
+	works(pool);
+	REQUIRE_EQ(pp_pool_free(pool), PP_OK);
+}
+
+/* 64 descriptors must do, and none is left open. */
+static void few_descriptors(void)
+{
+	/* What the test's own parents have left open. */
+	for (int fd = 3; fd < 4096; fd++)
+		close(fd);
+	REQUIRE_EQ(setrlimit(RLIMIT_NOFILE, &(struct rlimit){64, 64}), 0);
+	pp_pool pool = open_pool(2);
+	works(pool);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+	const int before = open_descriptors();
+	for (int i = 0; i < 20; i++) {
+		pool = open_pool(3);
+		works(pool);
+		REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+	}
+	REQUIRE_EQ(open_descriptors(), before);
+	/* More workers than descriptors: an error, or a pool that works. */
+	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	options.workers = 100;
+	const int32_t status = pp_pool_open(&options, &pool);
+	if (status == PP_OK) {
+		works(pool);
+		REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+	} else {
+		REQUIRE(status == PP_ERR_START || status == PP_ERR_SYSTEM || status == PP_ERR_NOMEM);
+		REQUIRE(strlen(pp_last_error()) > 0);
+	}
+	pool = open_pool(2);
+	works(pool);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+/* A limit on file size is an error, not a signal, wherever it strikes. */
+static void small_files(void)
+{
+	static const rlim_t limits[] = {0, 4096, 65536, 600 << 10, 1 << 20, 4 << 20};
+	static uint8_t big[8 << 20];
+
+	signal(SIGXFSZ, SIG_DFL);
+	for (size_t i = 0; i < COUNT(limits); i++) {
+		const pid_t child = fork();
+		REQUIRE(child >= 0);
+		if (child == 0) {
+			/* The engine is loaded in this process for the first time: from the file itself. */
+			REQUIRE_EQ(setrlimit(RLIMIT_FSIZE, &(struct rlimit){limits[i], RLIM_INFINITY}), 0);
+			pp_pool_options options = PP_POOL_OPTIONS_INIT;
+			pp_pool pool;
+			options.workers = 1;
+			const int32_t status = pp_pool_open(&options, &pool);
+			if (status == PP_OK) {
+				works(pool);
+				uint64_t task;
+				pp_result result;
+				const int32_t sent = pp_pool_submit(pool, nothing, big, sizeof big, 0, &task);
+				if (sent == PP_OK) {
+					REQUIRE_STATUS(pp_pool_wait(pool, task, 20000, &result), PP_OK);
+					REQUIRE_EQ(result.status, PP_ERR_NOMEM);
+				} else {
+					REQUIRE_STATUS(sent, PP_ERR_NOMEM);
+				}
+				works(pool);
+				REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+			} else {
+				REQUIRE_STATUS(status, PP_ERR_NOMEM);
+				REQUIRE(i < COUNT(limits) - 1); /* 4 MiB are enough */
+			}
+			_exit(0);
+		}
+		int status;
+		REQUIRE_EQ(waitpid(child, &status, 0), child);
+		REQUIRE_EQ(status, 0);
+	}
+}
+
+/* A host that collects or ignores its children's ends: the pool heals all the same. */
+static void ignored_children(void)
+{
+	signal(SIGCHLD, SIG_IGN);
+	const pp_pool pool = open_pool(2);
+	int32_t in[20] = {0}, out[20], status[20];
+
+	works(pool);
+	in[3] = SEGFAULT;
+	in[9] = EXIT | 3 << 8;
+	REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 20, 1, NULL, 0, status), PP_ERR_WORKER_LOST);
+	for (int i = 0; i < 20; i++)
+		REQUIRE_EQ(status[i], in[i] != 0 ? PP_ERR_WORKER_LOST : PP_OK);
+	works(pool);
+	WITHIN(2000, alive(pool) == 2);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+static int collecting = 1;
+
+static void *collect_all(void *unused)
+{
+	(void)unused;
+	while (__atomic_load_n(&collecting, __ATOMIC_SEQ_CST))
+		if (waitpid(-1, NULL, WNOHANG) <= 0)
+			nanosleep(&(struct timespec){0, 100000}, NULL);
+	return NULL;
+}
+
+static void collected_children(void)
+{
+	pthread_t thread;
+	int32_t in[200] = {0}, out[200], status[200];
+
+	REQUIRE_EQ(pthread_create(&thread, NULL, collect_all, NULL), 0);
+	const pp_pool pool = open_pool(2);
+	for (int i = 10; i < 200; i += 10)
+		in[i] = i % 20 ? KILL : EXIT;
+	REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 200, 1, NULL, 0, status), PP_ERR_WORKER_LOST);
+	for (int i = 0; i < 200; i++)
+		REQUIRE_EQ(status[i], in[i] != 0 ? PP_ERR_WORKER_LOST : PP_OK);
+	works(pool);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+	__atomic_store_n(&collecting, 0, __ATOMIC_SEQ_CST);
+	pthread_join(thread, NULL);
+}
+
+/* The host is killed with busy and idle workers: run_scenario looks that they are gone within a second. */
+static void host_killed(void)
+{
+	const pp_pool idle = open_pool(3), busy = open_pool(2);
+	const int32_t ms = 100000;
+	uint64_t task;
+	pp_pool_state state;
+
+	works(idle);
+	for (int i = 0; i < 6; i++)
+		REQUIRE_STATUS(pp_pool_submit(busy, sleep_ms, &ms, sizeof ms, 0, &task), PP_OK);
+	WITHIN(10000, pp_pool_info(busy, &state, NULL, 0, NULL) == PP_OK && state.running == 2);
+	kill(getpid(), SIGKILL);
+}
+
+/* The host ends without freeing anything, with results that nobody took. */
+static void host_exits(void)
+{
+	const pp_pool pool = open_pool(2);
+	const int32_t ms = 100000;
+	uint64_t task;
+
+	works(pool);
+	REQUIRE_STATUS(pp_pool_submit(pool, sleep_ms, &ms, sizeof ms, 0, &task), PP_OK);
+	REQUIRE_STATUS(pp_pool_submit(pool, echo, &ms, sizeof ms, 0, &task), PP_OK);
+}
+
+static void terminate(void)
+{
+	pp_pool pool = open_pool(2);
+	const int32_t ms = 100000;
+	uint64_t tasks[10];
+	pp_result result;
+
+	works(pool);
+	for (int i = 0; i < 10; i++)
+		REQUIRE_STATUS(pp_pool_submit(pool, sleep_ms, &ms, sizeof ms, 0, &tasks[i]), PP_OK);
+	const int64_t began = now_ms();
+	REQUIRE_STATUS(pp_pool_terminate(pool), PP_OK);
+	REQUIRE_STATUS(pp_pool_terminate(pool), PP_OK);
+	REQUIRE_STATUS(pp_pool_join(pool, 10000), PP_OK);
+	REQUIRE(now_ms() - began < 1000);
+	for (int i = 0; i < 10; i++) {
+		REQUIRE_STATUS(pp_pool_wait(pool, tasks[i], 1000, &result), PP_OK);
+		REQUIRE(result.status == PP_ERR_CLOSED || (i < 2 && result.status == PP_ERR_WORKER_LOST));
+		pp_result_free(&result);
+	}
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+	/* And free alone does it as well. */
+	pool = open_pool(2);
+	REQUIRE_STATUS(pp_pool_submit(pool, sleep_ms, &ms, sizeof ms, 0, &tasks[0]), PP_OK);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+static pp_pool shared_pool;
+
+static void *map_from_thread(void *result)
+{
+	static const int laps = 20;
+
+	for (int i = 0; i < laps; i++)
+		works(shared_pool);
+	return result;
+}
+
+/* works has static arrays; threads need their own. */
+static void *submit_from_thread(void *argument)
+{
+	const uint64_t base = (uint64_t)(uintptr_t)argument;
+	pp_result result;
+	uint64_t task;
+
+	for (uint64_t i = 0; i < 2000; i++) {
+		const uint64_t value = base << 32 | i;
+		REQUIRE_STATUS(pp_pool_submit(shared_pool, echo, &value, sizeof value, value, &task), PP_OK);
+		REQUIRE_STATUS(pp_pool_wait(shared_pool, task, 20000, &result), PP_OK);
+		REQUIRE(result.status == PP_OK && result.cookie == value && memcmp(result.data, &value, sizeof value) == 0);
+		pp_result_free(&result);
+	}
+	return NULL;
+}
+
+static void *wait_for_wake(void *argument)
+{
+	pp_result result;
+	size_t n = 1;
+
+	(void)argument;
+	REQUIRE_STATUS(pp_pool_collect(shared_pool, &result, 1, NULL, 0, 20000, &n), PP_OK);
+	REQUIRE_EQ(n, 0);
+	return NULL;
+}
+
+static void threads(void)
+{
+	pthread_t list[5];
+
+	shared_pool = open_pool(2);
+	REQUIRE_EQ(pthread_create(&list[0], NULL, map_from_thread, NULL), 0);
+	for (uintptr_t i = 1; i < COUNT(list); i++)
+		REQUIRE_EQ(pthread_create(&list[i], NULL, submit_from_thread, (void *)i), 0); /* NOLINT */
+	for (size_t i = 0; i < COUNT(list); i++)
+		REQUIRE_EQ(pthread_join(list[i], NULL), 0);
+	/* A thread that waits for results can be woken. */
+	REQUIRE_EQ(pthread_create(&list[0], NULL, wait_for_wake, NULL), 0);
+	const int64_t until = now_ms() + 10000;
+	while (pthread_tryjoin_np(list[0], NULL) != 0) {
+		REQUIRE(now_ms() < until);
+		REQUIRE_STATUS(pp_pool_wake(shared_pool), PP_OK);
+		nanosleep(&(struct timespec){0, 1000000}, NULL);
+	}
+	REQUIRE_STATUS(pp_pool_free(shared_pool), PP_OK);
+}
+
+/* A forked child has no part in its parent's pools, and can open pools of its own. */
+static void forked(void)
+{
+	const pp_pool pool = open_pool(2);
+	int status;
+
+	works(pool);
+	for (int generation = 0; generation < 2; generation++) {
+		const pid_t child = fork();
+		REQUIRE(child >= 0);
+		if (child == 0) {
+			alarm(50);
+			REQUIRE_STATUS(pp_pool_close(pool), PP_ERR_FORKED);
+			REQUIRE_STATUS(pp_pool_free(pool), PP_ERR_FORKED);
+			const pp_pool own = open_pool(2);
+			REQUIRE(own != pool);
+			works(own);
+			const pid_t grandchild = fork();
+			REQUIRE(grandchild >= 0);
+			if (grandchild == 0) {
+				alarm(50);
+				REQUIRE_STATUS(pp_pool_close(pool), PP_ERR_FORKED);
+				REQUIRE_STATUS(pp_pool_close(own), PP_ERR_FORKED);
+				const pp_pool third = open_pool(1);
+				works(third);
+				REQUIRE_STATUS(pp_pool_free(third), PP_OK);
+				_exit(0);
+			}
+			REQUIRE_EQ(waitpid(grandchild, &status, 0), grandchild);
+			REQUIRE_EQ(status, 0);
+			works(own);
+			REQUIRE_STATUS(pp_pool_free(own), PP_OK);
+			_exit(0);
+		}
+		REQUIRE_EQ(waitpid(child, &status, 0), child);
+		REQUIRE_EQ(status, 0);
+		works(pool);
+	}
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+static void on_alarm(int number)
+{
+	(void)number;
+}
+
+/* A signal handler ends a wait. */
+static void interrupted(void)
+{
+	const pp_pool pool = open_pool(1);
+	const int32_t ms = 200;
+	uint64_t task;
+	pp_result result;
+	struct sigaction act = {.sa_handler = on_alarm, .sa_flags = SA_RESTART | SA_ONSTACK};
+
+	works(pool);
+	sigaction(SIGALRM, &act, NULL);
+	REQUIRE_STATUS(pp_pool_submit(pool, sleep_ms, &ms, sizeof ms, 0, &task), PP_OK);
+	ualarm(20000, 20000);
+	REQUIRE_STATUS(pp_pool_wait(pool, task, -1, &result), PP_ERR_INTERRUPTED);
+	int32_t status;
+	while ((status = pp_pool_wait(pool, task, -1, &result)) == PP_ERR_INTERRUPTED)
+		;
+	REQUIRE_STATUS(status, PP_OK);
+	REQUIRE_EQ(result.status, PP_OK);
+	pp_result_free(&result);
+	/* map as well; what has not started is cancelled, and nothing is written any more. */
+	int32_t in[20], out[20];
+	for (int i = 0; i < 20; i++)
+		in[i] = 50, out[i] = -1;
+	REQUIRE_STATUS(pp_pool_map(pool, sleep_ms, in, sizeof *in, out, sizeof *out, 20, 1, NULL, 0, NULL), PP_ERR_INTERRUPTED);
+	ualarm(0, 0);
+	int32_t before[20];
+	memcpy(before, out, sizeof out);
+	REQUIRE_EQ(out[19], -1);
+	works(pool);
+	REQUIRE(memcmp(before, out, sizeof out) == 0);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+/* Tasks can be functions of libraries: linked ones, and those loaded while the program ran. */
+static void library_functions(void)
+{
+	REQUIRE(pp_cpu_count() >= 1);
+	REQUIRE(strcmp(pp_version(), PP_VERSION) == 0);
+	REQUIRE(pp_library_path()[0] == '/' && access(pp_library_path(), R_OK) == 0);
+	REQUIRE(strcmp(pp_status_name(PP_ERR_TIMEOUT), "PP_ERR_TIMEOUT") == 0 && strcmp(pp_status_name(5), "PP_?") == 0);
+	REQUIRE(strcmp(pp_strerror(-1000), "unknown status") == 0);
+	char dir[] = "/tmp/polyproc-pool-test-XXXXXX", source[100], library[100], command[400];
+	REQUIRE(mkdtemp(dir) != NULL);
+	snprintf(source, sizeof source, "%s/task.c", dir);
+	snprintf(library, sizeof library, "%s/task.so", dir);
+	FILE *const f = fopen(source, "w");
+	REQUIRE(f != NULL);
+	fputs("#include <stddef.h>\n#include <stdint.h>\n"
+	      "int32_t task(const void *in, size_t n, void *out, size_t *m, const void *c, size_t k)\n"
+	      "{ (void)n; (void)m; (void)c; (void)k; *(int32_t *)out = *(const int32_t *)in + 1; return 0; }\n", f);
+	fclose(f);
+	snprintf(command, sizeof command, "gcc -shared -fPIC -Wl,--build-id -o %s %s", library, source);
+	REQUIRE_EQ(system(command), 0);
+	REQUIRE_EQ(chdir(dir), 0);
+	void *const handle = dlopen("./task.so", RTLD_NOW);
+	REQUIRE(handle != NULL);
+	union {
+		void *address;
+		pp_task_fn fn;
+	} task = {.address = dlsym(handle, "task")};
+	REQUIRE(task.address != NULL);
+	REQUIRE_EQ(chdir("/"), 0);
+	pp_pool pool = open_pool(2);
+	int32_t in[100], out[100];
+	for (int i = 0; i < 100; i++)
+		in[i] = i;
+	REQUIRE_STATUS(pp_pool_map(pool, task.fn, in, sizeof *in, out, sizeof *out, 100, 0, NULL, 0, NULL), PP_OK);
+	for (int i = 0; i < 100; i++)
+		REQUIRE_EQ(out[i], i + 1);
+	works(pool);
+	/* The file is replaced by another build: that is an error, and not another function. */
+	REQUIRE_EQ(unlink(library), 0);
+	snprintf(command, sizeof command, "echo 'int other; int32_t task2(void) { return 1; }' | gcc -include stdint.h -xc -shared -fPIC -Wl,--build-id -o %s -", library);
+	REQUIRE_EQ(system(command), 0);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+	pool = open_pool(1);
+	REQUIRE_STATUS(pp_pool_map(pool, task.fn, in, sizeof *in, out, sizeof *out, 1, 0, NULL, 0, NULL), PP_ERR_TASK);
+	works(pool);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+	unlink(library);
+	unlink(source);
+	rmdir(dir);
+}
+
+int main(int argc, char **argv)
+{
+	static const scenario list[] = {
+		{"map", map, 0, 0},
+		{"map_big", map_big, 0, 0},
+		{"bad_elements", bad_elements, 0, 0},
+		{"submit", submit, 0, 0},
+		{"big_results", big_results, 0, 0},
+		{"cancel", cancel, 0, 0},
+		{"initializers", initializers, 0, 0},
+		{"bad_arguments", bad_arguments, 0, 0},
+		{"no_init", no_init, 1, 0},
+		{"recycle", recycle, 0, 0},
+		{"closed_descriptors", closed_descriptors, 0, 0},
+		{"few_descriptors", few_descriptors, 0, 0},
+		{"small_files", small_files, 0, 0},
+		{"ignored_children", ignored_children, 0, 0},
+		{"collected_children", collected_children, 0, 0},
+		{"host_killed", host_killed, 0, SIGKILL},
+		{"host_exits", host_exits, 0, 0},
+		{"terminate", terminate, 0, 0},
+		{"threads", threads, 0, 0},
+		{"forked", forked, 0, 0},
+		{"interrupted", interrupted, 0, 0},
+		{"library_functions", library_functions, 0, 0},
+	};
+
+	return run_scenarios(argc, argv, list, COUNT(list));
+}
