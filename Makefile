@@ -21,6 +21,9 @@ MINUTES ?= 1
 # The time that each random torture test runs for.
 TORTURE_SECONDS ?= 20
 
+# Python as users have it, whatever the environment says: with bytecode files (start-up), and lines written in one piece.
+unexport PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE
+
 VERSION := $(shell sed -n 's/^\#define PP_VERSION "\(.*\)"/\1/p' include/polyproc.h)
 PACKAGE := bindings/python/src/polyproc
 VENV := build/venv
@@ -131,7 +134,7 @@ torture: build $(VENV)/.made ## kill workers at random for MINUTES (1) per test
 		$(VENV_PYTHON) -m pytest -v --timeout $$(( $(MINUTES) * 120 + 600 )) -k torture tests/python
 
 conformance: build ## CPython's own multiprocessing tests (METHOD=spawn, see tests/conformance/README.md)
-	@env -u PYTHONDONTWRITEBYTECODE tests/conformance/run_cpython_suite --module polyproc --path bindings/python/src \
+	@tests/conformance/run_cpython_suite --module polyproc --path bindings/python/src \
 		--method $(or $(METHOD),spawn) --python $$($(PYTHON) -c 'import sys; print(sys.executable)') \
 		--json build/conformance-$(or $(METHOD),spawn).json $(CONFORMANCE_FLAGS)
 
