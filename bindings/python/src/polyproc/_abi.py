@@ -17,6 +17,8 @@ START_SPAWN = 1
 START_FORK = 2
 START_FORKSERVER = 3
 
+POOL_HOST_STARTS = 1
+
 PROCESS_DAEMON = 1
 PROCESS_BLOCK_SIGINT = 2
 
@@ -102,6 +104,17 @@ class PoolState(ctypes.Structure):
     ]
 
 
+class Vacancy(ctypes.Structure):
+    """pp_vacancy"""
+
+    _fields_ = [
+        ("lane", c_uint32),
+        ("generation", c_uint32),
+        ("fd", c_int32),
+        ("parent_pid", c_int32),
+    ]
+
+
 class Worker(ctypes.Structure):
     """pp_worker"""
 
@@ -145,6 +158,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_cpu_count": (c_int32, ()),
     "pp_watch_parent": (_status, ()),
     "pp_process_start": (_status, (POINTER(ProcessOptions), POINTER(c_uint64))),
+    "pp_process_adopt": (_status, (c_int32, c_int32, POINTER(c_uint64))),
     "pp_process_wait": (_status, (_handle, c_int64, POINTER(Exit))),
     "pp_process_info": (_status, (_handle, POINTER(c_int32), POINTER(c_int32))),
     "pp_process_signal": (_status, (_handle, c_int32)),
@@ -163,12 +177,15 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_result_free": (None, (_p,)),
     "pp_pool_cancel": (_status, (_handle, c_uint64)),
     "pp_pool_info": (_status, (_handle, _p, _p, c_size_t, _p)),
+    "pp_pool_vacancy": (_status, (_handle, c_int64, _p)),
+    "pp_pool_fill": (_status, (_handle, _p, c_int32, c_int32)),
     "pp_pool_close": (_status, (_handle,)),
     "pp_pool_terminate": (_status, (_handle,)),
     "pp_pool_join": (_status, (_handle, c_int64)),
     "pp_pool_free": (_status, (_handle,)),
     "pp_worker_pending": (c_int32, ()),
     "pp_worker_attach": (_status, (_p,)),
+    "pp_worker_attach_to": (_status, (_p, _p)),
     "pp_worker_ready": (_status, (c_int32, _p, c_size_t)),
     "pp_worker_next": (_status, (c_int64, _p)),
     "pp_worker_done": (_status, (c_int32, c_int32, _p, c_size_t)),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
+import sys
 from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]
 
 from . import process, util
@@ -18,6 +20,20 @@ __all__ = ["Popen"]
 
 # The exit code of a child whose status the program itself has collected.
 UNKNOWN = 255
+
+
+def fork() -> int:
+    """os.fork(), without the warning of Python 3.12 and later about threads that are the library's: these never run Python.
+
+    When Python itself runs several threads, the warning is shown. (With one thread the warning filters can be changed safely.)
+    """
+    if sys.version_info < (3, 12) or _thread._count():
+        return os.fork()
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 class Popen:
@@ -49,7 +65,7 @@ class Popen:
                 raise
             parent_fd, pipe = None, os.pipe()
         try:
-            self.pid = os.fork()
+            self.pid = fork()
         except BaseException:
             util.close_fds(*(pipe or (parent_fd,)))
             raise

@@ -173,10 +173,10 @@ def get_preparation_data(name: str) -> dict[str, Any]:
         data["log_level"] = util._logger.getEffectiveLevel()
     main = sys.modules["__main__"]
     spec_name = getattr(main.__spec__, "name", None)
-    path = getattr(main, "__file__", None)
+    path: str | None = getattr(main, "__file__", None)
     if spec_name is not None:
         data["init_main_from_name"] = spec_name
-    elif path is not None:
+    elif path is not None and path != "<stdin>":
         if process.ORIGINAL_DIR is not None:
             path = os.path.join(process.ORIGINAL_DIR, path)
         data["init_main_from_path"] = os.path.normpath(path)

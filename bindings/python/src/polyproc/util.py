@@ -334,7 +334,8 @@ def close_all_fds_except(fds: Iterable[int]) -> None:
     low = 0
     for fd in sorted({fd for fd in fds if fd >= 0}):
         assert fd < MAXFD, "fd too large"
-        os.closerange(low, fd)
+        if low < fd:  # closerange(0, 0) closes everything: CPython passes its -1 to close_range(2)
+            os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, MAXFD)
 
