@@ -62,7 +62,7 @@ def program(binary: str, name: str, workers: int, count: int, shown: str = "") -
 def cases() -> list[Case]:
     # Fewer tasks for those that are slow: the figures are per task.
     unordered = {
-        "polyproc": 40000,
+        "polyproc": 100000,
         "multiprocessing": 20000,
         "concurrent.futures": 5000,
         "billiard": 20000,
@@ -71,8 +71,8 @@ def cases() -> list[Case]:
     }
     apply = {"polyproc": 5000, "multiprocessing": 5000, "concurrent.futures": 2000, "billiard": 5000, "loky": 1000}
     everyone = ["polyproc", "multiprocessing", "concurrent.futures", "billiard", "loky", "joblib"]
-    wide = python("polyproc", "unordered", 64, 40000)
-    narrow = python("polyproc", "unordered", 2, 40000)
+    wide = python("polyproc", "unordered", 64, 200000)
+    narrow = python("polyproc", "unordered", 2, 200000)
     return [
         Case(
             "Python: imap_unordered, chunksize 1",
@@ -120,9 +120,9 @@ def cases() -> list[Case]:
             "C: pp_pool_map, chunk 1",
             "us/task",
             [
-                program("bench-c", "polyproc", 2, 1000000),
+                program("bench-c", "polyproc", 2, 3000000),
                 program("bench-c", "pipes", 2, 100000),
-                program("bench-c", "threads", 2, 300000),
+                program("bench-c", "threads", 2, 3000000),
             ],
             {"pipes": 10},
             floor=500000,
@@ -131,8 +131,8 @@ def cases() -> list[Case]:
             "C: a task with 64 workers / 2 workers",
             "us/task",
             [
-                program("bench-c", "polyproc", 64, 1000000, "64 workers"),
-                program("bench-c", "polyproc", 2, 1000000, "2 workers"),
+                program("bench-c", "polyproc", 64, 3000000, "64 workers"),
+                program("bench-c", "polyproc", 2, 3000000, "2 workers"),
             ],
             {"2 workers": 1.3},
             below=True,
@@ -141,7 +141,7 @@ def cases() -> list[Case]:
             "Go: pool.Map",
             "us/task",
             [
-                program("bench-go", "polyproc", 2, 300000),
+                program("bench-go", "polyproc", 2, 1000000),
                 program("bench-go", "gob", 2, 50000),
                 program("bench-go", "go-plugin", 2, 20000),
             ],
@@ -152,10 +152,10 @@ def cases() -> list[Case]:
 
 def measure(contender: Contender) -> float:
     done = subprocess.run(
-        contender.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=DEADLINE
+        contender.command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE
     )
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(contender.command)}: exit code {done.returncode}")
+    if done.returncode != 0:  # else what it says is noise of its end
+        raise RuntimeError(f"{' '.join(contender.command)}: exit code {done.returncode}\n{done.stderr}")
     return float(done.stdout.split()[0]) * contender.scale
 
 
