@@ -112,8 +112,8 @@ test-c: build ## C programs against the header and the library
 	POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) $(GO) test -count=1 -timeout 10m -v ./tests/cdriver
 
 test-python: build $(VENV)/.made ## the Python package, on PYTHON and, in short, on PYTHONS
-	POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) PYTHONPATH=bindings/python/src \
-		$(VENV_PYTHON) -m pytest -q tests/python tests/guide
+	PYTHONPATH=bindings/python/src $(VENV_PYTHON) -m pytest -q tests/python tests/guide
+	$(VENV_PYTHON) tests/python/torture_pool.py --seconds $(TORTURE_SECONDS)
 	@for python in $(PYTHONS); do \
 		venv=build/venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 		if [ ! -e $$venv/.made ] || [ tests/requirements-run.txt -nt $$venv/.made ]; then \
@@ -125,13 +125,10 @@ test-python: build $(VENV)/.made ## the Python package, on PYTHON and, in short,
 		PYTHONPATH=bindings/python/src $$venv/bin/python -m pytest -q -m 'not slow' tests/python; \
 	done
 
-torture: build $(VENV)/.made ## kill workers at random for MINUTES (1) per test
+torture: build $(VENV)/.made ## kill workers at random, for MINUTES (1) in each language
 	CGO_ENABLED=0 POLYPROC_TORTURE_SECONDS=$$(( $(MINUTES) * 60 )) \
 		$(GO) test -count=1 -v -timeout $$(( $(MINUTES) * 20 + 20 ))m -run Torture ./shm/... ./core/...
-	POLYPROC_TORTURE_SECONDS=$$(( $(MINUTES) * 60 )) \
-		$(GO) test -count=1 -v -timeout $$(( $(MINUTES) * 20 + 20 ))m -run 'TestC/.*torture' ./tests/cdriver
-	POLYPROC_TORTURE_SECONDS=$$(( $(MINUTES) * 60 )) PYTHONPATH=bindings/python/src \
-		$(VENV_PYTHON) -m pytest -v --timeout $$(( $(MINUTES) * 120 + 600 )) -k torture tests/python
+	$(VENV_PYTHON) tests/python/torture_pool.py --seconds $$(( $(MINUTES) * 60 ))
 
 conformance: build ## CPython's own multiprocessing tests (METHOD=spawn, see tests/conformance/README.md)
 	@tests/conformance/run_cpython_suite --module polyproc --path bindings/python/src \
