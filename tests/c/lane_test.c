@@ -648,6 +648,7 @@ static void test_parent_dies(int busy)
 	close(ends[1]);
 	/* One that comes too late is told so, and does not start. */
 	open_pool();
+	p.board->parent_pid = (int32_t)parent;
 	p.worker = fork();
 	if (p.worker == 0) {
 		char text[100];
