@@ -3,7 +3,7 @@
 import os
 import sys
 
-from setuptools import setup
+from setuptools import Distribution, setup
 
 try:
     from setuptools.command.bdist_wheel import bdist_wheel
@@ -14,12 +14,15 @@ PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "src", "polyp
 LIBRARIES = ("libpolyproc.so", "libpolyproc-engine.so")
 
 
+class WithLibrary(Distribution):
+    """Installed among what belongs to a platform."""
+
+    def has_ext_modules(self):
+        return True
+
+
 class PlatformWheel(bdist_wheel):
     """py3-none-<platform>: any Python 3, this platform."""
-
-    def finalize_options(self):
-        super().finalize_options()
-        self.root_is_pure = False
 
     def get_tag(self):
         return ("py3", "none", super().get_tag()[2])
@@ -31,4 +34,4 @@ class PlatformWheel(bdist_wheel):
         super().run()
 
 
-setup(cmdclass={"bdist_wheel": PlatformWheel})
+setup(distclass=WithLibrary, cmdclass={"bdist_wheel": PlatformWheel})
