@@ -165,14 +165,16 @@ func (p *Process) closeIfOver() {
 func (p *Process) collect() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.reaped {
-		if p.report != nil {
-			if p.status, p.reaped = p.report.read(); p.reaped && !p.status.Known {
-				p.status, p.reaped = p.h.reap(p.pid)
-			}
-		} else {
-			p.status, p.reaped = p.h.reap(p.pid)
+	if p.report != nil {
+		status, told := p.report.read()
+		if !told {
+			return false
 		}
+		p.report = nil // it has closed its descriptor
+		p.status, p.reaped = status, status.Known
+	}
+	if !p.reaped {
+		p.status, p.reaped = p.h.reap(p.pid)
 	}
 	return p.reaped
 }

@@ -34,7 +34,7 @@ func init() {
 }
 
 // sleeper is a program that opens nothing and ends when told to.
-func sleeper() start.Spec { return start.Spec{Args: []string{"sleep", "600"}} }
+func sleeper() start.Spec { return start.Spec{Args: []string{"sleep", "613"}} }
 
 // procStatus returns a line of /proc/PID/status.
 func procStatus(t testing.TB, pid int, key string) string {

@@ -61,21 +61,25 @@ func (h handle) reap(int) (Status, bool) {
 // exitInfo asks for the exit status of a process that somebody else has reaped. Since Linux 6.15 the pidfd
 // keeps it; before, it is unknown.
 func (h handle) exitInfo() Status {
-	for range 2 {
+	for range 3 {
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-		if err := unix.IoctlPidfdInfo(int(h), &info); err != nil {
-			break
+		err := unix.IoctlPidfdInfo(int(h), &info)
+		switch {
+		case err == unix.ESRCH: // reaped while the kernel looked; or it keeps nothing
+			continue
+		case err != nil: // it does not know the question
+			return Status{}
+		case info.Mask&unix.PIDFD_INFO_EXIT == 0:
+			// It polls readable a moment before it is reaped, and POLLHUP after; that is told unasked.
+			const moment = 20 // ms
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(h)}}, moment)
+			continue
 		}
-		if info.Mask&unix.PIDFD_INFO_EXIT != 0 {
-			if status := syscall.WaitStatus(info.Exit_code); status.Signaled() {
-				return Status{Known: true, Signal: status.Signal()}
-			} else {
-				return Status{Known: true, Code: status.ExitStatus()}
-			}
+		status := syscall.WaitStatus(info.Exit_code)
+		if status.Signaled() {
+			return Status{Known: true, Signal: status.Signal()}
 		}
-		// It polls readable a moment before it is reaped, and POLLHUP after; that is told unasked.
-		const moment = 20 // ms
-		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(h)}}, moment)
+		return Status{Known: true, Code: status.ExitStatus()}
 	}
 	return Status{}
 }
