@@ -29,6 +29,11 @@ def pid(_=None):
     return os.getpid()
 
 
+def sleepy_pid(_=None):
+    time.sleep(0.02)
+    return os.getpid()
+
+
 def sleep(seconds):
     time.sleep(seconds)
     return seconds

@@ -582,6 +582,8 @@ def test_terminate(make):
     before = time.monotonic()
     pool.join()
     assert time.monotonic() - before < 2
+    del pool
+    gc.collect()  # the standard library's pipes
 
 
 def test_what_waits_for_a_terminated_pool_ends(make_ours):

@@ -206,6 +206,11 @@ def _prepare(init: memoryview, lane: int) -> None:
     data, identity, first, parent_pid, parent_name = loads(init[8 : 8 + size])
     data["name"] = f"{data['name']}-{first + lane}"
     process._close_stdin()
+    try:
+        # What tasks print is to be seen though the pool is terminated afterwards, and in whole lines.
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    except Exception:
+        pass
     this = context.SpawnProcess.__new__(context.SpawnProcess)
     this._identity = (*identity, first + lane)
     this._name = data["name"]
@@ -247,11 +252,7 @@ def _serve(lib: Any, pylib: Any, task: memoryview, task_at: int, ring: memoryvie
     status = TIMEOUT
     while True:
         if status:
-            # What the task printed is to be seen now, not when this process ends: it may be killed instead.
-            try:
-                sys.stdout.flush()
-            except Exception:
-                pass
+            _flush()  # what has no end of line yet
             while True:
                 status = wait(-1, task_at)
                 if not status:
@@ -326,6 +327,13 @@ def _serve(lib: Any, pylib: Any, task: memoryview, task_at: int, ring: memoryvie
                 raise error(status)
 
 
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except Exception:
+        pass  # the program has put something else in its place, or closed it
+
+
 def _leave() -> None:
     """What a child process does at its end; the interpreter's own end follows."""
     from . import util
@@ -333,8 +341,4 @@ def _leave() -> None:
     try:
         util._exit_function()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except Exception:
-                pass
+        _flush()

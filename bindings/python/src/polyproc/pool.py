@@ -195,9 +195,10 @@ class ApplyResult:
         return value
 
     def _put(self, index: int, value: Any) -> None:
-        """Take the outcome of task ``index``. Called twice in a row with the same, it does the same: see _Core.dispatch."""
-        self._value = value
-        self._core.finish(self)
+        """Take the outcome of task ``index``. Called twice in a row with the same, it does the same: see _ProcessCore.dispatch."""
+        if self._number in self._core.jobs:  # else it was aborted
+            self._value = value
+            self._core.finish(self)
 
     def _abort(self, error: BaseException) -> None:
         """End now: no more outcomes come."""
@@ -245,6 +246,8 @@ class MapResult(ApplyResult):
         super().__init__(pool, func, callback, error_callback)
 
     def _put(self, index: int, value: Any) -> None:
+        if self._number not in self._core.jobs:
+            return
         if type(value) is _Failed:
             if self._failure is None:
                 self._failure = value
@@ -642,6 +645,9 @@ class _Core:
                 self.poll()
                 return bool(job._ready)
             self.pump(job, deadline)
+        if self.killed and util.is_exiting() and threading.current_thread() not in (threading.main_thread(), self.helper):
+            # At the interpreter's end: only daemon threads can be waiting still, and they are not to wake up any more.
+            threading.Event().wait()
         return True
 
     def sleep(self, job: Any, deadline: float | None) -> None:
@@ -692,11 +698,6 @@ class _Core:
 
     def abort(self) -> None:
         """No more outcomes come: end all jobs."""
-        if util.is_exiting():
-            # At the interpreter's end only daemon threads can be waiting: they are not to wake up any more.
-            with self.cond:
-                self.cond.wait(0 if threading.current_thread() is threading.main_thread() else None)
-            return
         error = context.ProcessError("the pool was terminated before the task was done")
         for job in list(self.jobs.values()):
             job._abort(error)
