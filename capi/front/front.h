@@ -53,8 +53,8 @@ int32_t pp__watch(pid_t pid, uint64_t start);
 /* pp__fork_worker forks a C worker that serves the place: its pid, or -1 with errno. */
 int32_t pp__fork_worker(const pp_vacancy *vacancy);
 
-/* pp__fork_process forks a child that runs options->fn: its pid, or -1 with errno. */
-int32_t pp__fork_process(const pp_process_options *options);
+/* pp__fork_process forks a child that runs options->fn once the bell gate, in memory that both share, has rung: its pid, or -1 with errno. */
+int32_t pp__fork_process(const pp_process_options *options, pp__bell *gate);
 
 /* pp__started_by_fork notes that polyproc forked this process. */
 void pp__started_by_fork(pid_t parent);

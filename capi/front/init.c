@@ -1,5 +1,5 @@
 /* init.c - pp_init, and what becomes of a program that polyproc has executed again: a worker, or a child that runs one function. */
-#include "front.h"
+#include "bell.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -8,6 +8,7 @@
 #include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -162,7 +163,7 @@ static _Noreturn void run_child(void)
 
 /* pp__fork_process is pp_process_start by PP_START_FORK: the child goes on from here, with all that the parent had. It ends with
  * _exit, for the reasons of pp__fork_worker. Returns the child's pid to the parent, or -1 with errno. */
-int32_t pp__fork_process(const pp_process_options *options)
+int32_t pp__fork_process(const pp_process_options *options, pp__bell *gate)
 {
 	const pid_t parent = getpid();
 	sigset_t interrupt, before;
@@ -184,6 +185,9 @@ int32_t pp__fork_process(const pp_process_options *options)
 	pp__started_by_fork(parent);
 	if ((options->flags & PP_PROCESS_DAEMON) != 0 && pp__watch(parent, 0) != PP_OK)
 		_exit(1); /* the parent has died */
+	while (__atomic_load_n(&gate->seq, __ATOMIC_SEQ_CST) == 0 && getppid() == parent)
+		(void)pp__bell_wait(gate, 0, (uint64_t)PP__SLICE_MS * 1000000u);
+	munmap(gate, sizeof *gate);
 	if (options->cwd != NULL && chdir(options->cwd) != 0)
 		give_up_fork(options->cwd);
 	if (options->env != NULL)

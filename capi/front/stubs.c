@@ -3,12 +3,13 @@
  * Handles. The upper 16 bits of a handle are the number of forks behind the process that issued it; the engine, which numbers
  * from 1 in every process, sees only the lower 48. So a handle from before a fork is known for what it is, and never taken for one of
  * the fresh engine's own, and the engine need not be loaded to say so. */
-#include "front.h"
+#include "bell.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 
 #define HANDLE_BITS 48
@@ -64,15 +65,23 @@ static int32_t start_fork(const pp_process_options *options, pp_process *process
 		return pp__fail(PP_ERR_INVALID, "arg is NULL and its size is %zu", options->arg_size);
 	if (pp__table_now() == NULL)
 		return PP_ERR_ENGINE; /* before there is a child that nobody could supervise */
-	const int32_t pid = pp__fork_process(options);
-	if (pid < 0)
-		return pp__fail(PP_ERR_START, "fork: %s", strerror(errno));
-	const int32_t status = pp_process_adopt(pid, -1, process_out);
-	if (status != PP_OK) {
+	/* The child waits until it is adopted: one that ended before could be gone without a trace, where SIGCHLD is ignored. */
+	pp__bell *const gate = mmap(NULL, sizeof *gate, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (gate == MAP_FAILED)
+		return pp__fail(PP_ERR_NOMEM, "a page for the start of a process: %s", strerror(errno));
+	const int32_t pid = pp__fork_process(options, gate);
+	int32_t status = PP_OK;
+	if (pid < 0) {
+		status = pp__fail(PP_ERR_START, "fork: %s", strerror(errno));
+	} else if ((status = pp_process_adopt(pid, -1, process_out)) != PP_OK) {
 		kill(pid, SIGKILL);
 		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 			;
+	} else {
+		__atomic_store_n(&gate->waiters, 1, __ATOMIC_SEQ_CST); /* the one sleeper, if it is asleep */
+		pp__bell_ring(gate);
 	}
+	munmap(gate, sizeof *gate);
 	return status;
 }
 

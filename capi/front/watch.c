@@ -158,3 +158,13 @@ int32_t pp__watch(pid_t parent_pid, uint64_t start)
 	pthread_mutex_unlock(&watch_lock);
 	return status;
 }
+
+int32_t pp_watch_process(int32_t pid)
+{
+	if (pid <= 0)
+		return pp__fail(PP_ERR_INVALID, "pp_watch_process: pid %d", (int)pid);
+	const uint64_t start = start_time(pid);
+	if (start == 0)
+		return pp__fail(PP_ERR_STATE, "process %d, which this process is to die with, has ended", (int)pid);
+	return pp__watch(pid, start);
+}
