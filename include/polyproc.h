@@ -158,6 +158,10 @@ enum {
  * Returns PP_OK; PP_ERR_STATE if polyproc did not start this process; PP_ERR_SYSTEM. */
 PP_API int32_t pp_watch_parent(void);
 
+/* pp_watch_process is pp_watch_parent for any process of this user, such as the one that asked a fork server for this process. One process
+ * is watched at a time: the latest. Returns PP_OK; PP_ERR_STATE if there is no such process; PP_ERR_INVALID; PP_ERR_SYSTEM. */
+PP_API int32_t pp_watch_process(int32_t pid);
+
 /* ---- process --------------------------------------------------------------------------------------------------- */
 
 typedef uint64_t pp_process;

@@ -157,6 +157,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_init": (_status, (_p, _p)),
     "pp_cpu_count": (c_int32, ()),
     "pp_watch_parent": (_status, ()),
+    "pp_watch_process": (_status, (c_int32,)),
     "pp_process_start": (_status, (POINTER(ProcessOptions), POINTER(c_uint64))),
     "pp_process_adopt": (_status, (c_int32, c_int32, POINTER(c_uint64))),
     "pp_process_wait": (_status, (_handle, c_int64, POINTER(Exit))),

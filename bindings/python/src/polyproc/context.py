@@ -293,7 +293,7 @@ class BaseContext:
         set_executable(executable)
 
     def set_forkserver_preload(self, module_names: list[str]) -> None:
-        """Set which modules the fork server imports before it forks: a hint, noted until there is one.
+        """Set which modules the fork server imports before it forks; it counts until the server has been started.
 
         Raises:
             TypeError: not a list of strings.
@@ -397,7 +397,9 @@ class ForkServerProcess(process.BaseProcess):
 
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> process.Popen:
-        raise ValueError("forkserver start method not available")
+        from .popen_forkserver import Popen
+
+        return Popen(process_obj)
 
 
 class ForkContext(BaseContext):
@@ -419,7 +421,9 @@ class ForkServerContext(BaseContext):
     Process = ForkServerProcess
 
     def _check_available(self) -> None:
-        raise ValueError("forkserver start method not available")
+        # Memory files and sockets that pass descriptors: Linux.
+        if not (hasattr(os, "fork") and hasattr(os, "memfd_create")):
+            raise ValueError("forkserver start method not available")
 
 
 class DefaultContext(BaseContext):
@@ -481,10 +485,9 @@ _concrete_contexts: dict[str, BaseContext] = {
     "forkserver": ForkServerContext(),
 }
 
-# The default of the running interpreter's own multiprocessing. (3.14's is forkserver, which is not built yet: spawn is the other
-# method that inherits no threads.)
+# The default of the running interpreter's own multiprocessing.
 _default_context = DefaultContext(
-    _concrete_contexts["fork" if sys.platform not in ("win32", "darwin") and sys.version_info < (3, 14) else "spawn"]
+    _concrete_contexts["spawn" if sys.platform in ("win32", "darwin") else "fork" if sys.version_info < (3, 14) else "forkserver"]
 )
 
 

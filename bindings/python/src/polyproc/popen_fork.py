@@ -99,6 +99,10 @@ class Popen:
             atexit._clear()
             util._exiting = False
             atexit.register(util._exit_function)
+            if process_obj.daemon and parent_fd is not None:
+                from .spawn import watch
+
+                watch(self._creator, parent_fd)
             code = process_obj._bootstrap(parent_fd)
         finally:
             try:

@@ -15,6 +15,11 @@ from . import _abi, _errors, process, spawn, util
 from ._lib import lib
 from .context import _default_context, set_spawning_popen
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
 __all__ = ["Popen"]
 
 # The exit code of a child whose status the program itself has collected.
@@ -31,55 +36,28 @@ class _Inherited:
         return self.fd
 
 
-class Popen:
-    """A spawned child.
+class Program:
+    """A running program, started afresh.
+
+    Args:
+        argv: its command line.
+        payload: bytes that it finds by spawn.take_payload().
+        fds: descriptors that it inherits under the same numbers, besides the standard three.
 
     Attributes:
         pid: its process id.
         sentinel: a descriptor that is readable once it has ended.
-        returncode: None, or how it ended: see BaseProcess.exitcode.
     """
 
-    method = "spawn"
-    DupFd = _Inherited
-
-    def __init__(self, process_obj: process.BaseProcess) -> None:
-        process._flush_std_streams()
-        self.returncode: int | None = None
-        self._creator = os.getpid()
-        self._fds: list[int] = []
-        data = spawn.get_preparation_data(process_obj._name)
-        data["daemon"] = process_obj.daemon
-        try:
-            parent_fd: int | None = os.pidfd_open(self._creator)
-        except (AttributeError, OSError):
-            parent_fd = None
-        try:
-            if parent_fd is not None:
-                data["parent_fd"] = parent_fd
-                self._fds.append(parent_fd)
-            payload = io.BytesIO()
-            set_spawning_popen(self)
-            try:
-                reducer = _default_context.reducer
-                reducer.dump(data, payload)
-                reducer.dump(process_obj, payload)
-            finally:
-                set_spawning_popen(None)
-            self._start(payload.getvalue())
-        finally:
-            if parent_fd is not None:
-                os.close(parent_fd)
-
-    def _start(self, payload: bytes) -> None:
-        argv = [os.fsencode(word) for word in spawn.get_command_line()]
-        fds = sorted(set(self._fds))
+    def __init__(self, argv: list[str], payload: bytes, fds: Iterable[int]) -> None:
+        words = [os.fsencode(word) for word in argv]
+        numbers = sorted(set(fds))
         options = _abi.ProcessOptions(
             method=_abi.START_SPAWN,
-            path=argv[0],
-            argv=(c_char_p * (len(argv) + 1))(*argv, None),
-            fds=(c_int32 * len(fds))(*fds),
-            fds_count=len(fds),
+            path=words[0],
+            argv=(c_char_p * (len(words) + 1))(*words, None),
+            fds=(c_int32 * len(numbers))(*numbers),
+            fds_count=len(numbers),
             arg=payload,
             arg_size=len(payload),
         )
@@ -92,6 +70,52 @@ class Popen:
         pid, fd = c_int32(), c_int32()
         _errors.check(library.pp_process_info(self._handle, byref(pid), byref(fd)))
         self.pid, self.sentinel = pid.value, fd.value
+
+
+def pickle_process(popen: Popen | Any, process_obj: process.BaseProcess) -> bytes:
+    """The payload of a child: two pickles, see spawn.run_payload(). Descriptors in them are given to ``popen``."""
+    data = spawn.get_preparation_data(process_obj._name)
+    data["daemon"] = process_obj.daemon
+    data["parent_pid"] = os.getpid()
+    try:
+        parent_fd = os.pidfd_open(os.getpid())
+    except (AttributeError, OSError):
+        pass
+    else:
+        popen.temporary_fds.append(parent_fd)
+        data["parent_fd"] = popen.DupFd(popen.duplicate_for_child(parent_fd))
+    payload = io.BytesIO()
+    set_spawning_popen(popen)
+    try:
+        reducer = _default_context.reducer
+        reducer.dump(data, payload)
+        reducer.dump(process_obj, payload)
+    finally:
+        set_spawning_popen(None)
+    return payload.getvalue()
+
+
+class Popen(Program):
+    """A spawned child.
+
+    Attributes:
+        returncode: None, or how it ended: see BaseProcess.exitcode.
+    """
+
+    method = "spawn"
+    DupFd = _Inherited
+
+    def __init__(self, process_obj: process.BaseProcess) -> None:
+        process._flush_std_streams()
+        self.returncode: int | None = None
+        self._creator = os.getpid()
+        self._fds: list[int] = []
+        self.temporary_fds: list[int] = []
+        try:
+            payload = pickle_process(self, process_obj)
+            super().__init__(spawn.get_command_line(), payload, self._fds)
+        finally:
+            util.close_fds(*self.temporary_fds)
 
     def duplicate_for_child(self, fd: int) -> int:
         """Pass ``fd`` to the child, under the same number."""

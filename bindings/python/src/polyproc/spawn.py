@@ -88,28 +88,42 @@ def get_command_line(**_kwds: object) -> list[str]:
 
 def spawn_main(**_kwds: object) -> NoReturn:
     """Run the child process that this interpreter was started for, and exit with its exit code."""
+    sys.exit(run_payload(take_payload()) & 0xFF)
+
+
+def take_payload() -> int:
+    """The descriptor of what the parent gave to this process. It can be taken once."""
     try:
-        fd = int(os.environ[_VARIABLE].split(",")[0])
+        # Not for our own children: they would take themselves for this one.
+        fd = int(os.environ.pop(_VARIABLE).split(",")[0])
     except (KeyError, ValueError):
         sys.exit(f"{__name__}: this command line is for child processes only")
     os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def run_payload(fd: int) -> int:
+    """Be the child that a payload describes: prepare as its first pickle says, and run the process object that is the second.
+
+    Returns:
+        the exit code.
+    """
     this = process.current_process()
     with open(fd, "rb") as payload:
         this._inheriting = True
         try:
             data = _load(payload)
-            if data.get("daemon"):
-                _watch_parent()
-            # Not for our own children: they would take themselves for this one.
-            os.environ.pop(_VARIABLE, None)
             sentinel = data.get("parent_fd")
             if sentinel is not None:
+                sentinel = sentinel.detach()
                 os.set_inheritable(sentinel, False)
+            if data.get("daemon"):
+                watch(data["parent_pid"], sentinel)
             prepare(data)
             child: process.BaseProcess = _load(payload)
         finally:
             del this._inheriting
-    sys.exit(child._bootstrap(sentinel) & 0xFF)
+    return child._bootstrap(sentinel)
 
 
 def _load(file: Any) -> Any:
@@ -120,12 +134,15 @@ def _load(file: Any) -> Any:
     return load(file)
 
 
-def _watch_parent() -> None:
-    """Die with the parent, however it ends."""
+def watch(pid: int, sentinel: int | None) -> None:
+    """Die with the process that started this one, however it ends. ``sentinel`` is its pidfd."""
     from ._errors import check
     from ._lib import lib
 
-    check(lib().pp_watch_parent())
+    check(lib().pp_watch_process(pid))
+    # The number may have been another's already.
+    if sentinel is not None and process.wait_readable(sentinel, 0):
+        os._exit(1)
 
 
 def _check_not_importing_main() -> None:

@@ -1,0 +1,106 @@
+"""Start a process by asking the fork server. Mirrors multiprocessing/popen_forkserver.py."""
+
+from __future__ import annotations
+
+import os
+import time
+from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]
+
+from . import forkserver, process, util
+from .popen_spawn_posix import UNKNOWN, pickle_process
+
+__all__ = ["Popen"]
+
+# How long the server may take to tell how a child ended whose end has been seen.
+_REPORT_SECONDS = 5.0
+
+
+class _Passed:
+    """A descriptor in the child: by its place among those that came with the payload."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+    def detach(self) -> int:
+        return forkserver.passed_fds[self.place]
+
+
+class Popen:
+    """A child that the fork server forked.
+
+    Attributes:
+        pid: its process id.
+        sentinel: a descriptor that is readable once it has ended.
+        returncode: None, or how it ended: see BaseProcess.exitcode.
+    """
+
+    method = "forkserver"
+    DupFd = _Passed
+
+    def __init__(self, process_obj: process.BaseProcess) -> None:
+        process._flush_std_streams()
+        self.returncode: int | None = None
+        self._creator = os.getpid()
+        self._fds: list[int] = []
+        self.temporary_fds: list[int] = []
+        try:
+            self.pid, self._status = forkserver.fork(pickle_process(self, process_obj), self._fds)
+        finally:
+            util.close_fds(*self.temporary_fds)
+        # The status can be read once the child has ended, and its pidfd at once: but a system without pidfds has only the former.
+        try:
+            self.sentinel = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):
+            self.sentinel = self._status
+        self.finalizer = util.Finalize(self, util.close_fds, {self.sentinel, self._status})
+
+    def duplicate_for_child(self, fd: int) -> int:
+        """Pass ``fd`` to the child. Returns its place among the passed ones."""
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """How the child ended, or None. With flag 0: wait for it."""
+        return self.wait(None if flag == 0 else 0)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait at most ``timeout`` seconds for the end of the child; returns as poll."""
+        if self.returncode is not None or self._creator != os.getpid():
+            return self.returncode
+        if not process.wait_readable(self.sentinel, timeout):
+            return None
+        # The server is about to write it, unless it was killed: the status is not known then.
+        deadline = time.monotonic() + _REPORT_SECONDS
+        try:
+            if process.wait_readable(self._status, max(deadline - time.monotonic(), 0)):
+                data = forkserver.read_exactly(self._status, forkserver.EXIT_CODE.size)
+                if self.returncode is None:
+                    (self.returncode,) = forkserver.EXIT_CODE.unpack(data)
+        except (EOFError, OSError):
+            pass
+        if self.returncode is None:
+            self.returncode = UNKNOWN
+        return self.returncode
+
+    def _signal(self, number: int) -> None:
+        if self.returncode is not None or self._creator != os.getpid():
+            return
+        try:
+            if self.sentinel != self._status:
+                from _signal import pidfd_send_signal
+
+                pidfd_send_signal(self.sentinel, number)
+            else:
+                os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def terminate(self) -> None:
+        self._signal(SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(SIGKILL)
+
+    def close(self) -> None:
+        """Give back the sentinel."""
+        self.finalizer()
