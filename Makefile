@@ -36,7 +36,7 @@ SHELLS := .ci/run tests/tools/pythons tests/bench/run
 
 CFLAGS ?= -O2 -g
 FRONT_FLAGS := -std=gnu11 -fPIC -fvisibility=hidden -Wall -Wextra -Iinclude -pthread
-FRONT_LINK := -shared -Wl,-soname,libpolyproc.so -Wl,--version-script=capi/front/polyproc.map -Wl,--build-id -Wl,-z,defs \
+FRONT_LINK := -shared -Wl,-soname,libpolyproc.so -Wl,-z,nodelete -Wl,--version-script=capi/front/polyproc.map -Wl,--build-id -Wl,-z,defs \
 	-pthread -ldl
 ENGINE_LINK := -Wl,--version-script=$(CURDIR)/capi/engine.map -Wl,-soname,libpolyproc-engine.so
 

@@ -205,13 +205,11 @@ func (p *Pool) startAnother() {
 		p.idle.Broadcast()
 		p.board.fore.ringAlways()
 	}()
+	p.respawns-- // from here on its lane counts
 	if p.failure != nil || p.terminated || p.closed && p.open == 0 {
-		p.respawns--
 		return
 	}
-	err := p.startWorker()
-	p.respawns--
-	if err != nil {
+	if err := p.startWorker(); err != nil {
 		p.startFails += killWeight
 		p.ensure(max(p.startFailed(&Result{Outcome: BadStart, Exit: math.MinInt32, Data: []byte(err.Error())}), 10*time.Millisecond))
 	}
