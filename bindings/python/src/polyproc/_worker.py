@@ -19,11 +19,11 @@ import sys
 
 try:
     # The C half of pickle, without the Python half, which costs a process milliseconds.
+    from _pickle import Pickler, loads
     from _pickle import dumps as _dumps
-    from _pickle import loads
 except ImportError:
+    from pickle import Pickler, loads
     from pickle import dumps as _dumps
-    from pickle import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,18 +60,30 @@ def dumps(obj: object) -> bytes:
     """
     if type(obj) in PLAIN:
         return _dumps(obj, PROTOCOL)
-    if _registries[0] not in _modules and _registries[1] not in _modules:
+    if not _registered():
         try:
             return _dumps(obj, PROTOCOL)
         except Exception:
             pass  # and if that does not help either, its error is the one to see
-    return _dumps_registered(obj)
-
-
-def _dumps_registered(obj: object) -> bytes:
     from .reduction import ForkingPickler
 
     return ForkingPickler.dumps(obj, PROTOCOL)
+
+
+def _registered() -> bool:
+    """Whether somebody may have registered reducers."""
+    return _registries[0] in _modules or _registries[1] in _modules
+
+
+def pickler_class() -> Any:
+    """The pickler to begin with, see :func:`dumps`."""
+    return registered_pickler() if _registered() else Pickler
+
+
+def registered_pickler() -> Any:
+    from .reduction import ForkingPickler
+
+    return ForkingPickler
 
 
 def describe(error: BaseException, traceback: TracebackType | None) -> bytes:

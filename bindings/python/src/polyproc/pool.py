@@ -275,11 +275,13 @@ class MapResult(ApplyResult):
 class _Stream:
     """The job behind an iterator of results: reads the input as results are taken.
 
-    At most ``2 * taken + 4 * workers`` items have been read when ``taken`` results were taken, and no more than LIMIT are under way
-    or wait to be taken: an endless input is never swallowed, a slow consumer is waited for, and a fast one is never short of results.
+    At most ``2 * taken + 4 * workers`` items have been read when ``taken`` results were taken, and no more than LIMIT items, or about
+    BYTES bytes, are under way or wait to be taken: an endless input is never swallowed, a slow consumer is waited for, and a fast one
+    is never short of results.
     """
 
     LIMIT = 4096
+    BYTES = 64 << 20
     _ready = False
     _callback = _error_callback = None
 
@@ -353,9 +355,9 @@ class _Stream:
     def refill(self) -> int:
         """Hand over as much as the window allows; returns how many results may be taken before this is to be called again."""
         taken = self.taken
-        window = min(taken + self.width, self.limit)
+        window = min(taken + self.width, self.limit, max(self.width, self.BYTES // (self._core.weight + 1)))
         self.feed(window - (self.count - taken))
-        return max(window >> 3, 1)
+        return int(max(window >> 3, 1))
 
     def _put(self, index: int, value: Any) -> None:
         if self.early is not None:
@@ -533,6 +535,7 @@ class _Core:
         self.crowded = 1024  # so many jobs are a reason to look whether some are done
         self.cond = threading.Condition(threading.RLock())
         self.sleepers = 0
+        self.weight = 0  # bytes of recent tasks, and of recent results that were large
         self.closing = False
         self.killed = False
         self.stopped = False
@@ -803,22 +806,74 @@ class _ProcessCore(_Core):
         if prefix is None:
             prefix = (kind | _worker.BOUND).to_bytes(8, "little")
             args = [(func, each) for each in args]
-        try:
-            if set(map(type, args)) <= PLAIN:
+        if PLAIN.issuperset(map(type, args)):
+            if not _is_big(args[0]):
                 pickles = list(map(_dumps, args, itertools.repeat(PROTOCOL)))
+                size = len(prefix)
+                data = prefix.join([b"", *pickles])
+                self.send(job, data, [size + len(pickle) for pickle in pickles], first)
+                return
+        elif kind == CALL:
+            positional, named = args[0]
+            if (
+                type(positional) is tuple
+                and type(named) is dict
+                and not named
+                and PLAIN.issuperset(map(type, positional))
+                and not any(map(_is_big, positional))
+            ):
+                data = prefix + _dumps(args[0], PROTOCOL)
+                self.send(job, data, [len(data)], first)
+                return
+        self.submit_any(job, prefix, args, first)
+
+    def submit_any(self, job: Any, prefix: bytes, args: list[Any], first: int) -> None:
+        """Pickle one behind the other what may be large, or have reducers, or no pickle, and hand it over in pieces of about 1 MiB."""
+        from io import BytesIO
+
+        pickler_of = _worker.pickler_class()
+        buffer = BytesIO()
+        pickler = pickler_of(buffer, PROTOCOL)
+        sizes: list[int] = []
+        begin = 0  # of the task in the buffer
+        for i, each in enumerate(args, first):
+            buffer.write(prefix)
+            error: Exception | None = None
+            try:
+                pickler.dump(each)
+            except Exception as e:
+                error = e
+                if pickler_of is not _worker.registered_pickler():
+                    # There are types that only it knows.
+                    pickler_of = _worker.registered_pickler()
+                    buffer.seek(begin)
+                    buffer.truncate()
+                    buffer.write(prefix)
+                    try:
+                        pickler = pickler_of(buffer, PROTOCOL)
+                        pickler.dump(each)
+                        error = None
+                    except Exception as e:
+                        error = e
+            if error is None:
+                end = buffer.tell()
+                sizes.append(end - begin)
+                begin = end
+                pickler.clear_memo()
+                if end < 1 << 20 and i + 1 < first + len(args):
+                    continue
             else:
-                pickles = list(map(_worker.dumps, args))
-        except Exception:
-            # One of them has no pickle: that is the outcome of this one.
-            for i, each in enumerate(args, first):
-                try:
-                    pickle = _worker.dumps(each)
-                except Exception as e:
-                    self.refuse(job, (i,), e)
-                else:
-                    self.send(job, prefix, [pickle], i)
-        else:
-            self.send(job, prefix, pickles, first)
+                buffer.seek(begin)
+                buffer.truncate()
+            if sizes:
+                self.send(job, buffer.getvalue(), sizes, i + 1 - len(sizes) - (error is not None))
+            if error is not None:
+                # It has no pickle: that is the outcome of this one.
+                self.refuse(job, (i,), error)
+            buffer = BytesIO()
+            pickler = pickler_of(buffer, PROTOCOL)
+            sizes = []
+            begin = 0
 
     def prefix(self, func: Func, kind: int) -> bytes | None:
         """What the bytes of a task of a function begin with; None if the function is not pickled by name."""
@@ -842,26 +897,27 @@ class _ProcessCore(_Core):
         self.functions[func, kind] = prefix
         return prefix
 
-    def send(self, job: Any, prefix: bytes, pickles: list[bytes], first: int) -> None:
-        n = len(pickles)
+    def send(self, job: Any, data: bytes, sizes: list[int], first: int) -> None:
+        """Hand over the tasks first, first + 1, ...: data has their bytes one behind the other."""
+        n = len(sizes)
         index = first & 0xFFFFFFFF
         if index + n > 0x100000000:
+            # The cookies of one call count up: they must not run into the number of the job.
             split = 0x100000000 - index
-            self.send(job, prefix, pickles[:split], first)
-            self.send(job, prefix, pickles[split:], first + split)
+            at = sum(sizes[:split])
+            self.send(job, data[:at], sizes[:split], first)
+            self.send(job, data[at:], sizes[split:], first + split)
             return
+        self.weight = max(len(data) // n, self.weight - (self.weight >> 3))
         cookie = job._number << 32 | index
         if n == 1:
-            data = prefix + pickles[0]
             status = self.library.pp_pool_submit(self.handle, None, data, len(data), cookie, self.first_at)
         else:
             from array import array
 
-            data = prefix.join([b"", *pickles])
-            size = len(prefix)
-            sizes = array("Q", [size + len(pickle) for pickle in pickles])
+            numbers = array("Q", sizes)
             status = self.library.pp_pool_submit_many(
-                self.handle, None, data, sizes.buffer_info()[0], n, cookie, self.first_at
+                self.handle, None, data, numbers.buffer_info()[0], n, cookie, self.first_at
             )
         if status:
             self.refuse(job, range(first, first + n), self.errors.error(status))
@@ -958,6 +1014,7 @@ class _ProcessCore(_Core):
                     put = None if job is None else job._put
                     last = number
                 if status or owned or put is None:
+                    self.weight = max(size, self.weight)
                     self.deliver(i, job)
                     continue
                 data -= slab_at
@@ -1062,6 +1119,11 @@ class _ProcessCore(_Core):
         if self.library.pp_pool_info(self.handle, None, pids, len(pids), byref(count)):
             return []
         return pids[: count.value]
+
+
+def _is_big(value: object) -> bool:
+    """Whether the pickle of a value of a plain type is large: worth some trouble not to be copied."""
+    return type(value) in (bytes, str) and len(value) > 0x8000  # type: ignore[arg-type]
 
 
 def _how(exit_code: int) -> str:
@@ -1419,8 +1481,13 @@ def _check_chunksize(chunksize: int) -> None:
 
 
 def _plan(n: int, workers: int) -> list[int]:
-    """Where the chunks of a map begin, and where the last ends."""
-    size = -(-n // (workers * 16)) if n else 1
+    """Where the chunks of a map begin, and where the last ends.
+
+    A chunk costs a few microseconds, so there may be many, and the workers end at about the same time: four for each worker, and sixteen
+    for each that has a CPU to itself.
+    """
+    chunks = max(4 * workers, 16 * min(workers, _cpus()))
+    size = max(-(-n // chunks), 1)
     return [*range(0, n, size), n]
 
 
