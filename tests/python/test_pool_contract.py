@@ -292,6 +292,16 @@ def test_iterable_that_fails(pool):
         assert set(got) <= {i * i for i in range(at)}
 
 
+def test_iterable_that_fails_in_a_chunk(pool):
+    for size, before in ((2, 6), (4, 4)):
+        it = iter(pool.imap(tasks.square, failing(20, 7), size))
+        assert [next(it) for _ in range(before)] == [i * i for i in range(before)]
+        with pytest.raises(Odd):
+            next(it)
+        with pytest.raises(StopIteration):
+            next(it)
+
+
 def test_iterable_with_a_length_that_fails(pool):
     class Special:
         def __len__(self):

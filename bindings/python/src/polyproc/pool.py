@@ -400,17 +400,12 @@ def _raising(error: Exception) -> Iterator[Any]:
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    """If the input fails, it fails in the place of the chunk that was being read."""
     while True:
-        chunk: list[Any] = []
-        try:
-            chunk.extend(itertools.islice(items, size))
-        except Exception:
-            if chunk:
-                yield tuple(chunk)
-            raise
+        chunk = tuple(itertools.islice(items, size))
         if not chunk:
             return
-        yield tuple(chunk)
+        yield chunk
 
 
 class IMapIterator:
