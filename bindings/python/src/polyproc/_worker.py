@@ -150,12 +150,11 @@ def main() -> None:
     The exit code is 0 then; a task that raises SystemExit or KeyboardInterrupt ends the process as it would end any program,
     and the pool sees its exit code.
     """
-    from ctypes import addressof, c_char, c_uint64
+    from ctypes import addressof, c_char
 
     from ._abi import Worker
     from ._errors import INIT
     from ._lib import lib as load
-    from ._lib import pylib
 
     lib = load()
     worker = Worker()
@@ -178,14 +177,76 @@ def main() -> None:
         _leave()
         return
     init.release()
-    lib.pp_worker_ready(0, None, 0)
-
-    task = (c_uint64 * 4)()
-    ring = memoryview((c_char * worker.ring_size).from_address(worker.ring)).cast("B")
     try:
-        _serve(lib, pylib(), memoryview(task).cast("B").cast("Q"), addressof(task), ring, worker.ring)
+        _work(lib, worker)
     finally:
         _leave()
+
+
+def _work(lib: Any, worker: Any) -> None:
+    """Say that the worker is ready, and serve."""
+    from ctypes import addressof, c_char, c_uint64
+
+    from ._lib import pylib
+
+    lib.pp_worker_ready(0, None, 0)
+    task = (c_uint64 * 4)()
+    ring = memoryview((c_char * worker.ring_size).from_address(worker.ring)).cast("B")
+    _serve(lib, pylib(), memoryview(task).cast("B").cast("Q"), addressof(task), ring, worker.ring)
+
+
+class Memory:
+    """A pool's memory, as an argument of a process that is being started: it has the descriptor there too."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[Callable[[Any], Memory], tuple[Any]]:
+        from .reduction import DupFd
+
+        return _received, (DupFd(self.fd),)
+
+
+def _received(dup: Any) -> Memory:
+    return Memory(dup.detach())
+
+
+def serve_vacancy(
+    memory: Memory,
+    lane: int,
+    generation: int,
+    parent_pid: int,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+) -> None:
+    """The target of a worker process that this package has forked, or had forked: see _hosted.py."""
+    from ctypes import addressof
+
+    from ._abi import Vacancy, Worker
+    from ._errors import INIT, error
+    from ._lib import lib as load
+
+    lib = load()
+    worker = Worker()
+    worker.size = _size_of(worker)
+    vacancy = Vacancy(lane, generation, memory.fd, parent_pid)
+    status = lib.pp_worker_attach_to(addressof(vacancy), addressof(worker))
+    if status:
+        raise error(status)
+    _quiet_interrupts()
+    try:
+        # What tasks print is to be seen though the pool is terminated afterwards, and in whole lines.
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    except Exception:
+        pass
+    if initializer is not None:
+        try:
+            initializer(*initargs)
+        except Exception as e:
+            message = describe(e, _own_frames_off(e.__traceback__))
+            lib.pp_worker_ready(INIT, message, len(message))
+            return
+    _work(lib, worker)
 
 
 def _size_of(structure: Any) -> int:

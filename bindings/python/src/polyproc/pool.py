@@ -772,6 +772,7 @@ class _ProcessCore(_Core):
         handle = c_uint64()
         _errors.check(self.library.pp_pool_open(byref(options), byref(handle)))
         self.handle: int = handle.value
+        self.workers: Any = None  # what starts them, if the engine does not
         self.ended = False  # an outcome has said that the pool was terminated
         self.pumper: object = None  # who takes outcomes from the engine at the moment
         self.functions: dict[Any, bytes] = {}  # (function, kind): what the bytes of its tasks begin with
@@ -1104,6 +1105,8 @@ class _ProcessCore(_Core):
             pass
         self.stopped = True
         library.pp_pool_wake(self.handle)
+        if self.workers is not None:
+            self.workers.end()
         library.pp_pool_free(self.handle)
 
     def pids(self) -> list[int]:
@@ -1224,11 +1227,13 @@ class Pool:
 
         current = process.current_process()
         assert not current._config.get("daemon"), "daemonic processes are not allowed to have children"
-        # Workers of every method are fresh interpreters for now: forked ones come with the fork method of the engine.
+        method = self._ctx.get_start_method()
+        if method in ("fork", "forkserver"):
+            return self._open_hosted()
         first = next(process._process_counter)
         for _ in range(self._processes - 1):
             next(process._process_counter)
-        self._first = first
+        self._names = [f"SpawnPoolWorker-{first + i}" for i in range(self._processes)]
         with _Spawning():
             data = _worker.dumps(
                 (spawn.get_preparation_data("SpawnPoolWorker"), current._identity, first, os.getpid(), current.name)
@@ -1247,6 +1252,30 @@ class Pool:
         options.init_arg_size = len(init_arg)
         options.argv = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
         return _ProcessCore(options)
+
+    def _open_hosted(self) -> Any:
+        """A pool whose workers are forked by this process, or by its fork server."""
+        import ctypes
+
+        from . import process
+        from ._abi import POOL_HOST_STARTS, PoolOptions
+        from ._hosted import Workers
+
+        assert not process.current_process()._config.get("daemon"), "daemonic processes are not allowed to have children"
+        options = PoolOptions()
+        options.size = ctypes.sizeof(options)
+        options.workers = self._processes
+        options.max_tasks = min(self._maxtasksperchild or 0, 0xFFFFFFFF)
+        options.flags = POOL_HOST_STARTS
+        core = _ProcessCore(options)
+        core.workers = Workers(core.handle, self._ctx, self._initializer, self._initargs)
+        try:
+            core.workers.start(self._processes)
+        except BaseException:
+            core.terminate()
+            raise
+        self._names = core.workers.names
+        return core
 
     # -- calls
 
@@ -1437,7 +1466,7 @@ class Pool:
         if self._state == INIT or self._core.stopped:
             return []
         pids = self._core.pids()[: self._processes]
-        return [_WorkerProcess(self._core, pid, f"SpawnPoolWorker-{self._first + i}") for i, pid in enumerate(pids)]
+        return [_WorkerProcess(self._core, pid, name) for pid, name in zip(pids, itertools.cycle(self._names))]
 
     def _repopulate_pool(self) -> None:
         """Wait a moment for the replacements of workers that have just ended: the pool starts them by itself."""

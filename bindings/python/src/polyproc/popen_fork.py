@@ -22,12 +22,16 @@ __all__ = ["Popen"]
 UNKNOWN = 255
 
 
+# Threads of this package that wait in the library, holding nothing: a fork may ignore them.
+own_threads = 0
+
+
 def fork() -> int:
     """os.fork(), without the warning of Python 3.12 and later about threads that are the library's: these never run Python.
 
     When Python itself runs several threads, the warning is shown. (With one thread the warning filters can be changed safely.)
     """
-    if sys.version_info < (3, 12) or _thread._count():
+    if sys.version_info < (3, 12) or _thread._count() > own_threads:
         return os.fork()
     import warnings
 
@@ -124,9 +128,10 @@ class Popen:
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait at most ``timeout`` seconds for the end of the child; returns as poll."""
         if self.returncode is None and self._creator == os.getpid():
-            if not process.wait_readable(self.sentinel, timeout):
-                return None
-            return self.poll(os.WNOHANG if timeout == 0 else 0)
+            if timeout is None:
+                return self.poll(0)
+            if process.wait_readable(self.sentinel, timeout):
+                return self.poll(os.WNOHANG if timeout == 0 else 0)
         return self.returncode
 
     if hasattr(os, "waitid"):
