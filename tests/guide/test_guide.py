@@ -137,8 +137,7 @@ def test_twin(name: str, method: str, module: str, tmp_path: Path) -> None:
     values = {
         "method": method,
         "own": "True" if method != "forkserver" else "False",  # the server is the parent there
-        # Workers of polyproc's pools are fresh interpreters under every method, for now.
-        "imports": {"spawn": "some", "fork": "0" if module == "multiprocessing" else "any", "forkserver": "any"}[method],
+        "imports": {"spawn": "some", "fork": "0", "forkserver": "any"}[method],
     }
     lines = done.stdout.splitlines()
     in_order = []
