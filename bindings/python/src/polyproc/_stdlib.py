@@ -36,19 +36,16 @@ def module(name: str) -> ModuleType | None:
     return found
 
 
-def attend(name: str, adjust: Callable[[ModuleType], None]) -> None:
-    """Call ``adjust(module)`` for the module of that full name: now if it is loaded, else right after its import."""
-    loaded = sys.modules.get(name)
-    if loaded is not None:
-        adjust(loaded)
-        return
-    for finder in sys.meta_path:
-        if type(finder) is _Attendant:
-            break
-    else:
-        finder = _Attendant()
-        sys.meta_path.insert(0, finder)
-    finder.waiting[name] = adjust
+def attend(introductions: dict[str, Callable[[ModuleType], None]]) -> None:
+    """Call ``introductions[name](module)`` for each module of that full name: now if it is loaded, else right after its import."""
+    for name, adjust in introductions.items():
+        loaded = sys.modules.get(name)
+        if loaded is not None:
+            adjust(loaded)
+        else:
+            _attendant.waiting[name] = adjust
+    if _attendant.waiting and _attendant not in sys.meta_path:
+        sys.meta_path.insert(0, _attendant)  # type: ignore[arg-type]
 
 
 class _Attendant:
@@ -86,3 +83,6 @@ class _Attendant:
         except (AttributeError, TypeError):
             pass  # a loader that cannot be told: the import matters more
         return spec
+
+
+_attendant = _Attendant()

@@ -12,6 +12,7 @@ listening socket, so there is no file and no name; the server lives as long as a
 
 from __future__ import annotations
 
+import atexit
 import os
 import struct
 import threading
@@ -35,6 +36,16 @@ MAX_FDS = 251
 
 # In a child: the descriptors that came with its payload.
 passed_fds: Sequence[int] = ()
+
+
+class Passed:
+    """A descriptor in a child: by its place among those that came with the payload."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+    def detach(self) -> int:
+        return passed_fds[self.place]
 
 
 class _Server:
@@ -270,9 +281,6 @@ def _bury(status_fds: dict[int, int]) -> None:
 def _run(payload_fd: int, fds: list[int]) -> NoReturn:
     """Be the child: prepare as the first pickle of the payload says, unpickle the process object, the second, and run it."""
     global passed_fds
-    import atexit
-    import traceback
-
     code = 1
     try:
         passed_fds = fds
@@ -284,6 +292,8 @@ def _run(payload_fd: int, fds: list[int]) -> NoReturn:
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 1
     except BaseException:
+        import traceback
+
         traceback.print_exc()
     finally:
         try:

@@ -15,16 +15,6 @@ __all__ = ["Popen"]
 _REPORT_SECONDS = 5.0
 
 
-class _Passed:
-    """A descriptor in the child: by its place among those that came with the payload."""
-
-    def __init__(self, place: int) -> None:
-        self.place = place
-
-    def detach(self) -> int:
-        return forkserver.passed_fds[self.place]
-
-
 class Popen:
     """A child that the fork server forked.
 
@@ -35,7 +25,7 @@ class Popen:
     """
 
     method = "forkserver"
-    DupFd = _Passed
+    DupFd = forkserver.Passed
 
     def __init__(self, process_obj: process.BaseProcess) -> None:
         process._flush_std_streams()

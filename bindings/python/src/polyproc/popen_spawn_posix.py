@@ -26,16 +26,6 @@ __all__ = ["Popen"]
 UNKNOWN = 255
 
 
-class _Inherited:
-    """A descriptor in the child: it has the number that it has in the parent."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def detach(self) -> int:
-        return self.fd
-
-
 class Program:
     """A running program, started afresh.
 
@@ -103,7 +93,7 @@ class Popen(Program):
     """
 
     method = "spawn"
-    DupFd = _Inherited
+    DupFd = spawn.Inherited
 
     def __init__(self, process_obj: process.BaseProcess) -> None:
         process._flush_std_streams()

@@ -329,16 +329,14 @@ class BaseProcess:
         _children = set()
         _current_process = self
         _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
-        _stdlib.attend("multiprocessing.process", _introduce_to_multiprocessing)
-        _stdlib.attend("logging", _introduce_to_logging)
+        _stdlib.attend(_INTRODUCTIONS)
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         """Run the child. Returns its exit code."""
         try:
             if self._start_method is not None:
-                from .context import _force_start_method
-
-                _force_start_method(self._start_method)
+                # Not by an import statement: in a forked child every page that it looks at is copied.
+                _loaded("context")._force_start_method(self._start_method)
             _close_stdin()
             before = _current_process
             self._enter(parent_sentinel)
@@ -441,6 +439,10 @@ def _introduce_to_logging(logging: ModuleType) -> None:
 
     factory._polyproc = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(factory)
+
+
+# Whom a child process tells who it is.
+_INTRODUCTIONS = {"multiprocessing.process": _introduce_to_multiprocessing, "logging": _introduce_to_logging}
 
 
 class AuthenticationString(bytes):

@@ -145,6 +145,18 @@ def watch(pid: int, sentinel: int | None) -> None:
         os._exit(1)
 
 
+class Inherited:
+    """A descriptor in a spawned child: it has the number that it has in the parent."""
+
+    # Here, not beside the class that starts processes: a child would have to import all that this needs.
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def detach(self) -> int:
+        return self.fd
+
+
 def _check_not_importing_main() -> None:
     if getattr(process.current_process(), "_inheriting", False):
         raise RuntimeError(
