@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import glob
+import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import time
@@ -43,12 +44,14 @@ def shared_names() -> set[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def warm() -> None:
-    """What the first process leaves behind for the next ones is no leak: the engine's descriptors, the stdlib's resource tracker."""
+    """What the first process leaves behind for the next ones is no leak: the engine's descriptors, fork servers, resource tracker."""
     multiprocessing.resource_tracker.ensure_running()
-    process = polyproc.get_context("spawn").Process(target=process_tasks.nothing)
-    process.start()
-    process.join()
-    process.close()
+    multiprocessing.forkserver.ensure_running()
+    for method in ("spawn", "forkserver"):
+        process = polyproc.get_context(method).Process(target=process_tasks.nothing)
+        process.start()
+        process.join()
+        process.close()
     with polyproc.get_context("spawn").Pool(1) as pool:
         pool.apply(process_tasks.nothing)
     pool.join()

@@ -45,7 +45,7 @@ def attend(introductions: dict[str, Callable[[ModuleType], None]]) -> None:
         else:
             _attendant.waiting[name] = adjust
     if _attendant.waiting and _attendant not in sys.meta_path:
-        sys.meta_path.insert(0, _attendant)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _attendant)
 
 
 class _Attendant:

@@ -3,18 +3,22 @@
 A program with threads, or with much memory, is a bad one to fork; this server has neither. It is a fresh interpreter that imports what
 set_forkserver_preload() names, and then only waits:
 
-    client: fork(payload, fds) -- one packet: payload file, status pipe, descriptors --> server: fork() --> child: runs the payload
-    client: status pipe  <-- the child's pid, and after its end its exit code -- server
+    client: fork(payload, fds) -- one packet: status pipe, payload file, client's socket, descriptors --> server: fork() --> child
+    client: status pipe  <-- its pid -- child
+    client: status pipe  <-- its exit code, after its end -- server
 
-Differences from the standard library: the server never loads the polyproc library; requests go through a socket pair instead of a
-listening socket, so there is no file and no name; the server lives as long as any process that holds the other end.
+Differences from the standard library: requests go through a socket pair instead of a listening socket, so there is no file and no name;
+the server lives as long as any process that holds the other end; the main module is imported by the server, once (the standard library
+means to, and does since 3.14); the server never loads the Go half of the library.
 """
 
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import struct
+import sys
 import threading
 
 from . import context, process, spawn, util
@@ -22,17 +26,25 @@ from . import context, process, spawn, util
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import NoReturn
+
+    from .popen_spawn_posix import Program
 
 __all__ = ["connect_to_new_process", "ensure_running", "fork", "set_forkserver_preload"]
 
-# What the server writes into the status pipe.
+# What comes through the status pipe.
 _PID = struct.Struct("q")  # of the child; or minus errno: no child could be forked
 EXIT_CODE = struct.Struct("i")  # 0..255, or minus the signal
 
-# The kernel passes at most 253 descriptors at a time (SCM_MAX_FD); payload and status pipe are two.
-MAX_FDS = 251
+# The kernel passes at most 253 descriptors at a time (SCM_MAX_FD); status pipe, payload and the client's socket are three.
+MAX_FDS = 250
+
+# Longest request, in bytes: names of modules.
+_REQUEST_SIZE = 4096
+
+# How long a server that has dropped a request may take to be seen to have ended.
+_END_SECONDS = 1.0
 
 # In a child: the descriptors that came with its payload.
 passed_fds: Sequence[int] = ()
@@ -49,22 +61,33 @@ class Passed:
 
 
 class _Server:
-    """The client's side: the server that serves this process and those that it forks."""
+    """The client's side: the server that serves this process, those that it forks, and the children that the server forks for them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._popen: object = None
+        self._inherited = -1
+        self._popen: Program | None = None
         util.register_after_fork(self, _Server._renew_lock)
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
 
-    def fork(self, payload: bytes, fds: Sequence[int]) -> tuple[int, int]:
-        """Have a child forked that runs a payload: two pickles, see :func:`_run`.
+    def inherit(self, fd: int) -> None:
+        """In a child of a server: be a client of that one, through the socket ``fd``."""
+        self._inherited = fd
+
+    def fork(self, payload: bytes, fds: Sequence[int], preload: Iterable[str] = ()) -> tuple[int, int]:
+        """Have a child forked that runs a payload: two pickles, see :func:`spawn.run_payload`.
+
+        Args:
+            payload: the two pickles.
+            fds: descriptors that the child gets, see :class:`Passed`.
+            preload: modules that the child will need: the server imports them before the fork, for all children to come.
 
         Returns:
-            its process id, and a descriptor on which EXIT_CODE can be read after its end.
+            its process id, and a descriptor on which EXIT_CODE can be read after its end. Until then its process id is not reused;
+            unless the server is killed.
 
         Raises:
             ValueError: more than MAX_FDS descriptors.
@@ -72,35 +95,38 @@ class _Server:
         """
         if len(fds) > MAX_FDS:
             raise ValueError("too many fds")
+        request = " ".join(preload).encode()[:_REQUEST_SIZE] or b" "
         file = os.memfd_create("polyproc-payload")
         try:
             with open(file, "wb", closefd=False) as writer:
                 writer.write(payload)
             for attempt in (1, 2, 3):
+                server = self.ensure_running()
                 try:
-                    return self._ask([file, *fds])
+                    return self._ask(server, request, file, fds)
                 except (EOFError, ConnectionError):
+                    if not _has_ended(server):
+                        raise OSError(errno.EMFILE, "the fork server could not take the request: too many open files") from None
                     # It was killed: a new one does as well.
+                    self._discard(server)
                     if attempt == 3:
                         raise
-                    self._discard()
         finally:
             os.close(file)
         raise AssertionError
 
-    def _ask(self, fds: list[int]) -> tuple[int, int]:
+    @staticmethod
+    def _ask(server: socket.socket, request: bytes, payload_fd: int, fds: Sequence[int]) -> tuple[int, int]:
         import socket
 
-        server = self.ensure_running()
         status_r, status_w = os.pipe()
         try:
             try:
-                rights = struct.pack(f"{len(fds) + 1}i", fds[0], status_w, *fds[1:])
-                server.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+                rights = struct.pack(f"{len(fds) + 3}i", status_w, payload_fd, server.fileno(), *fds)
+                server.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
             finally:
                 os.close(status_w)
-            answer = read_exactly(status_r, _PID.size)
-            (pid,) = _PID.unpack(answer)
+            (pid,) = _PID.unpack(read_exactly(status_r, _PID.size))
             if pid < 0:
                 raise OSError(-pid, os.strerror(-pid))
             return pid, status_r
@@ -112,14 +138,34 @@ class _Server:
         """Start the server unless it runs. Returns the socket to it."""
         with self._lock:
             if self._socket is None:
-                self._socket = self._start()
+                if self._inherited >= 0:
+                    import socket
+
+                    self._socket = socket.socket(fileno=self._inherited)
+                    self._inherited = -1
+                else:
+                    self._socket = self._start()
             return self._socket
 
-    def _discard(self) -> None:
+    def _discard(self, server: socket.socket) -> None:
         with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-            self._socket = self._popen = None
+            if self._socket is server:  # else another thread has noticed as well
+                server.close()
+                self._socket = self._popen = None
+
+    @property
+    def _forkserver_pid(self) -> int | None:
+        return None if self._popen is None else self._popen.pid
+
+    def _stop(self) -> None:
+        """End the server, unless other clients hold it, and wait until it has ended: for tests."""
+        if self._socket is None:
+            return
+        popen = self._popen
+        self._discard(self._socket)
+        if popen is not None:
+            process.wait_readable(popen.sentinel, None)
+            popen.finalizer()
 
     def _start(self) -> socket.socket:
         import pickle
@@ -139,6 +185,14 @@ class _Server:
                 ours.close()
                 raise
         return ours
+
+
+def _has_ended(server: socket.socket) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(server, 0)  # POLLHUP is always reported
+    return bool(poll.poll(_END_SECONDS * 1000))
 
 
 def read_exactly(fd: int, size: int) -> bytes:
@@ -193,29 +247,36 @@ def main(fd: int) -> None:
                 _bury(status_fds)
             if fd not in ready:
                 continue
-            fds = _receive(server)
-            if fds is None:
+            request = _receive(server)
+            if request is None:
                 return
-            if len(fds) < 2:
-                util.close_fds(*fds)  # not a request of ours
+            modules, complete, fds = request
+            if not complete or len(fds) < 3:
+                if fds:
+                    _tell(fds[0], _PID.pack(-errno.EMFILE))
+                util.close_fds(*fds)
                 continue
-            payload_fd, status_w, *others = fds
+            for name in modules:
+                _import(name)
+            status_w, payload_fd, client_fd, *others = fds
             try:
                 pid = os.fork()
             except OSError as e:
-                _tell(status_w, _PID.pack(-(e.errno or 1)))
+                _tell(status_w, _PID.pack(-(e.errno or errno.EAGAIN)))
                 util.close_fds(*fds)
                 continue
             if pid == 0:
+                # Told by the child: were it the server, one that is killed before it could tell would be asked for a second child.
+                _tell(status_w, _PID.pack(os.getpid()))
                 signal.set_wakeup_fd(-1)
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
                 server.detach()
                 util.close_fds(fd, bell_r, bell_w, status_w, *status_fds.values())
+                _forkserver.inherit(client_fd)
                 _run(payload_fd, others)
             status_fds[pid] = status_w
-            _tell(status_w, _PID.pack(pid))
-            util.close_fds(payload_fd, *others)
+            util.close_fds(payload_fd, client_fd, *others)
 
 
 def _preload(names: list[str], data: dict[str, object]) -> None:
@@ -241,19 +302,35 @@ def _preload(names: list[str], data: dict[str, object]) -> None:
     process._flush_std_streams()
 
 
-def _receive(server: socket.socket) -> list[int] | None:
-    """The descriptors of the next request; None: all clients are gone."""
+def _import(name: str) -> None:
+    """Import what a child will need. One that cannot be imported is the child's to report."""
+    if name in sys.modules:
+        return
+    try:
+        __import__(name)
+        if process._loaded("_lib") is not None:
+            from ._lib import lib
+
+            lib()
+    except Exception:
+        pass
+
+
+def _receive(server: socket.socket) -> tuple[list[str], bool, list[int]] | None:
+    """The next request: names of modules, whether all descriptors arrived, and these; None: all clients are gone."""
     import socket
 
     size = struct.calcsize("i")
-    message, ancillary, _, _ = server.recvmsg(1, socket.CMSG_SPACE(size * (MAX_FDS + 2)))
+    message, ancillary, flags, _ = server.recvmsg(
+        _REQUEST_SIZE, socket.CMSG_SPACE(size * (MAX_FDS + 3)), getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+    )
     if not message and not ancillary:
         return None
     fds: list[int] = []
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds += struct.unpack(f"{len(data) // size}i", data[: len(data) // size * size])
-    return fds
+    return message.decode().split(), not flags & socket.MSG_CTRUNC, fds
 
 
 def _tell(fd: int, data: bytes) -> None:
@@ -267,15 +344,17 @@ def _bury(status_fds: dict[int, int]) -> None:
     """Collect children that have ended, and tell how."""
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            # Told first and collected then: a client that was not told yet knows that the process id is still that of its child.
+            end = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if pid == 0:
+        if end is None:
             return
-        fd = status_fds.pop(pid, None)
+        fd = status_fds.pop(end.si_pid, None)
         if fd is not None:
-            _tell(fd, EXIT_CODE.pack(os.waitstatus_to_exitcode(status)))
+            _tell(fd, EXIT_CODE.pack(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status))
             os.close(fd)
+        os.waitpid(end.si_pid, 0)
 
 
 def _run(payload_fd: int, fds: list[int]) -> NoReturn:
@@ -303,9 +382,9 @@ def _run(payload_fd: int, fds: list[int]) -> NoReturn:
             os._exit(code & 0xFF)
 
 
-_server = _Server()
-fork = _server.fork
-ensure_running = _server.ensure_running
+_forkserver = _Server()
+fork = _forkserver.fork
+ensure_running = _forkserver.ensure_running
 set_forkserver_preload = context._default_context.set_forkserver_preload
 
 

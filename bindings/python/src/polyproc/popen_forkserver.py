@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import os
-import time
+import select
 from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]
 
 from . import forkserver, process, util
@@ -13,6 +14,8 @@ __all__ = ["Popen"]
 
 # How long the server may take to tell how a child ended whose end has been seen.
 _REPORT_SECONDS = 5.0
+
+_FOR_DAEMONS = (f"{__package__}._lib",)
 
 
 class Popen:
@@ -34,15 +37,28 @@ class Popen:
         self._fds: list[int] = []
         self.temporary_fds: list[int] = []
         try:
-            self.pid, self._status = forkserver.fork(pickle_process(self, process_obj), self._fds)
+            payload = pickle_process(self, process_obj)
+            # A daemon watches its parent by means of the library.
+            self.pid, self._status = forkserver.fork(payload, self._fds, _FOR_DAEMONS if process_obj.daemon else ())
         finally:
             util.close_fds(*self.temporary_fds)
-        # The status can be read once the child has ended, and its pidfd at once: but a system without pidfds has only the former.
-        try:
-            self.sentinel = os.pidfd_open(self.pid)
-        except (AttributeError, OSError):
-            self.sentinel = self._status
+        self.sentinel = self._open_sentinel()
+        self._lock = _thread.allocate_lock()
         self.finalizer = util.Finalize(self, util.close_fds, {self.sentinel, self._status})
+
+    def _open_sentinel(self) -> int:
+        """A pidfd of the child; or the status pipe, which can be read after the child's end too."""
+        try:
+            fd = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):
+            return self._status
+        poll = select.poll()
+        poll.register(self._status, select.POLLIN)
+        if any(events & select.POLLIN for _, events in poll.poll(0)):
+            # The child has ended already, and its process id may be another's. (POLLHUP alone: the server was killed.)
+            os.close(fd)
+            return self._status
+        return fd
 
     def duplicate_for_child(self, fd: int) -> int:
         """Pass ``fd`` to the child. Returns its place among the passed ones."""
@@ -60,16 +76,16 @@ class Popen:
         if not process.wait_readable(self.sentinel, timeout):
             return None
         # The server is about to write it, unless it was killed: the status is not known then.
-        deadline = time.monotonic() + _REPORT_SECONDS
-        try:
-            if process.wait_readable(self._status, max(deadline - time.monotonic(), 0)):
-                data = forkserver.read_exactly(self._status, forkserver.EXIT_CODE.size)
-                if self.returncode is None:
-                    (self.returncode,) = forkserver.EXIT_CODE.unpack(data)
-        except (EOFError, OSError):
-            pass
-        if self.returncode is None:
-            self.returncode = UNKNOWN
+        reported = process.wait_readable(self._status, _REPORT_SECONDS)
+        with self._lock:  # it can be read once
+            if self.returncode is None:
+                code = UNKNOWN
+                if reported:
+                    try:
+                        (code,) = forkserver.EXIT_CODE.unpack(forkserver.read_exactly(self._status, forkserver.EXIT_CODE.size))
+                    except EOFError:
+                        pass
+                self.returncode = code
         return self.returncode
 
     def _signal(self, number: int) -> None:
