@@ -1,6 +1,9 @@
 package pool
 
-import "fmt"
+import (
+	"fmt"
+	"math/bits"
+)
 
 // Array is a job over arrays of equal elements: the byte-level parallel for loop.
 type Array struct {
@@ -31,10 +34,19 @@ func (a *Array) finish(i uint64, r *Result) {
 	}
 }
 
+// product reports whether n elements of a size are so long.
+func product(length int, n uint64, size int) bool {
+	if size < 0 {
+		return false
+	}
+	high, low := bits.Mul64(n, uint64(size))
+	return high == 0 && low == uint64(length)
+}
+
 // MapBytes runs an array job and waits for it. When the wait is interrupted by a signal, what has not started is dropped, and
 // neither Out nor Finish is touched after the return.
 func (p *Pool) MapBytes(a *Array) error {
-	if a.InSize < 0 || a.OutSize < 0 || int64(a.OutSize) >= outMaxDefault || uint64(len(a.In)) != a.N*uint64(a.InSize) || uint64(len(a.Out)) != a.N*uint64(a.OutSize) {
+	if int64(a.OutSize) >= outMaxDefault || !product(len(a.In), a.N, a.InSize) || !product(len(a.Out), a.N, a.OutSize) {
 		return fmt.Errorf("%w: sizes of arrays", ErrInvalid)
 	}
 	if a.N == 0 {

@@ -197,15 +197,23 @@ func (c *calls) run(ctx context.Context) (stop func() bool, err error) {
 	if err := c.p.add(c.job); err != nil {
 		return nil, err
 	}
-	return context.AfterFunc(ctx, func() {
-		c.p.mu.Lock()
-		defer c.p.mu.Unlock()
-		if c.job.open > 0 {
-			c.p.drop(c.job, true)
-			c.p.feed()
-		}
-		c.p.board.fore.ringAlways()
-	}), nil
+	if c.job.open == 0 {
+		return func() bool { return true }, nil
+	}
+	stop = context.AfterFunc(ctx, c.abandon)
+	c.job.ended = func() { stop() } // a long-lived ctx must not remember all its calls
+	return stop, nil
+}
+
+// abandon drops the calls, and kills the workers that run them.
+func (c *calls) abandon() {
+	c.p.mu.Lock()
+	defer c.p.mu.Unlock()
+	if c.job.open > 0 {
+		c.p.drop(c.job, true)
+		c.p.feed()
+	}
+	c.p.wakeAll()
 }
 
 // wait waits for the outcomes of all calls, or for the end of ctx.
@@ -247,6 +255,7 @@ func Map[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins []In) 
 	}
 	defer stop()
 	if err := c.wait(ctx); err != nil {
+		c.abandon() // not left to the hook, which stop may still take down
 		return nil, err
 	}
 	decode := decoder[Out]()
@@ -290,7 +299,7 @@ func (t *Task[Out]) Wait(ctx context.Context) (out Out, err error) {
 	unhook := context.AfterFunc(ctx, func() {
 		t.calls.p.mu.Lock()
 		defer t.calls.p.mu.Unlock()
-		t.calls.p.board.fore.ringAlways()
+		t.calls.p.wakeAll()
 	})
 	defer unhook()
 	if err := t.calls.wait(ctx); err != nil {
@@ -316,7 +325,7 @@ func (t *Task[Out]) Cancel() bool {
 		return false
 	}
 	p.drop(j, false)
-	p.board.fore.ringAlways()
+	p.wakeAll()
 	if j.open > 0 {
 		j.dropped = false // it runs: its outcome is wanted after all
 		return false
@@ -361,7 +370,7 @@ func stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins ite
 		unhook := context.AfterFunc(ctx, func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			p.board.fore.ringAlways()
+			p.wakeAll()
 		})
 		defer unhook()
 		more, consumed := true, 0

@@ -1,8 +1,8 @@
 package pool
 
 import (
-	"errors"
 	"math"
+	"slices"
 	"sort"
 	"time"
 
@@ -54,8 +54,9 @@ type job struct {
 	chunk   uint64     // go to one lane at a time; 0: the pool decides
 	ctx     *shm.Block // for all its tasks, or nil
 	ctxSize uint64
-	dropped bool   // no more tasks of it are started, and nobody waits for outcomes
-	ended   func() // called, with the pool's lock held, when open is 0; may be nil
+	holes   map[uint64]struct{} // tasks from next on that have an outcome already
+	dropped bool                // no more tasks of it are started, and nobody waits for outcomes
+	ended   func()              // called, with the pool's lock held, when open is 0; may be nil
 }
 
 // again is a task that goes to another lane, with the block that its bytes lie in, if they do.
@@ -75,16 +76,62 @@ func (p *Pool) add(j *job) error {
 	p.nextID += j.n - 1
 	j.open = j.n
 	p.open += j.n
+	outcomes := p.outcomes
 	if p.failure != nil {
-		j.next = j.n
-		for i := range j.n {
-			p.complete(j, i, p.failure)
-		}
-		return nil
+		p.completeRest(j, p.failure)
+	} else {
+		p.queue = append(p.queue, j)
+		p.feed()
+		p.rouse()
 	}
-	p.queue = append(p.queue, j)
-	p.feed()
+	p.tell(outcomes)
 	return nil
+}
+
+// completeRest ends the tasks of j that no lane has been given yet.
+func (p *Pool) completeRest(j *job, r *Result) {
+	for ; j.next < j.n; j.next++ {
+		if !j.isOver(j.next) {
+			p.complete(j, j.next, r)
+		}
+	}
+	j.holes = nil
+}
+
+// isOver reports whether task i, which no lane has been given, has been cancelled.
+func (j *job) isOver(i uint64) bool {
+	_, over := j.holes[i]
+	return over
+}
+
+// unqueue removes the first job of the queue.
+func (p *Pool) unqueue() {
+	p.queue[0] = nil
+	p.queue = p.queue[1:]
+	p.queueGone = min(p.queueGone, len(p.queue))
+}
+
+// forgetDropped removes a job from the queue that was dropped: at some time, together with others.
+func (p *Pool) forgetDropped() {
+	p.queueGone++
+	if p.queueGone > 32 && p.queueGone > len(p.queue)/2 {
+		p.queue = slices.DeleteFunc(p.queue, func(j *job) bool { return j.next == j.n })
+		p.queueGone = 0
+	}
+}
+
+// again puts tasks that were taken back from a lane before all others.
+func (p *Pool) again(tasks []again) {
+	if len(tasks) > 0 {
+		p.retry = append(tasks, p.retry...)
+	}
+}
+
+func (p *Pool) freeBlock(b *shm.Block) {
+	if b != nil {
+		p.blocks--
+		p.arena.Free(b)
+	}
 }
 
 // complete gives task i of j its outcome.
@@ -112,19 +159,14 @@ func (p *Pool) complete(j *job, i uint64, r *Result) {
 // dropQueued ends all tasks that are in no lane.
 func (p *Pool) dropQueued(r *Result) {
 	for _, a := range p.retry {
-		if a.block != nil {
-			p.arena.Free(a.block)
-		}
+		p.freeBlock(a.block)
 		p.complete(a.job, a.i, r)
 	}
 	p.retry = nil
-	for len(p.queue) > 0 {
-		j := p.queue[0]
-		p.queue = p.queue[1:]
-		for ; j.next < j.n; j.next++ {
-			p.complete(j, j.next, r)
-		}
+	for _, j := range p.queue {
+		p.completeRest(j, r)
 	}
+	p.queue, p.queueGone = nil, 0
 }
 
 // drop takes back what has not started of a job whose caller is gone; outcomes of what has started go nowhere.
@@ -132,21 +174,17 @@ func (p *Pool) dropQueued(r *Result) {
 func (p *Pool) drop(j *job, kill bool) {
 	j.dropped = true
 	none := &Result{Outcome: Cancelled}
-	for ; j.next < j.n; j.next++ {
-		p.complete(j, j.next, none)
+	if j.next < j.n {
+		p.completeRest(j, none)
+		p.forgetDropped()
 	}
-	kept := p.retry[:0]
-	for _, a := range p.retry {
-		if a.job != j {
-			kept = append(kept, a)
-			continue
+	p.retry = slices.DeleteFunc(p.retry, func(a again) bool {
+		if a.job == j {
+			p.freeBlock(a.block)
+			p.complete(j, a.i, none)
 		}
-		if a.block != nil {
-			p.arena.Free(a.block)
-		}
-		p.complete(j, a.i, none)
-	}
-	p.retry = kept
+		return a.job == j
+	})
 	for _, ln := range p.lanes {
 		if ln == nil || ln.proc == nil {
 			continue
@@ -158,9 +196,7 @@ func (p *Pool) drop(j *job, kill bool) {
 				continue
 			}
 			if block, ok := ln.revoke(e); ok {
-				if block != nil {
-					p.arena.Free(block)
-				}
+				p.freeBlock(block)
 				p.complete(j, e.i, none)
 			} else {
 				running = true
@@ -176,7 +212,7 @@ func (p *Pool) drop(j *job, kill bool) {
 func (p *Pool) killRunning(ln *lane, j *job) {
 	p.steal(ln, 0)
 	// A worker does one task at a time: if it is past j's task, the last one that was not taken back is another's, or none.
-	_ = ln.drain()
+	p.read(ln)
 	if ln.waiting == 0 {
 		return
 	}
@@ -233,9 +269,14 @@ func (b *batch) finish(i uint64, r *Result) {
 	}
 	kept := *r
 	kept.Task, kept.Cookie = b.job.first+i, b.cookie+i
-	kept.Data, kept.Foreign = b.p.keep(r.Data)
+	if kept.Data, kept.Foreign = b.p.keep(r.Data); kept.Data == nil && len(r.Data) > 0 {
+		kept.Outcome = NoMemory
+	}
 	b.results[i] = kept
 	b.p.done.push(b, i)
+	if b.job.open == 0 {
+		b.data, b.ends = nil, nil // nobody asks for them any more
+	}
 }
 
 // take hands out the result of task i, which has one.
@@ -249,7 +290,7 @@ func (b *batch) take(i uint64) Result {
 	return r
 }
 
-// keep copies bytes out of shared memory.
+// keep copies bytes out of shared memory. It returns nil if there is no memory for them.
 func (p *Pool) keep(data []byte) (kept []byte, foreign bool) {
 	n := len(data)
 	switch {
@@ -258,9 +299,8 @@ func (p *Pool) keep(data []byte) (kept []byte, foreign bool) {
 	case n >= BigResult && p.opt.Alloc != nil:
 		if kept = p.opt.Alloc(n); kept != nil {
 			copy(kept, data)
-			return kept, true
 		}
-		fallthrough
+		return kept, kept != nil
 	case n >= 4<<10:
 		kept = make([]byte, n)
 	default:
@@ -276,18 +316,28 @@ func (p *Pool) keep(data []byte) (kept []byte, foreign bool) {
 
 // forget removes a job whose results were all taken.
 func (p *Pool) forget(j *job) {
-	if k := p.find(j.first); k == 0 {
+	k := p.find(j.first)
+	if k < 0 {
+		return
+	}
+	// Its numbers stay for the search until it is among the first, the usual case, or half of all jobs are such.
+	p.jobs[k] = &job{first: j.first, n: j.n}
+	p.jobsGone++
+	for len(p.jobs) > 0 && p.jobs[0].work == nil {
 		p.jobs[0] = nil
-		p.jobs = p.jobs[1:] // the usual case: first in, first out
-	} else if k > 0 {
-		p.jobs = append(p.jobs[:k], p.jobs[k+1:]...)
+		p.jobs = p.jobs[1:]
+		p.jobsGone--
+	}
+	if p.jobsGone > 32 && p.jobsGone > len(p.jobs)/2 {
+		p.jobs = slices.DeleteFunc(p.jobs, func(j *job) bool { return j.work == nil })
+		p.jobsGone = 0
 	}
 }
 
 // find returns the place in p.jobs of the job that has the task, or -1.
 func (p *Pool) find(task uint64) int {
 	k := sort.Search(len(p.jobs), func(k int) bool { return p.jobs[k].first+p.jobs[k].n > task })
-	if k < len(p.jobs) && p.jobs[k].first <= task {
+	if k < len(p.jobs) && p.jobs[k].first <= task && p.jobs[k].work != nil {
 		return k
 	}
 	return -1
@@ -344,8 +394,11 @@ func (p *Pool) SubmitBytes(fn uint64, data []byte, sizes []uint64, cookie uint64
 func (p *Pool) Collect(limit int, timeout time.Duration, take func(Result)) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.freed {
+		return 0, ErrClosed
+	}
 	wakes := p.wakes
-	p.poll()
+	p.look()
 	if p.done.len() == 0 {
 		err := p.waitFor(timeout, func() bool { return p.done.len() > 0 || p.wakes != wakes || p.ended() })
 		if err != nil && p.done.len() == 0 {
@@ -407,26 +460,25 @@ func (p *Pool) Cancel(task uint64) error {
 	if err != nil {
 		return err
 	}
-	p.poll()
+	p.look()
 	if b.results != nil && b.results[i].Outcome != resultOpen {
 		return ErrStarted
 	}
 	j := b.job
 	cancelled := &Result{Outcome: Cancelled}
 	if i >= j.next {
-		// It waits in the queue. Leaving a hole there is not worth a structure: tasks before it go first, and those
-		// behind it are split off.
-		p.splitOff(j, i)
+		if j.holes == nil {
+			j.holes = map[uint64]struct{}{}
+		}
+		j.holes[i] = struct{}{}
 		p.complete(j, i, cancelled)
 		p.notify()
 		return nil
 	}
 	for k, a := range p.retry {
 		if a.job == j && a.i == i {
-			p.retry = append(p.retry[:k], p.retry[k+1:]...)
-			if a.block != nil {
-				p.arena.Free(a.block)
-			}
+			p.retry = slices.Delete(p.retry, k, k+1)
+			p.freeBlock(a.block)
 			p.complete(j, i, cancelled)
 			p.notify()
 			return nil
@@ -445,30 +497,13 @@ func (p *Pool) Cancel(task uint64) error {
 			if !ok {
 				return ErrStarted
 			}
-			if block != nil {
-				p.arena.Free(block)
-			}
+			p.freeBlock(block)
 			p.complete(j, i, cancelled)
 			p.notify()
 			return nil
 		}
 	}
 	return ErrStarted
-}
-
-// splitOff moves all queued tasks of j but task i to the retry list, in order.
-func (p *Pool) splitOff(j *job, i uint64) {
-	for ; j.next < j.n; j.next++ {
-		if j.next != i {
-			p.retry = append(p.retry, again{job: j, i: j.next})
-		}
-	}
-	for k, q := range p.queue {
-		if q == j {
-			p.queue = append(p.queue[:k], p.queue[k+1:]...)
-			break
-		}
-	}
 }
 
 func (p *Pool) lookup(task uint64) (*batch, uint64, error) {
@@ -512,7 +547,7 @@ func (q *doneQueue) pop() (*batch, uint64, bool) {
 			clear(q.items[n:])
 			q.items, q.head = q.items[:n], 0
 		}
-		if it.b == nil || it.b.results[it.i].Outcome == resultTaken {
+		if it.b.results[it.i].Outcome == resultTaken {
 			q.holes--
 			continue
 		}
@@ -525,6 +560,13 @@ func (q *doneQueue) pop() (*batch, uint64, bool) {
 // turns, leaves none; others are skipped by pop, which sees that they were taken.
 func (q *doneQueue) remove(b *batch, i uint64) {
 	q.holes++
+	if q.holes > 32 && q.holes > (len(q.items)-q.head)/2 {
+		q.items = slices.DeleteFunc(q.items[q.head:], func(it doneItem) bool {
+			return it == doneItem{b, i} || it.b.results[it.i].Outcome == resultTaken
+		})
+		q.head, q.holes = 0, 0
+		return
+	}
 	for q.head < len(q.items) {
 		it := q.items[q.head]
 		if it != (doneItem{b, i}) && it.b.results[it.i].Outcome != resultTaken {
@@ -538,6 +580,3 @@ func (q *doneQueue) remove(b *batch, i uint64) {
 		}
 	}
 }
-
-// isNoMemory reports whether an error means that memory, or a limit on it, ran out.
-func isNoMemory(err error) bool { return errors.Is(err, shm.ErrNoMemory) }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,15 +20,16 @@ const (
 
 // lane is one worker process and its two rings, seen from the parent. The pool's lock guards it.
 type lane struct {
-	p       *Pool
-	slot    int
-	state   laneState
-	mem     []byte // the lane's part of the segment
-	head    *laneHeader
-	tasks   *shm.Producer
-	results *shm.Consumer
-	large   *shm.Windows // result blocks
-	proc    *start.Process
+	p          *Pool
+	slot       int
+	state      laneState
+	mem        []byte // the lane's part of the segment
+	head       *laneHeader
+	generation uint32 // counts the processes that had the lane; head has it for the worker
+	tasks      *shm.Producer
+	results    *shm.Consumer
+	large      *shm.Windows // result blocks
+	proc       *start.Process
 
 	pending    entries // in its task ring or running, oldest first
 	waiting    int     // of pending: not revoked
@@ -41,6 +43,7 @@ type lane struct {
 	ready      bool    // has been ready
 	vacant     bool    // the host is to start its process
 	initFailed bool
+	spoilt     error // what is wrong with what the worker wrote: nothing more is read
 }
 
 // entry is a task in a lane.
@@ -69,7 +72,7 @@ func (p *Pool) laneAt(slot int) (*lane, error) {
 		p.lanes[slot] = ln
 	}
 	// Nobody else uses this memory: the process that had the lane is dead.
-	generation := ln.head.generation.Load() + 1
+	generation := ln.generation + 1
 	clear(ln.mem[:laneHead])
 	ln.head.generation.Store(generation)
 	ln.head.state.Store(laneOpen)
@@ -83,7 +86,8 @@ func (p *Pool) laneAt(slot int) (*lane, error) {
 	if ln.large == nil {
 		ln.large = shm.NewWindows(p.seg, 16)
 	}
-	*ln = lane{p: p, slot: slot, mem: ln.mem, head: ln.head, tasks: ln.tasks, results: ln.results, large: ln.large, finished: ln.finished, seen: ln.finished}
+	*ln = lane{p: p, slot: slot, mem: ln.mem, head: ln.head, generation: generation, tasks: ln.tasks, results: ln.results, large: ln.large,
+		finished: ln.finished, seen: ln.finished}
 	return ln, nil
 }
 
@@ -102,21 +106,25 @@ func (ln *lane) stage(j *job, i uint64, block *shm.Block) (ok bool, err error) {
 	if bulk := body > ln.tasks.Max(); bulk {
 		flags, body = flagBulk, sizeTaskHead+sizeBulkRef
 	}
+	fresh := flags&flagBulk != 0 && block == nil
+	if fresh {
+		if block, err = ln.p.arena.Alloc(int64(n)); err != nil {
+			if ln.p.blocks > 0 {
+				return false, nil // there will be room when other tasks have ended
+			}
+			return false, err
+		}
+		ln.p.blocks++
+	}
 	buf, _, ok := ln.tasks.Stage(kindTask, flags, body)
 	if !ok {
+		if fresh {
+			ln.p.freeBlock(block)
+		}
 		return false, nil
 	}
 	if flags&flagBulk != 0 {
-		if block == nil {
-			if block, err = ln.p.arena.Alloc(int64(n)); err != nil {
-				// The record is staged already: let the worker step over it.
-				at[taskHead](buf).state.Store(taskRevoked)
-				ln.markDirty()
-				ln.number++
-				at[taskHead](buf).number = ln.number
-				ln.pending.push(entry{number: ln.number, head: at[taskHead](buf), revoked: true})
-				return false, err
-			}
+		if fresh {
 			j.put(i, block.Bytes)
 		}
 		*at[bulkRef](buf[sizeTaskHead:]) = bulkRef{off: uint64(block.Off), size: uint64(n)}
@@ -160,11 +168,19 @@ func (ln *lane) revoke(e *entry) (*shm.Block, bool) {
 	e.revoked, e.block = true, nil
 	ln.waiting--
 	ln.assigned--
+	ln.p.retire(ln) // this may have been its last
 	return block, true
 }
 
-// drain reads the results that are there. An error means that the worker has spoilt the lane.
+// drain reads the results that are there. An error means that the worker has spoilt the lane; it stays so.
 func (ln *lane) drain() error {
+	if ln.spoilt == nil {
+		ln.spoilt = ln.readAll()
+	}
+	return ln.spoilt
+}
+
+func (ln *lane) readAll() error {
 	var r Result
 	read := false
 	for {
@@ -182,13 +198,18 @@ func (ln *lane) drain() error {
 				ln.p.becameReady(ln)
 			}
 		case kindInitFailed:
-			data, _, err := ln.payload(rec, rec.Body)
-			if err != nil {
+			if ln.state != laneStateStarting {
+				return fmt.Errorf("%w: an initializer that failed after its end", shm.ErrCorrupt)
+			}
+			data, slot, err := ln.payload(rec, rec.Body)
+			if errors.Is(err, shm.ErrCorrupt) {
 				return err
+			} else if err != nil {
+				data = []byte(err.Error())
 			}
 			ln.p.initFailed(ln, data)
-			if rec.Flags&flagBulk != 0 {
-				ln.large.Done(data)
+			if slot >= 0 {
+				ln.release(slot, data)
 			}
 		case kindResult:
 			if err := ln.result(rec, &r); err != nil {
@@ -225,11 +246,13 @@ func (ln *lane) result(rec shm.Record, r *Result) error {
 		return fmt.Errorf("%w: result of task %d, expected %d", shm.ErrCorrupt, h.number, e.number)
 	}
 	data, slot, err := ln.payload(rec, rec.Body[sizeResultHead:])
-	if err != nil {
+	if errors.Is(err, shm.ErrCorrupt) {
 		return err
 	}
 	*r = Result{Outcome: OK, PID: ln.proc.PID(), Data: data}
-	if h.status != 0 {
+	if err != nil {
+		r.Outcome = NoMemory // this process has none to see the bytes
+	} else if h.status != 0 {
 		r.Outcome, r.Code = Failed, h.code
 	}
 	ln.p.learn(h.runNS)
@@ -238,18 +261,22 @@ func (ln *lane) result(rec shm.Record, r *Result) error {
 	ln.waiting--
 	ln.finished++
 	ln.slow = false
-	if block != nil {
-		ln.p.arena.Free(block)
-	}
+	ln.p.freeBlock(block)
 	ln.p.complete(j, i, r)
 	if slot >= 0 {
-		ln.large.Done(data)
-		ln.head.slots[slot].Store(0)
+		ln.release(slot, data)
 	}
 	return nil
 }
 
-// payload returns the bytes of a record: in the ring, or in a block of the lane's result arena, then with its slot.
+// release gives a result block back to the worker.
+func (ln *lane) release(slot int, data []byte) {
+	ln.large.Done(data)
+	ln.head.slots[slot].Store(0)
+}
+
+// payload returns the bytes of a record: in the ring, or in a block of the lane's result arena, then with its slot. Errors:
+// shm.ErrCorrupt; others mean that this process cannot see the bytes, which are there.
 func (ln *lane) payload(rec shm.Record, body []byte) (data []byte, slot int, err error) {
 	if rec.Flags&flagBulk == 0 {
 		return body, -1, nil
@@ -264,8 +291,9 @@ func (ln *lane) payload(rec shm.Record, body []byte) (data []byte, slot int, err
 		return nil, -1, fmt.Errorf("%w: block of %d bytes at %d, slot %d", shm.ErrCorrupt, ref.size, ref.off, ref.slot)
 	}
 	// Unreserved storage would be a SIGBUS: make sure that what the worker says is there. It is a no-op on reserved storage.
+	// It refuses, too, what would leave no memory for the copy that is made of it.
 	if err := ln.p.seg.Reserve(int64(ref.off), int64(ref.size)); err != nil {
-		return nil, -1, err
+		return nil, int(ref.slot), err
 	}
 	data, err = ln.large.At(int64(ref.off), int64(ref.size))
 	return data, int(ref.slot), err
@@ -273,7 +301,7 @@ func (ln *lane) payload(rec shm.Record, body []byte) (data []byte, slot int, err
 
 // learn keeps the mean run time of recent tasks. It rises at once, so that a first long task is not followed by a deep lane.
 func (p *Pool) learn(ns uint64) {
-	x := float64(min(ns, uint64(time.Hour)))
+	x := float64(min(max(ns, 1), uint64(time.Hour)))
 	switch {
 	case p.meanNS == 0 || x > 8*p.meanNS:
 		p.meanNS = x + 1
@@ -291,7 +319,7 @@ type entries struct {
 func (q *entries) len() int        { return len(q.items) - q.head }
 func (q *entries) at(k int) *entry { return &q.items[q.head+k] }
 func (q *entries) push(e entry) {
-	if q.head > 0 && len(q.items) == cap(q.items) {
+	if q.head > len(q.items)/2 && len(q.items) == cap(q.items) {
 		n := copy(q.items, q.items[q.head:])
 		clear(q.items[n:])
 		q.items, q.head = q.items[:n], 0

@@ -19,6 +19,8 @@ const (
 	maxModules  = 112
 	maxSlots    = 512
 	sliceMillis = 500
+	ringLeast   = 64 << 10
+	ringMost    = 1 << 20
 
 	kindTask       = 1
 	kindResult     = 2

@@ -15,6 +15,9 @@ func NumberIn(module int, offset uint64) uint64 { return uint64(module+1)<<48 | 
 func (p *Pool) FunctionNumber(m Module, offset uint64) (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.board == nil {
+		return 0, ErrClosed
+	}
 	i, err := p.moduleNumber(m)
 	if err != nil {
 		return 0, err

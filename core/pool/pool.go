@@ -78,7 +78,9 @@ type Pool struct {
 	mu          sync.Mutex
 	lanes       []*lane // by slot; never shrinks
 	jobs        []*job  // submitted jobs with results that were not taken, by first task number
+	jobsGone    int     // of jobs: without results, kept for the search
 	queue       []*job  // jobs with tasks that no lane has been given yet, first come first
+	queueGone   int     // of queue: dropped
 	retry       []again // tasks taken back from a lane: they go first
 	done        doneQueue
 	vacancies   []*lane       // that no process has been started for, with HostStarts
@@ -88,6 +90,7 @@ type Pool struct {
 	nextID      uint64
 
 	open     uint64 // tasks without an outcome
+	blocks   int    // of tasks, in the arena
 	outcomes uint64 // that were ever given
 	lost     uint64
 	started  uint64
@@ -99,11 +102,15 @@ type Pool struct {
 	closed     bool
 	terminated bool
 	freed      bool
-	failure    *Result    // why no worker can be started: the outcome of every task from then on
-	startFails int        // starts that failed in a row
-	respawns   int        // goroutines and timers that will start a worker
+	failure    *Result // why no worker can be started: the outcome of every task from then on
+	startFails int     // starts that failed in a row
+	respawns   int     // goroutines and timers that will start a worker
+	timers     map[*time.Timer]struct{}
 	initSaid   []byte     // what the last initializer that failed said
 	idle       *sync.Cond // signalled when alive or respawns falls
+	ticking    bool       // who sleeps looks after lanes that do not get on
+	over       bool       // closed, and nothing left to do: the vacancies were withdrawn
+	resting    bool       // the background sleeps for as long as nobody wakes it
 	stop       bool
 	stopped    chan struct{}
 	modules    map[string]int
@@ -148,7 +155,7 @@ func Open(opt Options) (*Pool, error) {
 		}
 		opt.Path, opt.Args = self, os.Args
 	}
-	p := &Pool{opt: opt, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}, vacancyNews: make(chan struct{})}
+	p := &Pool{opt: opt, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}, vacancyNews: make(chan struct{}), timers: map[*time.Timer]struct{}{}}
 	p.idle = sync.NewCond(&p.mu)
 	if err := p.allocate(); err != nil {
 		return nil, err
@@ -232,7 +239,7 @@ func (p *Pool) allocate() error {
 	return nil
 }
 
-// release gives memory back. No worker may live.
+// release gives memory back. No worker may live. Calls that come later find no board.
 func (p *Pool) release() {
 	for _, ln := range p.lanes {
 		if ln != nil {
@@ -241,6 +248,7 @@ func (p *Pool) release() {
 	}
 	p.arena.Close()
 	_ = p.seg.Unmap(p.boardMem)
+	p.board, p.boardMem, p.lanes = nil, nil, nil
 	_ = p.seg.Close()
 }
 
@@ -259,7 +267,7 @@ type State struct {
 func (p *Pool) State() State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.poll()
+	p.look()
 	s := State{Workers: p.opt.Workers, Done: uint64(p.done.len()), Started: p.started, Lost: p.lost}
 	for _, ln := range p.lanes {
 		if ln == nil || ln.state == laneStateEmpty {
@@ -294,8 +302,7 @@ func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	p.poll()
-	p.settle()
+	p.look()
 }
 
 // Terminate kills the workers. Tasks without an outcome end as Closed.
@@ -312,6 +319,7 @@ func (p *Pool) terminateLocked() {
 	p.poll() // what is done is done
 	p.closed, p.terminated = true, true
 	p.withdraw()
+	p.stopTimers()
 	for _, ln := range p.lanes {
 		if ln != nil && ln.proc != nil {
 			_ = ln.proc.Kill()
@@ -352,7 +360,7 @@ func (p *Pool) Free() error {
 	for _, j := range p.jobs {
 		j.discard(p)
 	}
-	p.jobs, p.queue, p.retry = nil, nil, nil
+	p.jobs, p.jobsGone, p.queue, p.queueGone, p.retry, p.done = nil, 0, nil, 0, nil, doneQueue{}
 	p.release()
 	return nil
 }

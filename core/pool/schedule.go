@@ -25,6 +25,9 @@ const (
 
 // poll reads what workers have said, and gives them what they can take.
 func (p *Pool) poll() {
+	if p.board == nil { // after Free
+		return
+	}
 	for w := range (len(p.lanes) + 63) / 64 {
 		if p.board.ready[w].Load() == 0 {
 			continue
@@ -80,7 +83,10 @@ func (p *Pool) feedLanes() {
 	for level := 1; ; level = min(level*2, depth) {
 		used := 0
 		for _, ln := range p.lanes {
-			if ln == nil || ln.state != laneStateReady || used >= limit {
+			if used >= limit {
+				break
+			}
+			if ln == nil || ln.state != laneStateReady {
 				continue
 			}
 			if ln.slow && ln.waiting > 0 {
@@ -93,6 +99,11 @@ func (p *Pool) feedLanes() {
 					return
 				}
 				if !room {
+					if ln.tasks.Err() != nil { // there will never be any: its worker has spoilt the ring
+						ln.state = laneStateRetiring
+						_ = ln.proc.Kill()
+						p.ensure(0)
+					}
 					break
 				}
 			}
@@ -109,6 +120,13 @@ func (p *Pool) hasQuota(ln *lane) bool { return p.opt.MaxTasks == 0 || ln.assign
 func (p *Pool) give(ln *lane) (more, room bool) {
 	if len(p.retry) > 0 {
 		a := p.retry[0]
+		if a.job.dropped { // its caller's memory may be gone
+			p.retry[0] = again{}
+			p.retry = p.retry[1:]
+			p.freeBlock(a.block)
+			p.complete(a.job, a.i, &Result{Outcome: Cancelled})
+			return true, true
+		}
 		ok, err := ln.stage(a.job, a.i, a.block)
 		if err != nil {
 			p.complete(a.job, a.i, outcomeOf(err))
@@ -123,11 +141,14 @@ func (p *Pool) give(ln *lane) (more, room bool) {
 	for len(p.queue) > 0 {
 		j := p.queue[0]
 		if j.next == j.n {
-			p.queue[0] = nil
-			p.queue = p.queue[1:]
+			p.unqueue()
 			continue
 		}
 		for k := uint64(0); k < max(j.chunk, 1) && j.next < j.n && p.hasQuota(ln); k++ {
+			if j.isOver(j.next) {
+				j.next++
+				continue
+			}
 			ok, err := ln.stage(j, j.next, nil)
 			if err != nil {
 				p.complete(j, j.next, outcomeOf(err))
@@ -144,7 +165,7 @@ func (p *Pool) give(ln *lane) (more, room bool) {
 }
 
 func outcomeOf(err error) *Result {
-	if isNoMemory(err) || errors.Is(err, shm.ErrNoMemory) {
+	if errors.Is(err, shm.ErrNoMemory) {
 		return &Result{Outcome: NoMemory}
 	}
 	return &Result{Outcome: NoMemory, Data: []byte(err.Error())}
@@ -179,8 +200,10 @@ func (p *Pool) settle() {
 	if !p.closed || p.open > 0 {
 		return
 	}
+	p.stopTimers()
 	told := len(p.vacancies) > 0
-	if p.opt.HostStarts {
+	if p.opt.HostStarts && !p.over {
+		p.over = true
 		p.withdraw()
 	}
 	for _, ln := range p.lanes {
@@ -239,29 +262,5 @@ func (p *Pool) steal(ln *lane, keep int) {
 			taken = append(taken, again{e.job, e.i, block})
 		}
 	}
-	p.retry = append(taken, p.retry...)
-}
-
-// balance gives lanes that have run dry something of those that have much.
-func (p *Pool) balance() {
-	if len(p.queue) > 0 || len(p.retry) > 0 || p.meanNS == 0 {
-		return
-	}
-	var most *lane
-	idle := false
-	for _, ln := range p.lanes {
-		if ln == nil || ln.proc == nil {
-			continue
-		}
-		if ln.state == laneStateReady && ln.waiting == 0 {
-			idle = true
-		}
-		if most == nil || ln.waiting > most.waiting {
-			most = ln
-		}
-	}
-	if idle && most != nil && most.waiting > 2 && float64(most.waiting)*p.meanNS > float64(laneFill)/2 {
-		p.steal(most, most.pending.len()/2+1)
-		p.feed()
-	}
+	p.again(taken)
 }

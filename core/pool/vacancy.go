@@ -71,14 +71,15 @@ func (p *Pool) Vacancy(timeout time.Duration) (Vacancy, error) {
 		}
 	}
 	ln := p.vacancies[0]
+	p.vacancies[0] = nil
 	p.vacancies = p.vacancies[1:]
-	return Vacancy{Lane: ln.slot, Generation: ln.head.generation.Load(), FD: p.seg.FD(), ParentPID: os.Getpid()}, nil
+	return Vacancy{Lane: ln.slot, Generation: ln.generation, FD: p.seg.FD(), ParentPID: os.Getpid()}, nil
 }
 
 // vacantLane finds the lane of a vacancy that was handed out.
 func (p *Pool) vacantLane(v Vacancy) (*lane, error) {
 	if v.Lane >= 0 && v.Lane < len(p.lanes) {
-		if ln := p.lanes[v.Lane]; ln != nil && ln.vacant && ln.head.generation.Load() == v.Generation {
+		if ln := p.lanes[v.Lane]; ln != nil && ln.vacant && ln.generation == v.Generation {
 			return ln, nil
 		}
 	}
@@ -111,7 +112,6 @@ func (p *Pool) Decline(v Vacancy, why error) error {
 	ln.state = laneStateEmpty
 	p.startFails += killWeight
 	p.ensure(max(p.startFailed(&Result{Outcome: BadStart, Exit: math.MinInt32, Data: []byte(why.Error())}), 10*time.Millisecond))
-	p.idle.Broadcast()
-	p.board.fore.ringAlways()
+	p.wakeAll()
 	return nil
 }

@@ -17,6 +17,12 @@ const slice = sliceMillis * time.Millisecond
 // waitFor waits until cond holds. The lock is held at the call, at the return and whenever cond is called, but not between. timeout < 0
 // waits for ever. It returns ErrTimeout or, if the host's signal handlers are to end waits (Options.Interruptible), ErrInterrupted.
 func (p *Pool) waitFor(timeout time.Duration, cond func() bool) error {
+	if p.freed { // nobody may come any more; who is here is waited for
+		if cond() {
+			return nil
+		}
+		return ErrClosed
+	}
 	var deadline time.Time
 	if timeout > 0 {
 		deadline = time.Now().Add(timeout)
@@ -65,6 +71,7 @@ func (p *Pool) leave() {
 	p.waiters--
 	if p.waiters == 0 {
 		p.board.fore.waiters.Store(0)
+		p.ticking = false
 		p.poll()
 	}
 	p.idle.Broadcast()
@@ -73,15 +80,58 @@ func (p *Pool) leave() {
 // notify wakes all that wait in a call: something has changed that they may wait for.
 func (p *Pool) notify() {
 	p.idle.Broadcast()
-	p.board.fore.ring()
+	if p.board != nil {
+		p.board.fore.ring()
+	}
+}
+
+// wakeAll is notify for what somebody may wait for who is past the bell's flag: it wakes in any case. A worker that dies between taking
+// down a bell's flag and waking the sleeper leaves one whom nobody would ring for.
+func (p *Pool) wakeAll() {
+	p.idle.Broadcast()
+	if p.board != nil {
+		p.board.fore.ringAlways()
+		p.board.back.ringAlways()
+	}
+}
+
+// look is poll for calls that do not wait, and for the background: what they read another may wait for.
+func (p *Pool) look() {
+	outcomes := p.outcomes
+	p.poll()
+	p.tell(outcomes)
+}
+
+// tell wakes those who wait if there are more outcomes than there were.
+func (p *Pool) tell(outcomes uint64) {
+	if p.outcomes != outcomes && p.waiters > 0 {
+		p.notify()
+	}
 }
 
 // pause is how long to sleep at most.
 func (p *Pool) pause() time.Duration {
-	if p.needsTick() {
+	p.ticking = p.needsTick()
+	if p.ticking {
 		return tick
 	}
 	return slice
+}
+
+// rouse wakes one who looks after the lanes, if all went to sleep when there was nothing to look after.
+func (p *Pool) rouse() {
+	switch {
+	case p.waiters == 0 && p.resting:
+		p.resting = false
+		p.board.back.ringAlways()
+	case !p.ticking && p.needsTick():
+		p.ticking = true
+		if p.waiters > 0 {
+			p.board.fore.ring()
+		} else {
+			p.board.back.ring()
+		}
+	}
 }
 
 // ticked looks after lanes that do not get on, when a sleep has ended by its time.
@@ -99,7 +149,7 @@ func (p *Pool) background() {
 	defer p.mu.Unlock()
 	for !p.stop {
 		seq := p.board.back.enter()
-		p.poll()
+		p.look()
 		pause := slice
 		switch {
 		case p.open == 0:
@@ -110,9 +160,12 @@ func (p *Pool) background() {
 		if p.stop {
 			return
 		}
+		p.resting = pause < 0
+		addr := p.board.back.addr()
 		p.mu.Unlock()
-		err := shm.FutexWait(p.board.back.addr(), seq, pause)
+		err := shm.FutexWait(addr, seq, pause)
 		p.mu.Lock()
+		p.resting = false
 		p.ticked(err, pause)
 	}
 }

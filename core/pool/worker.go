@@ -70,7 +70,7 @@ func serve(value string) error {
 	} else if err != nil {
 		return fmt.Errorf("pool: %w", err)
 	}
-	h, err := attach(num[0], num[1])
+	h, err := attach(num[0], num[1], uint32(num[2]))
 	if err != nil {
 		return fmt.Errorf("pool: worker: %w", err)
 	}
@@ -88,24 +88,40 @@ func serve(value string) error {
 	return h.loop()
 }
 
-func attach(fd, slot int) (*host, error) {
+func attach(fd, slot int, generation uint32) (*host, error) {
 	seg, err := shm.AttachSparse(fd)
 	if err != nil {
 		return nil, err
 	}
+	return join(seg, slot, generation)
+}
+
+// join connects with a lane, after it has checked all that it takes from the board.
+func join(seg *shm.Segment, slot int, generation uint32) (*host, error) {
 	mem, err := seg.Map(0, boardSize)
 	if err != nil {
 		return nil, err
 	}
 	b := at[board](mem)
-	if b.magic != magic || b.abi != abiVersion || slot < 0 || slot >= int(b.lanes) || b.laneSize != laneHead+2*b.ringCap {
-		return nil, fmt.Errorf("%w: descriptor %d is no pool of this version", shm.ErrCorrupt, fd)
+	size := uint64(seg.Size())
+	room := func(off, unit, n uint64) bool { return off <= size && (n == 0 || unit <= (size-off)/n) }
+	switch {
+	case b.magic != magic || b.abi != abiVersion:
+		return nil, fmt.Errorf("%w: no pool of this version", shm.ErrCorrupt)
+	case b.lanes > maxLanes || slot < 0 || slot >= int(b.lanes):
+		return nil, fmt.Errorf("%w: lane %d of %d", shm.ErrCorrupt, slot, b.lanes)
+	case b.ringCap < ringLeast || b.ringCap > ringMost || b.ringCap&(b.ringCap-1) != 0 || b.laneSize != laneHead+2*b.ringCap,
+		!room(b.laneOff, b.laneSize, uint64(b.lanes)), !room(b.taskOff, b.taskSize, 1), !room(b.resultOff, b.resultSize, uint64(b.lanes)):
+		return nil, fmt.Errorf("%w: layout of a pool", shm.ErrCorrupt)
 	}
 	lane, err := seg.Map(int64(b.laneOff)+int64(slot)*int64(b.laneSize), int64(b.laneSize))
 	if err != nil {
 		return nil, err
 	}
 	h := &host{seg: seg, board: b, head: at[laneHeader](lane), slot: slot, large: shm.NewWindows(seg, 16)}
+	if h.head.generation.Load() != generation {
+		return nil, fmt.Errorf("%w: lane %d was given to another process", shm.ErrCorrupt, slot)
+	}
 	h.arena = shm.NewArena(seg, int64(b.resultOff)+int64(slot)*int64(b.resultSize), int64(b.resultSize))
 	if h.tasks, err = shm.NewConsumer(&h.head.taskTail, &h.head.taskHead, lane[laneHead:laneHead+b.ringCap]); err != nil {
 		return nil, err
@@ -205,12 +221,16 @@ func (h *host) input(rec shm.Record) ([]byte, error) {
 	if rec.Flags&flagBulk == 0 {
 		return body, nil
 	}
+	if len(body) < sizeBulkRef {
+		return nil, fmt.Errorf("%w: block reference of %d bytes", shm.ErrCorrupt, len(body))
+	}
 	ref := at[bulkRef](body)
 	return h.large.At(int64(ref.off), int64(ref.size))
 }
 
 // next takes the next task; a record without body means that the worker is to end.
 func (h *host) next() (shm.Record, error) {
+	skipped := false
 	for {
 		seq := h.head.taskBell.enter()
 		closing := h.head.state.Load() == laneClosing
@@ -229,6 +249,11 @@ func (h *host) next() (shm.Record, error) {
 				return rec, nil
 			}
 			h.tasks.ReleaseTo(rec.End) // taken back by the parent
+			skipped = true
+		}
+		if skipped {
+			skipped = false
+			h.ringParent() // it does not know of the room
 		}
 		if closing {
 			return shm.Record{}, nil

@@ -24,6 +24,9 @@ const (
 	killWeight  = 10
 )
 
+// maxSaid is how much of what an initializer says is kept, bytes.
+const maxSaid = 16 << 20
+
 // startWorker starts a process in a free slot. The lock is released while the system starts it.
 func (p *Pool) startWorker() error {
 	slot := slices.IndexFunc(p.lanes, func(ln *lane) bool { return ln == nil || ln.state == laneStateEmpty })
@@ -43,7 +46,7 @@ func (p *Pool) startWorker() error {
 	if env == nil {
 		env = os.Environ()
 	}
-	generation := ln.head.generation.Load()
+	generation := ln.generation
 	spec := start.Spec{
 		Path: p.opt.Path, Args: p.opt.Args, Dir: p.opt.Dir, Files: []int{p.seg.FD()}, BlockSIGINT: p.opt.BlockSIGINT,
 		Env: append(withoutWorker(env), EnvWorker+"="+strings.Join([]string{
@@ -70,8 +73,10 @@ func (p *Pool) employ(ln *lane, proc *start.Process) {
 	}
 	proc.OnExit(func(status start.Status) { go p.onExit(ln, status) })
 	p.settle()
+	outcomes := p.outcomes
 	p.read(ln) // it may have said that it is ready while nobody knew it
 	p.feed()
+	p.tell(outcomes)
 }
 
 func withoutWorker(env []string) []string {
@@ -87,7 +92,7 @@ func (p *Pool) becameReady(ln *lane) {
 
 // initFailed notes that a worker's initializer failed. The worker ends by itself.
 func (p *Pool) initFailed(ln *lane, data []byte) {
-	p.initSaid = append([]byte{}, data...)
+	p.initSaid = append([]byte{}, data[:min(len(data), maxSaid)]...)
 	ln.initFailed = true
 	ln.state = laneStateRetiring
 }
@@ -99,6 +104,9 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 	defer p.mu.Unlock()
 	_ = ln.drain() // if this fails, what follows is right all the same
 	lost := &Result{Outcome: Lost, PID: ln.proc.PID(), Exit: status.ExitCode()}
+	if p.terminated && status.Signal == syscall.SIGKILL {
+		lost = &Result{Outcome: Closed} // it was not the worker's fault
+	}
 	var untouched []again
 	for ln.pending.len() > 0 {
 		e := *ln.pending.at(0)
@@ -106,15 +114,15 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 		switch {
 		case e.revoked:
 		case e.head.state.Load() == taskTaken:
-			if e.block != nil {
-				p.arena.Free(e.block)
-			}
+			p.freeBlock(e.block)
 			p.complete(e.job, e.i, lost)
 		default:
 			untouched = append(untouched, again{e.job, e.i, e.block})
 		}
 	}
-	p.retry = append(untouched, p.retry...)
+	p.again(untouched)
+	// What it had allocated for results, and nobody will ever use, goes back to the system.
+	_ = p.seg.Punch(p.geo.resultOff+int64(ln.slot)*p.geo.resultSize, p.geo.resultSize)
 	ln.proc.Release()
 	ln.proc = nil
 	ln.waiting = 0
@@ -144,8 +152,7 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 	}
 	p.feed()
 	p.settle()
-	p.idle.Broadcast()
-	p.board.fore.ringAlways()
+	p.wakeAll()
 }
 
 // startFailed decides what follows from a start that failed: nothing can be started (the pool's failure is set), or another
@@ -193,18 +200,30 @@ func (p *Pool) ensure(delay time.Duration) {
 	}
 	for ; have < p.opt.Workers && free > 0; have, free = have+1, free-1 {
 		p.respawns++
-		time.AfterFunc(delay, p.startAnother)
+		var timer *time.Timer
+		timer = time.AfterFunc(delay, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			delete(p.timers, timer)
+			p.startAnother()
+		})
+		p.timers[timer] = struct{}{}
+	}
+}
+
+// stopTimers calls off the starts that were put off.
+func (p *Pool) stopTimers() {
+	for timer := range p.timers {
+		if timer.Stop() {
+			delete(p.timers, timer)
+			p.respawns--
+		}
 	}
 }
 
 // startAnother runs in a goroutine of its own.
 func (p *Pool) startAnother() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	defer func() {
-		p.idle.Broadcast()
-		p.board.fore.ringAlways()
-	}()
+	defer p.wakeAll()
 	p.respawns-- // from here on its lane counts
 	if p.failure != nil || p.terminated || p.closed && p.open == 0 {
 		return
