@@ -21,11 +21,8 @@ import polyproc.pool
 
 SPAWN = multiprocessing.get_context("spawn")
 
-MAKERS = {
-    "stdlib": SPAWN.Pool,
-    "polyproc": polyproc.Pool,
-    "polyproc-threads": polyproc.pool.ThreadPool,
-}
+OURS = {f"polyproc-{name}": polyproc.get_context(name).Pool for name in polyproc.get_all_start_methods()}
+MAKERS = {"stdlib": SPAWN.Pool, **OURS, "polyproc-threads": polyproc.pool.ThreadPool}
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))
@@ -34,7 +31,7 @@ def pool(request):
         yield it
 
 
-@pytest.fixture(scope="module", params=["stdlib", "polyproc"])
+@pytest.fixture(scope="module", params=["stdlib", *OURS])
 def processes(request):
     with MAKERS[request.param](2) as it:
         yield it
@@ -45,7 +42,7 @@ def make(request):
     return MAKERS[request.param]
 
 
-@pytest.fixture(params=["polyproc", "polyproc-threads"])
+@pytest.fixture(params=[*OURS, "polyproc-threads"])
 def make_ours(request):
     return MAKERS[request.param]
 

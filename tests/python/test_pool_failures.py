@@ -21,9 +21,22 @@ PROMISE = 1.0
 DEADLINE = 5.0
 
 
+METHODS = polyproc.get_all_start_methods()
+
+
+@pytest.fixture(params=METHODS)
+def Pool(request):
+    return polyproc.get_context(request.param).Pool
+
+
 @pytest.fixture
-def pool():
-    with polyproc.Pool(2) as it:
+def SpawnPool():
+    return polyproc.get_context("spawn").Pool
+
+
+@pytest.fixture
+def pool(Pool):
+    with Pool(2) as it:
         it.map(tasks.nothing, range(10))
         yield it
 
@@ -72,8 +85,9 @@ def test_worker_lost(pool, function, args, exitcode):
     still_works(pool)
 
 
-def test_system_exit_with_a_text(capfd):
-    with polyproc.Pool(2) as pool:
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "forkserver"])  # whose stderr is the server's
+def test_system_exit_with_a_text(capfd, method):
+    with polyproc.get_context(method).Pool(2) as pool:
         with pytest.raises(polyproc.WorkerLost) as caught:
             pool.apply(tasks.system_exit, ("good bye",))
         assert caught.value.exitcode == 1
@@ -261,21 +275,21 @@ def test_function_that_workers_do_not_have(pool, monkeypatch):
 # ---- initializers
 
 
-def test_initializer():
-    with polyproc.Pool(3, tasks.set_value, ("set",)) as pool:
+def test_initializer(Pool):
+    with Pool(3, tasks.set_value, ("set",)) as pool:
         assert pool.map(tasks.get_value, range(20), 1) == ["set"] * 20
         with pytest.raises(polyproc.WorkerLost):
             pool.apply(tasks.exit_seven)
         assert pool.map(tasks.get_value, range(20), 1) == ["set"] * 20
 
 
-def test_initializer_that_fails_once(tmp_path):
-    with soon("initializer that fails once"), polyproc.Pool(2, tasks.init_fails_once, (str(tmp_path / "once"),)) as pool:
+def test_initializer_that_fails_once(tmp_path, Pool):
+    with soon("initializer that fails once"), Pool(2, tasks.init_fails_once, (str(tmp_path / "once"),)) as pool:
         still_works(pool)
 
 
-def test_initializer_that_always_fails():
-    pool = polyproc.Pool(2, tasks.init_fails)
+def test_initializer_that_always_fails(Pool):
+    pool = Pool(2, tasks.init_fails)
     pending = pool.apply_async(tasks.square, (1,))
     stream = pool.imap(tasks.square, range(10))
     seen = []
@@ -294,6 +308,7 @@ def test_initializer_that_always_fails():
             assert type(caught.value) is ArithmeticError
             assert "init_fails" in str(caught.value.__cause__)
     assert len(seen) == 1
+    time.sleep(0.5)  # starts that were under way
     started = _started(pool)
     time.sleep(1)
     assert _started(pool) == started
@@ -315,44 +330,44 @@ def _started(pool):
     return state.started
 
 
-def test_initializer_that_cannot_be_unpickled():
-    with polyproc.Pool(1, tasks.identity, (tasks.Unloadable(),)) as pool, soon("unloadable initargs"):
+def test_initializer_that_cannot_be_unpickled(SpawnPool):
+    with SpawnPool(1, tasks.identity, (tasks.Unloadable(),)) as pool, soon("unloadable initargs"):
         with pytest.raises(LookupError):
             pool.apply(tasks.square, (1,))
 
 
-def test_initializer_that_exits():
-    with polyproc.Pool(2, tasks.init_exits, (3,)) as pool:
+def test_initializer_that_exits(Pool):
+    with Pool(2, tasks.init_exits, (3,)) as pool:
         with pytest.raises(polyproc.ProcessError, match="exit code 3"):
             pool.apply(tasks.square, (1,))
         with pytest.raises(polyproc.ProcessError):
             pool.map(tasks.square, range(10))
 
 
-def test_initializer_that_cannot_be_pickled():
+def test_initializer_that_cannot_be_pickled(SpawnPool):
     with pytest.raises(Exception, match="[Pp]ickle"):
-        polyproc.Pool(1, lambda: 0)
+        SpawnPool(1, lambda: 0)
 
 
 # ---- workers that are replaced on purpose
 
 
 @pytest.mark.parametrize("limit", [1, 3, 10])
-def test_maxtasksperchild(limit):
-    with polyproc.Pool(2, maxtasksperchild=limit) as pool:
+def test_maxtasksperchild(limit, Pool):
+    with Pool(2, maxtasksperchild=limit) as pool:
         assert len(pool._pool) == 2
         before = {worker.pid for worker in pool._pool}
         pids = pool.map(tasks.pid, range(30), 1)
         assert max(pids.count(pid) for pid in set(pids)) <= limit
         assert len(set(pids)) >= 30 // limit
-        pool._repopulate_pool()
         assert pool.map(tasks.square, range(10)) == [x * x for x in range(10)]
+        pool._repopulate_pool()
         assert len(pool._pool) == 2
         assert {worker.pid for worker in pool._pool} != before or limit > 15
 
 
-def test_maxtasksperchild_and_close():
-    pool = polyproc.Pool(3, maxtasksperchild=1)
+def test_maxtasksperchild_and_close(Pool):
+    pool = Pool(3, maxtasksperchild=1)
     results = [pool.apply_async(tasks.sleep_square, (i, 0.1)) for i in range(6)]
     pool.close()
     pool.join()
@@ -362,8 +377,8 @@ def test_maxtasksperchild_and_close():
 # ---- many, much
 
 
-def test_sixty_four_workers():
-    with polyproc.Pool(64) as pool:
+def test_sixty_four_workers(Pool):
+    with Pool(64) as pool:
         assert pool.map(tasks.square, range(5000), 1) == [x * x for x in range(5000)]
         assert len({worker.pid for worker in pool._pool}) == 64
         used = set()
@@ -381,13 +396,13 @@ def test_hundred_megabytes(pool):
     assert data[::4096].count(b"x") == n // 4096
 
 
-def test_too_many_workers():
+def test_too_many_workers(Pool):
     with pytest.raises(ValueError):
-        polyproc.Pool(5000)
+        Pool(5000)
 
 
-def test_pools_beside_each_other():
-    pools = [polyproc.Pool(1) for _ in range(5)]
+def test_pools_beside_each_other(Pool):
+    pools = [Pool(1) for _ in range(5)]
     try:
         assert [pool.apply(tasks.square, (i,)) for i, pool in enumerate(pools)] == [0, 1, 4, 9, 16]
         assert len({pool.apply(tasks.pid) for pool in pools}) == 5
