@@ -20,6 +20,9 @@ func goStrings(p **C.char) []string {
 	return out
 }
 
+// addressSpace bounds what sizes and counts can be true: no array is larger than 2^47 bytes.
+const addressSpace = 1 << 47
+
 // goBytes sees n bytes of C memory as a slice, without copying.
 func goBytes(p unsafe.Pointer, n C.size_t, what string) ([]byte, error) {
 	if n == 0 {
@@ -28,15 +31,26 @@ func goBytes(p unsafe.Pointer, n C.size_t, what string) ([]byte, error) {
 	if p == nil {
 		return nil, invalid("%s is NULL and its size is %d", what, uint64(n))
 	}
-	if uint64(n) > 1<<62 {
-		return nil, invalid("%s has %d bytes", what, uint64(n))
+	return goSlice((*byte)(p), n, what)
+}
+
+// goSlice sees n elements of C memory as a slice. What cannot be is an error here and not a panic.
+func goSlice[T any](p *T, n C.size_t, what string) ([]T, error) {
+	if n == 0 {
+		return nil, nil
 	}
-	return unsafe.Slice((*byte)(p), n), nil
+	if p == nil {
+		return nil, invalid("%s is NULL and there are %d", what, uint64(n))
+	}
+	if uint64(n) > addressSpace/uint64(max(unsafe.Sizeof(*p), 1)) {
+		return nil, invalid("%s: %d elements", what, uint64(n))
+	}
+	return unsafe.Slice(p, n), nil
 }
 
 // elements is goBytes for an array of n elements.
 func elements(p unsafe.Pointer, size, n C.size_t, what string) ([]byte, error) {
-	if size != 0 && n > (1<<62)/size {
+	if size != 0 && n > addressSpace/size {
 		return nil, invalid("%d elements of %d bytes", uint64(n), uint64(size))
 	}
 	return goBytes(p, size*n, what)

@@ -127,7 +127,9 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 		if forks {
 			// The first here, so that an error is this call's; replacements as they are needed.
 			for range opt.Workers {
-				if err := h.forkNext(0); err != nil {
+				if err := h.forkNext(0); err == pool.ErrClosed {
+					break // the first have failed already: that is for the tasks to tell
+				} else if err != nil {
 					return errors.Join(err, p.Free())
 				}
 			}
@@ -158,7 +160,12 @@ func (h *hosted) forkNext(limit time.Duration) error {
 		_ = syscall.Kill(int(pid), syscall.SIGKILL)
 		return errors.Join(err, h.Decline(v, err))
 	}
-	return h.Fill(v, proc)
+	if err := h.Fill(v, proc); err != nil {
+		_ = proc.Kill()
+		proc.Release()
+		return err
+	}
+	return nil
 }
 
 // Results from a certain size on lie in C memory from the start: what the host gets is then not copied again.
@@ -199,7 +206,9 @@ func pp__go_pool_map(handle C.pp_pool, fn C.pp_task_fn, in *C.pp__in, inSize C.s
 		}
 		var statuses []C.int32_t
 		if statusOut != nil {
-			statuses = unsafe.Slice(statusOut, n)
+			if statuses, err = goSlice(statusOut, n, "status"); err != nil {
+				return err
+			}
 		}
 		a.Finish = func(i uint64, r *pool.Result) {
 			if statuses != nil {
@@ -219,45 +228,47 @@ func pp__go_pool_map(handle C.pp_pool, fn C.pp_task_fn, in *C.pp__in, inSize C.s
 
 //export pp__go_pool_submit
 func pp__go_pool_submit(handle C.pp_pool, fn C.pp_task_fn, data *C.pp__in, size C.size_t, cookie C.uint64_t, out *C.uint64_t) C.int32_t {
-	n := C.uint64_t(size)
-	return submit(handle, unsafe.Pointer(fn), unsafe.Pointer(data), []C.uint64_t{n}, cookie, out)
+	return call(func() error {
+		return submit(handle, unsafe.Pointer(fn), unsafe.Pointer(data), []C.uint64_t{C.uint64_t(size)}, cookie, out)
+	})
 }
 
 //export pp__go_pool_submit_many
 func pp__go_pool_submit_many(handle C.pp_pool, fn C.pp_task_fn, data *C.pp__in, sizes *C.pp__in_sizes, n C.size_t, cookie C.uint64_t, out *C.uint64_t) C.int32_t {
-	if n > 0 && sizes == nil {
-		return call(func() error { return invalid("sizes is NULL") })
-	}
-	return submit(handle, unsafe.Pointer(fn), unsafe.Pointer(data), unsafe.Slice((*C.uint64_t)(unsafe.Pointer(sizes)), n), cookie, out)
+	return call(func() error {
+		all, err := goSlice((*C.uint64_t)(unsafe.Pointer(sizes)), n, "sizes")
+		if err != nil {
+			return err
+		}
+		return submit(handle, unsafe.Pointer(fn), unsafe.Pointer(data), all, cookie, out)
+	})
 }
 
-func submit(handle C.pp_pool, fn, data unsafe.Pointer, sizes []C.uint64_t, cookie C.uint64_t, out *C.uint64_t) C.int32_t {
-	return call(func() error {
-		h, err := pools.get(uint64(handle))
-		if err != nil {
-			return err
-		}
-		sum := C.size_t(0)
-		for _, n := range sizes {
-			if n > 1<<62 || sum > 1<<62 {
-				return pool.ErrTooBig
-			}
-			sum += C.size_t(n)
-		}
-		bytes, err := goBytes(data, sum, "data")
-		if err != nil {
-			return err
-		}
-		number, err := h.number(fn)
-		if err != nil {
-			return err
-		}
-		first, err := h.SubmitBytes(number, bytes, unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(sizes))), len(sizes)), uint64(cookie))
-		if err == nil && out != nil {
-			*out = C.uint64_t(first)
-		}
+func submit(handle C.pp_pool, fn, data unsafe.Pointer, sizes []C.uint64_t, cookie C.uint64_t, out *C.uint64_t) error {
+	h, err := pools.get(uint64(handle))
+	if err != nil {
 		return err
-	})
+	}
+	sum := C.size_t(0)
+	for _, n := range sizes {
+		if n > addressSpace || sum > addressSpace {
+			return pool.ErrTooBig
+		}
+		sum += C.size_t(n)
+	}
+	bytes, err := goBytes(data, sum, "data")
+	if err != nil {
+		return err
+	}
+	number, err := h.number(fn)
+	if err != nil {
+		return err
+	}
+	first, err := h.SubmitBytes(number, bytes, unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(sizes))), len(sizes)), uint64(cookie))
+	if err == nil && out != nil {
+		*out = C.uint64_t(first)
+	}
+	return err
 }
 
 // slab is memory of the caller that results are placed in.
@@ -316,9 +327,14 @@ func pp__go_pool_collect(handle C.pp_pool, results *C.pp_result, limit C.size_t,
 		}
 		var s slab
 		if memory != nil {
-			s.bytes = unsafe.Slice((*byte)(memory), memorySize)
+			if s.bytes, err = goBytes(memory, memorySize, "slab"); err != nil {
+				return err
+			}
 		}
-		places := unsafe.Slice(results, limit)
+		places, err := goSlice(results, limit, "results")
+		if err != nil {
+			return err
+		}
 		k := 0
 		n, err := h.Collect(len(places), timeout(ms), func(r pool.Result) {
 			s.place(&r, &places[k])
@@ -351,8 +367,9 @@ func pp__go_pool_info(handle C.pp_pool, state *C.pp_pool_state, pids *C.int32_t,
 		}
 		all := h.PIDs()
 		if pids != nil {
-			for i, place := 0, unsafe.Slice(pids, limit); i < min(len(all), len(place)); i++ {
-				place[i] = C.int32_t(all[i])
+			places := unsafe.Slice(pids, min(uint64(limit), uint64(len(all))))
+			for i := range places {
+				places[i] = C.int32_t(all[i])
 			}
 		}
 		if out != nil {
@@ -390,7 +407,11 @@ func pp__go_pool_fill(handle C.pp_pool, vacancy *C.pp__in_vacancy, pid, statusFD
 		if err != nil {
 			return errors.Join(err, h.Decline(v, err))
 		}
-		return h.Fill(v, proc)
+		if err := h.Fill(v, proc); err != nil {
+			proc.Release() // it goes on, and is still collected
+			return err
+		}
+		return nil
 	})
 }
 

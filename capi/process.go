@@ -93,10 +93,11 @@ func pp__go_process_start(options *C.pp__in_process_options, out *C.pp_process) 
 			}
 		}
 		spec.Dir = C.GoString(options.cwd)
-		if options.fds_count > 0 && options.fds == nil {
-			return invalid("fds is NULL")
+		fds, err := goSlice(options.fds, options.fds_count, "fds")
+		if err != nil {
+			return err
 		}
-		for _, fd := range unsafe.Slice(options.fds, options.fds_count) {
+		for _, fd := range fds {
 			spec.Files = append(spec.Files, int(fd))
 		}
 		p, err := m.Start(spec)
