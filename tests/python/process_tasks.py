@@ -221,3 +221,46 @@ class Closed:
 
 def detach(dup):
     return dup
+
+
+def count_passed(dups, path):
+    answer(path, len({dup.detach() for dup in dups}))
+
+
+def parents(name, path):
+    answer(path, [os.getppid(), package(name).parent_process().pid])
+
+
+def grandchild_of_server(name, path):
+    mp = package(name)
+    p = mp.Process(target=parents, args=(name, path + ".grandchild"))
+    p.start()
+    p.join()
+    if p.exitcode == 0:
+        answer(path, [*question(path + ".grandchild", 0), mp.parent_process().pid])
+
+
+def start_later(name, ready, path):
+    answer(ready, 1)
+    question(ready + ".go")
+    p = package(name).Process(target=nothing)
+    p.start()
+    p.join()
+    answer(path, p.exitcode)
+
+
+def start_as_orphan(name, ready, path):
+    mp = package(name)
+    answer(ready, 1)
+    mp.parent_process().join()
+    p = mp.Process(target=leave, args=(6,))
+    p.start()
+    p.join()
+    answer(path, [os.getppid(), p.exitcode])
+
+
+def who_by(method, name, path):
+    p = package(name).get_context(method).Process(target=who, args=(name, path))
+    p.start()
+    p.join()
+    sys.exit(p.exitcode)

@@ -162,7 +162,7 @@ print(refused(ValueError, mp.get_context("spawn").set_start_method, "spawn"))
 
 
 def test_contexts(mp):
-    for method, name in {"fork": "ForkContext", "spawn": "SpawnContext"}.items():
+    for method, name in {"fork": "ForkContext", "spawn": "SpawnContext", "forkserver": "ForkServerContext"}.items():
         context = mp.get_context(method)
         assert type(context).__name__ == name
         assert context is mp.get_context(method) is context.get_context() is context.get_context(method)
@@ -171,7 +171,7 @@ def test_contexts(mp):
         assert context.cpu_count() == os.cpu_count() == mp.cpu_count()
     with pytest.raises(ValueError, match="cannot find context for 'x'"):
         mp.get_context("x")
-    assert {"fork", "spawn"} <= set(mp.get_all_start_methods())
+    assert mp.get_all_start_methods() == multiprocessing.get_all_start_methods()
     assert mp.get_all_start_methods()[0] == mp.get_start_method()
 
 
@@ -184,10 +184,10 @@ def child():
     print(mp.get_start_method(), flush=True)
 if __name__ == "__main__":
     mp.set_start_method("spawn")
-    for cls in (mp.Process, mp.get_context("fork").Process, mp.get_context("spawn").Process):
+    for cls in (mp.Process, *(mp.get_context(m).Process for m in ("fork", "spawn", "forkserver"))):
         p = cls(target=child); p.start(); p.join()
 """
-    assert program(mp, source, file=tmp_path / "program.py")[0].split() == ["spawn", "fork", "spawn"]
+    assert program(mp, source, file=tmp_path / "program.py")[0].split() == ["spawn", "fork", "spawn", "forkserver"]
 
 
 @pytest.mark.parametrize("kind", [str, os.fsencode, pathlib.Path])
@@ -236,27 +236,34 @@ if __name__ == "__main__":
 
 # ---- the main module
 
+@pytest.fixture(params=["spawn", "forkserver"])
+def method(request):
+    """The methods under which a child imports the main module."""
+    return request.param
+
+
 UNGUARDED = """
 import MODULE as mp, os, sys
 def child():
     print("never")
 open(os.environ["COUNT"], "a").write("x")
-p = mp.get_context("spawn").Process(target=child)
+p = mp.get_context("METHOD").Process(target=child)
 p.start()
 p.join()
 print("exit code", p.exitcode)
 """
 
 
-def test_unguarded_program(mp, tmp_path, monkeypatch):
+def test_unguarded_program(mp, method, tmp_path, monkeypatch):
     """One RuntimeError that explains, and no storm of processes."""
     monkeypatch.setenv("COUNT", str(tmp_path / "count"))
-    out, err = program(mp, UNGUARDED, file=tmp_path / "program.py")
+    out, err = program(mp, UNGUARDED.replace("METHOD", method), file=tmp_path / "program.py")
     assert out == "exit code 1\n"
     assert err.count("\nRuntimeError: ") == 1
     assert "An attempt has been made to start a new process before the" in err
     assert "if __name__ == '__main__':" in err
-    assert (tmp_path / "count").read_text() == "xx"
+    # The program, its child, and this package's fork server, which imports the main module beforehand.
+    assert (tmp_path / "count").read_text() == ("xxx" if mp is polyproc and method == "forkserver" else "xx")
 
 
 GUARDED = """
@@ -272,7 +279,7 @@ def child(thing):
           sys.modules["__main__"] is sys.modules["__mp_main__"], sys.argv[1:], flush=True)
 counter = 1
 if __name__ == "__main__":
-    p = mp.get_context("spawn").Process(target=child, args=(Thing(7),))
+    p = mp.get_context("METHOD").Process(target=child, args=(Thing(7),))
     p.start(); p.join(); print(p.exitcode)
 """
 
@@ -287,26 +294,26 @@ def check_guarded(mp, out):
     assert code == "0"
 
 
-def test_script(mp, tmp_path):
-    check_guarded(mp, program(mp, GUARDED, file=tmp_path / "program.py")[0])
+def test_script(mp, method, tmp_path):
+    check_guarded(mp, program(mp, GUARDED.replace("METHOD", method), file=tmp_path / "program.py")[0])
 
 
-def test_script_by_a_relative_path(mp, tmp_path):
-    (tmp_path / "program.py").write_text(GUARDED.replace("MODULE", mp.__name__))
+def test_script_by_a_relative_path(mp, method, tmp_path):
+    (tmp_path / "program.py").write_text(GUARDED.replace("MODULE", mp.__name__).replace("METHOD", method))
     check_guarded(mp, program(mp, "", "program.py", directory=tmp_path)[0])
 
 
-def test_script_whose_directory_is_left(mp, tmp_path):
+def test_script_whose_directory_is_left(mp, method, tmp_path):
     source = GUARDED.replace('"__main__":', '"__main__":\n    import os; os.chdir("/")')
-    (tmp_path / "program.py").write_text(source.replace("MODULE", mp.__name__))
+    (tmp_path / "program.py").write_text(source.replace("MODULE", mp.__name__).replace("METHOD", method))
     check_guarded(mp, program(mp, "", "program.py", directory=tmp_path)[0])
 
 
-def test_module(mp, tmp_path):
+def test_module(mp, method, tmp_path):
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "module.py").write_text(GUARDED.replace("MODULE", mp.__name__))
+    (package / "module.py").write_text(GUARDED.replace("MODULE", mp.__name__).replace("METHOD", method))
     out = program(mp, "", "-m", "package.module", "argument", directory=tmp_path)[0]
     assert out.startswith("True 7 __mp_main__ ")
     assert "['argument']" in out
@@ -316,39 +323,40 @@ def test_module(mp, tmp_path):
 IMPORTED = """
 import MODULE as mp, process_tasks
 if __name__ == "__main__":
-    p = mp.get_context("spawn").Process(target=process_tasks.leave, args=(6,))
+    p = mp.get_context("METHOD").Process(target=process_tasks.leave, args=(6,))
     p.start(); p.join(); print(p.exitcode)
 """
 
 
-def test_command(mp):
-    assert program(mp, "", "-c", IMPORTED.replace("MODULE", mp.__name__))[0] == "6\n"
+def test_command(mp, method):
+    assert program(mp, "", "-c", IMPORTED.replace("MODULE", mp.__name__).replace("METHOD", method))[0] == "6\n"
 
 
-def test_standard_input(mp):
+def test_standard_input(mp, method):
     # The standard library's child looks for a file named "<stdin>".
-    assert program(mp, IMPORTED, stdin=True)[0] == ("6\n" if mp is polyproc else "1\n")
+    assert program(mp, IMPORTED.replace("METHOD", method), stdin=True)[0] == ("6\n" if mp is polyproc else "1\n")
 
 
-def test_interactive(mp):
-    source = IMPORTED.replace("if __name__", "\nif __name__").replace("print(p.exitcode)", "print(p.exitcode)\n\n")
+def test_interactive(mp, method):
+    source = IMPORTED.replace("METHOD", method).replace("if __name__", "\nif __name__")
+    source = source.replace("print(p.exitcode)", "print(p.exitcode)\n\n")
     assert program(mp, source, "-i", "-q", stdin=True)[0] == "6\n"
 
 
-def test_directory(mp, tmp_path):
-    (tmp_path / "__main__.py").write_text(IMPORTED.replace("MODULE", mp.__name__))
+def test_directory(mp, method, tmp_path):
+    (tmp_path / "__main__.py").write_text(IMPORTED.replace("MODULE", mp.__name__).replace("METHOD", method))
     assert program(mp, "", str(tmp_path))[0] == "6\n"
 
 
-def test_archive(mp, tmp_path):
+def test_archive(mp, method, tmp_path):
     archive = tmp_path / "program.zip"
     with zipfile.ZipFile(archive, "w") as z:
-        z.writestr("__main__.py", IMPORTED.replace("MODULE", mp.__name__))
+        z.writestr("__main__.py", IMPORTED.replace("MODULE", mp.__name__).replace("METHOD", method))
     assert program(mp, "", str(archive))[0] == "6\n"
 
 
-def test_script_that_fails_in_the_child(mp, tmp_path):
-    source = GUARDED + "else:\n    raise KeyError('only in the child')\n"
+def test_script_that_fails_in_the_child(mp, method, tmp_path):
+    source = GUARDED.replace("METHOD", method) + "else:\n    raise KeyError('only in the child')\n"
     out, err = program(mp, source, file=tmp_path / "program.py")
     assert out == "1\n"
     assert "KeyError: 'only in the child'" in err
@@ -387,7 +395,7 @@ if __name__ == "__main__":
     logger = mp.log_to_stderr("WARNING")
     print(logger is mp.get_logger(), logger.level, logger.propagate)
     logger.warning("from the parent")
-    for method in ("fork", "spawn"):
+    for method in ("fork", "spawn", "forkserver"):
         p = mp.get_context(method).Process(target=process_tasks.log, args=("MODULE",), name=method)
         p.start(); p.join()
 """
@@ -397,6 +405,7 @@ if __name__ == "__main__":
         "[WARNING/MainProcess] from the parent",
         "[WARNING/fork] from a child",
         "[WARNING/spawn] from a child",
+        "[WARNING/forkserver] from a child",
     ]
 
 

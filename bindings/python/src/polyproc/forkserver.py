@@ -100,33 +100,38 @@ class _Server:
         try:
             with open(file, "wb", closefd=False) as writer:
                 writer.write(payload)
-            for attempt in (1, 2, 3):
-                server = self.ensure_running()
-                try:
-                    return self._ask(server, request, file, fds)
-                except (EOFError, ConnectionError):
-                    if not _has_ended(server):
-                        raise OSError(errno.EMFILE, "the fork server could not take the request: too many open files") from None
-                    # It was killed: a new one does as well.
-                    self._discard(server)
-                    if attempt == 3:
-                        raise
+            for _ in range(3):
+                answer = self._ask(request, file, fds)
+                if answer is not None:
+                    return answer
         finally:
             os.close(file)
-        raise AssertionError
+        raise EOFError("the fork server dies at once")
 
-    @staticmethod
-    def _ask(server: socket.socket, request: bytes, payload_fd: int, fds: Sequence[int]) -> tuple[int, int]:
+    def _ask(self, request: bytes, payload_fd: int, fds: Sequence[int]) -> tuple[int, int] | None:
+        """Ask once. None: the server was killed, a new one may do."""
         import socket
 
         status_r, status_w = os.pipe()
         try:
+            # With the lock, as another thread might find the server dead and close the socket.
             try:
-                rights = struct.pack(f"{len(fds) + 3}i", status_w, payload_fd, server.fileno(), *fds)
-                server.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+                with self._lock:
+                    server = self._running()
+                    rights = struct.pack(f"{len(fds) + 3}i", status_w, payload_fd, server.fileno(), *fds)
+                    try:
+                        server.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+                    except ConnectionError:
+                        pass  # nobody will answer
             finally:
                 os.close(status_w)
-            (pid,) = _PID.unpack(read_exactly(status_r, _PID.size))
+            try:
+                (pid,) = _PID.unpack(read_exactly(status_r, _PID.size))
+            except EOFError:
+                if not self._discard(server):
+                    raise OSError(errno.EMFILE, "the fork server could not take the request: too many open files?") from None
+                os.close(status_r)
+                return None
             if pid < 0:
                 raise OSError(-pid, os.strerror(-pid))
             return pid, status_r
@@ -134,24 +139,31 @@ class _Server:
             os.close(status_r)
             raise
 
-    def ensure_running(self) -> socket.socket:
-        """Start the server unless it runs. Returns the socket to it."""
+    def ensure_running(self) -> None:
+        """Start the server unless it was started."""
         with self._lock:
-            if self._socket is None:
-                if self._inherited >= 0:
-                    import socket
+            self._running()
 
-                    self._socket = socket.socket(fileno=self._inherited)
-                    self._inherited = -1
-                else:
-                    self._socket = self._start()
-            return self._socket
+    def _running(self) -> socket.socket:
+        if self._socket is None:
+            if self._inherited >= 0:
+                import socket
 
-    def _discard(self, server: socket.socket) -> None:
+                self._socket = socket.socket(fileno=self._inherited)
+                self._inherited = -1
+            else:
+                self._socket = self._start()
+        return self._socket
+
+    def _discard(self, server: socket.socket) -> bool:
+        """Forget the server if it has ended. Returns whether it has."""
         with self._lock:
             if self._socket is server:  # else another thread has noticed as well
+                if not _has_ended(server):
+                    return False
                 server.close()
                 self._socket = self._popen = None
+            return True
 
     @property
     def _forkserver_pid(self) -> int | None:
@@ -159,10 +171,11 @@ class _Server:
 
     def _stop(self) -> None:
         """End the server, unless other clients hold it, and wait until it has ended: for tests."""
-        if self._socket is None:
-            return
         popen = self._popen
-        self._discard(self._socket)
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+            self._socket = self._popen = None
         if popen is not None:
             process.wait_readable(popen.sentinel, None)
             popen.finalizer()
