@@ -220,6 +220,19 @@ static int copy_engine(int from)
 	return fd;
 }
 
+/* room_for_engine reports whether the address space, which RLIMIT_AS may limit, has room for what a Go runtime reserves at its start: some
+ * 600 MiB that cost nothing. Without it the runtime would end the process. */
+static bool room_for_engine(void)
+{
+	const size_t size = (size_t)1 << 30;
+	void *const p = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return false;
+	munmap(p, size);
+	return true;
+}
+
 /* load loads the engine and asks it for its table. NULL with a message. */
 static const pp__table *load(void)
 {
@@ -228,6 +241,11 @@ static const pp__table *load(void)
 
 	if (fd < 0)
 		return NULL;
+	if (!room_for_engine()) {
+		pp__set_error("the engine needs 1 GiB of address space, of which it uses little: %s (ulimit -v?)", strerror(errno));
+		close(fd);
+		return NULL;
+	}
 	if (depth > 0) {
 		const int copy = copy_engine(fd);
 		close(fd);

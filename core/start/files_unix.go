@@ -70,6 +70,12 @@ func tableSize(wanted []int) (int, error) {
 		return 0, fmt.Errorf("start: listing open descriptors: %w", explain(err))
 	}
 	slices.Sort(open)
+	// Go moves its status pipe behind the table, to size+1, which the limit must allow.
+	room := uint64(1 << 30)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil {
+		room = min(room, uint64(limit.Cur))
+	}
 	size := 3
 	for _, fd := range wanted {
 		size = max(size, fd+1)
@@ -78,15 +84,16 @@ func tableSize(wanted []int) (int, error) {
 		if fd < size {
 			break
 		}
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		switch {
+		case err != nil || flags&unix.FD_CLOEXEC != 0:
+		case uint64(fd)+3 > room:
+			// Opened before the limit was lowered: out of the table's reach. It is not for the programs that this process executes
+			// by other means, either: they could not open such a number themselves.
+			unix.CloseOnExec(fd)
+		default:
 			size = fd + 1
 		}
-	}
-	// Go moves its status pipe behind the table, to size+1, which the limit must allow.
-	room := uint64(1 << 30)
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil {
-		room = min(room, uint64(limit.Cur))
 	}
 	if uint64(size)+2 > room {
 		return 0, fmt.Errorf("start: descriptor %d is open and leaves no room below the limit of %d: %w",
