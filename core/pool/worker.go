@@ -38,39 +38,57 @@ func Init() {
 
 // host is the worker's side of its lane.
 type host struct {
-	seg     *shm.Segment
-	board   *board
-	head    *laneHeader
-	slot    int
-	tasks   *shm.Consumer
-	results *shm.Producer
-	large   *shm.Windows // task blocks
-	arena   *shm.Arena   // for results
-	blocks  [maxSlots]*shm.Block
+	seg               *shm.Segment
+	board             *board
+	boardMem, laneMem []byte
+	head              *laneHeader
+	slot              int
+	tasks             *shm.Consumer
+	results           *shm.Producer
+	large             *shm.Windows // task blocks
+	arena             *shm.Arena   // for results
+	blocks            [maxSlots]*shm.Block
+}
+
+// assignment is what EnvWorker tells.
+type assignment struct {
+	fd, lane   int
+	generation uint32
+	parent     int
+}
+
+func parseAssignment(value string) (a assignment, err error) {
+	fields := strings.Split(value, ",")
+	if len(fields) != 4 {
+		return a, fmt.Errorf("pool: %s=%q", EnvWorker, value)
+	}
+	var num [4]uint64
+	for i := range num {
+		largest := 31
+		if i == 2 {
+			largest = 32
+		}
+		if num[i], err = strconv.ParseUint(fields[i], 10, largest); err != nil {
+			return a, fmt.Errorf("pool: %s=%q: %w", EnvWorker, value, err)
+		}
+	}
+	return assignment{int(num[0]), int(num[1]), uint32(num[2]), int(num[3])}, nil
 }
 
 // serve is a worker's life.
 func serve(value string) error {
-	fields := strings.Split(value, ",")
-	var num [4]int
-	for i := range num {
-		if len(fields) != len(num) {
-			return fmt.Errorf("pool: %s=%q", EnvWorker, value)
-		}
-		n, err := strconv.Atoi(fields[i])
-		if err != nil {
-			return fmt.Errorf("pool: %s=%q: %w", EnvWorker, value, err)
-		}
-		num[i] = n
+	a, err := parseAssignment(value)
+	if err != nil {
+		return err
 	}
 	// Ctrl-C is the parent's business; it reaches the whole process group. Notify, not Ignore: what a task starts is to have the default.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
-	if err := start.WatchParent(num[3]); errors.Is(err, os.ErrProcessDone) {
+	if err := start.WatchParent(a.parent); errors.Is(err, os.ErrProcessDone) {
 		os.Exit(1) // nobody is left to be told
 	} else if err != nil {
 		return fmt.Errorf("pool: %w", err)
 	}
-	h, err := attach(num[0], num[1], uint32(num[2]))
+	h, err := attach(a)
 	if err != nil {
 		return fmt.Errorf("pool: worker: %w", err)
 	}
@@ -88,21 +106,27 @@ func serve(value string) error {
 	return h.loop()
 }
 
-func attach(fd, slot int, generation uint32) (*host, error) {
-	seg, err := shm.AttachSparse(fd)
+func attach(a assignment) (*host, error) {
+	seg, err := shm.AttachSparse(a.fd)
 	if err != nil {
 		return nil, err
 	}
-	return join(seg, slot, generation)
+	return join(seg, a.lane, a.generation)
 }
 
 // join connects with a lane, after it has checked all that it takes from the board.
-func join(seg *shm.Segment, slot int, generation uint32) (*host, error) {
-	mem, err := seg.Map(0, boardSize)
-	if err != nil {
+func join(seg *shm.Segment, slot int, generation uint32) (_ *host, err error) {
+	h := &host{seg: seg, slot: slot, large: shm.NewWindows(seg, 16)}
+	defer func() {
+		if err != nil {
+			h.leave()
+		}
+	}()
+	if h.boardMem, err = seg.Map(0, boardSize); err != nil {
 		return nil, err
 	}
-	b := at[board](mem)
+	b := at[board](h.boardMem)
+	h.board = b
 	size := uint64(seg.Size())
 	room := func(off, unit, n uint64) bool { return off <= size && (n == 0 || unit <= (size-off)/n) }
 	switch {
@@ -114,23 +138,32 @@ func join(seg *shm.Segment, slot int, generation uint32) (*host, error) {
 		!room(b.laneOff, b.laneSize, uint64(b.lanes)), !room(b.taskOff, b.taskSize, 1), !room(b.resultOff, b.resultSize, uint64(b.lanes)):
 		return nil, fmt.Errorf("%w: layout of a pool", shm.ErrCorrupt)
 	}
-	lane, err := seg.Map(int64(b.laneOff)+int64(slot)*int64(b.laneSize), int64(b.laneSize))
-	if err != nil {
+	if h.laneMem, err = seg.Map(int64(b.laneOff)+int64(slot)*int64(b.laneSize), int64(b.laneSize)); err != nil {
 		return nil, err
 	}
-	h := &host{seg: seg, board: b, head: at[laneHeader](lane), slot: slot, large: shm.NewWindows(seg, 16)}
+	h.head = at[laneHeader](h.laneMem)
 	if h.head.generation.Load() != generation {
 		return nil, fmt.Errorf("%w: lane %d was given to another process", shm.ErrCorrupt, slot)
 	}
 	h.arena = shm.NewArena(seg, int64(b.resultOff)+int64(slot)*int64(b.resultSize), int64(b.resultSize))
-	if h.tasks, err = shm.NewConsumer(&h.head.taskTail, &h.head.taskHead, lane[laneHead:laneHead+b.ringCap]); err != nil {
+	if h.tasks, err = shm.NewConsumer(&h.head.taskTail, &h.head.taskHead, h.laneMem[laneHead:laneHead+b.ringCap]); err != nil {
 		return nil, err
 	}
-	if h.results, err = shm.NewProducer(&h.head.resultTail, &h.head.resultHead, lane[laneHead+b.ringCap:]); err != nil {
+	if h.results, err = shm.NewProducer(&h.head.resultTail, &h.head.resultHead, h.laneMem[laneHead+b.ringCap:]); err != nil {
 		return nil, err
 	}
 	h.head.workerPID.Store(uint32(os.Getpid()))
 	return h, nil
+}
+
+// leave gives the mappings back.
+func (h *host) leave() {
+	h.large.Close()
+	if h.arena != nil {
+		h.arena.Close()
+	}
+	_ = h.seg.Unmap(h.laneMem)
+	_ = h.seg.Unmap(h.boardMem)
 }
 
 func (h *host) initialize() error {
