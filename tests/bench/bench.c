@@ -1,11 +1,12 @@
 /* bench.c - the C side of make bench: what a task that does nothing costs.
  *
- *   bench-c polyproc|pipes|threads WORKERS TASKS
+ *   bench-c polyproc|polyproc-fork|pipes|threads WORKERS TASKS
  *
  * prints the seconds that TASKS tasks of 16 bytes took, one at a time to a worker (chunk 1), workers started and warmed up:
- *   polyproc  pp_pool_map
- *   pipes     processes by fork(), a pair of pipes each, one task in flight each, poll() in the parent
- *   threads   pthreads, one queue with a mutex and a condition variable
+ *   polyproc       pp_pool_map, spawned workers
+ *   polyproc-fork  pp_pool_map, forked workers
+ *   pipes          processes by fork(), a pair of pipes each, one task in flight each, poll() in the parent
+ *   threads        pthreads, one queue with a mutex and a condition variable
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -50,12 +51,23 @@ static double now(void)
 
 static pp_pool pool;
 
-static void polyproc_open(int workers)
+static void open_pool(uint32_t method, int workers)
 {
 	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	options.method = method;
 	options.workers = workers;
 	if (pp_pool_open(&options, &pool) != PP_OK)
 		die("pp_pool_open");
+}
+
+static void polyproc_open(int workers)
+{
+	open_pool(PP_START_SPAWN, workers);
+}
+
+static void polyproc_open_fork(int workers)
+{
+	open_pool(PP_START_FORK, workers);
 }
 
 static void polyproc_map(const task *tasks, result *results, size_t n)
@@ -232,6 +244,7 @@ static const struct contender {
 	void (*close)(void);
 } contenders[] = {
 	{"polyproc", polyproc_open, polyproc_map, polyproc_close},
+	{"polyproc-fork", polyproc_open_fork, polyproc_map, polyproc_close},
 	{"pipes", pipes_open, pipes_map, pipes_close},
 	{"threads", threads_open, threads_map, threads_close},
 };
@@ -244,7 +257,7 @@ int main(int argc, char **argv)
 		if (strcmp(argv[1], contenders[i].name) == 0)
 			c = &contenders[i];
 	if (!c || atoi(argv[2]) < 1 || atoi(argv[2]) > MAX_WORKERS || atol(argv[3]) < 1) {
-		fprintf(stderr, "usage: bench-c polyproc|pipes|threads WORKERS TASKS\n");
+		fprintf(stderr, "usage: bench-c polyproc|polyproc-fork|pipes|threads WORKERS TASKS\n");
 		return 2;
 	}
 	size_t n = (size_t)atol(argv[3]), warm = n / 10 + 1;

@@ -4,7 +4,8 @@ Every measurement is a process of its own. In each round each contender of a cas
 and in turning order, so that what else the machine does hits all of them alike; ratios are taken within a round.
 
 A ratio is how many times as fast (or as small) polyproc is: contender / polyproc. The median is shown with the lowest and
-the highest of the rounds. Targets are those of the project; "64 / 2 workers" compares polyproc with itself.
+the highest of the rounds. Targets are those of the project. Rows whose unit is "x" compare a contender with
+itself: there the figure is the ratio.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Case:
     floor: float | None = None
 
 
-def python(name: str, case: str, workers: int, count: int) -> Contender:
-    command = [sys.executable, str(HERE / "contender.py"), name, case, str(workers), str(count)]
+def python(name: str, case: str, workers: int, count: int, method: str = "spawn") -> Contender:
+    command = [sys.executable, str(HERE / "contender.py"), name, case, method, str(workers), str(count)]
     return Contender(name, command)
 
 
@@ -71,8 +72,7 @@ def cases() -> list[Case]:
     }
     apply = {"polyproc": 5000, "multiprocessing": 5000, "concurrent.futures": 2000, "billiard": 5000, "loky": 1000}
     everyone = ["polyproc", "multiprocessing", "concurrent.futures", "billiard", "loky", "joblib"]
-    wide = python("polyproc", "unordered", 64, 200000)
-    narrow = python("polyproc", "unordered", 2, 200000)
+    both = ["polyproc", "multiprocessing"]
     return [
         Case(
             "Python: imap_unordered, chunksize 1",
@@ -92,17 +92,56 @@ def cases() -> list[Case]:
             [python(name, "map", 2, 200000) for name in everyone],
             {"multiprocessing": 1.2},
         ),
-        Case(
-            "Python: import, open a pool, first result",
-            "ms",
-            [python(name, "startup", 2, 1) for name in everyone],
-            {"multiprocessing": 1.2},
-        ),
-        Case(
-            "Python: Process, start and join",
-            "ms",
-            [python(name, "process", 0, 10) for name in ("polyproc", "multiprocessing", "billiard")],
-        ),
+        *[
+            Case(
+                f"Python: Pool(2) to its first result, {method}, fresh program",
+                "ms",
+                [python(name, "fresh", 2, 1, method) for name in (everyone if method == "spawn" else both)],
+                {"multiprocessing": target},
+            )
+            for method, target in (("spawn", 1.2), ("forkserver", 1.2), ("fork", 0.8))
+        ],
+        *[
+            Case(
+                f"Python: Pool(2) to its first result, {method}, after another",
+                "ms",
+                [python(name, "reopen", 2, 9, method) for name in both],
+                {"multiprocessing": target},
+            )
+            for method, target in (("spawn", 1.2), ("forkserver", 1.2), ("fork", 0.8))
+        ],
+        *[
+            Case(
+                f"Python: Process, start and join, {method}",
+                "ms",
+                [python(name, "process", 0, count, method) for name in [*both, *(["billiard"] if method == "spawn" else [])]],
+                {"multiprocessing": target},
+            )
+            for method, count, target in (("spawn", 15, 1.3), ("forkserver", 60, 1.5), ("fork", 150, 1.0))
+        ],
+        *[
+            Case(
+                f"Python: Process, {method}: parent of 1 GiB / small",
+                "x",
+                [python(name, "ballast", 0, count, method) for name in both],
+                limit=limit,
+            )
+            # "Does not grow", with room for noise. A fork copies page tables: no limit.
+            for method, count, limit in (("spawn", 30, 1.1), ("forkserver", 100, 1.1), ("fork", 50, None))
+        ],
+        *[
+            Case(
+                f"Python: {title}, {method}",
+                "us/task",
+                [python("polyproc", case, 2, ours, method), python("multiprocessing", case, 2, theirs, method)],
+            )
+            for method in ("fork", "forkserver")
+            for title, case, ours, theirs in (
+                ("imap_unordered, chunksize 1", "unordered", 100000, 20000),
+                ("apply", "apply", 5000, 5000),
+                ("map of 200,000", "map", 200000, 200000),
+            )
+        ],
         Case(
             "Python: idle worker above a bare interpreter",
             "MiB",
@@ -111,16 +150,21 @@ def cases() -> list[Case]:
         ),
         Case(
             "Python: a task with 64 workers / 2 workers",
-            "us/task",
-            [Contender("64 workers", wide.command), Contender("2 workers", narrow.command)],
-            {"2 workers": 1.3},
-            below=True,
+            "x",
+            [python("polyproc", "wide", 64, 50000), python("multiprocessing", "wide", 64, 5000)],
+            limit=1.3,
+        ),
+        Case(
+            "Python: its CPU time with 64 workers / 2 workers",
+            "x",
+            [python("polyproc", "wide-cpu", 64, 50000), python("multiprocessing", "wide-cpu", 64, 5000)],
         ),
         Case(
             "C: pp_pool_map, chunk 1",
             "us/task",
             [
                 program("bench-c", "polyproc", 2, 3000000),
+                program("bench-c", "polyproc-fork", 2, 3000000),
                 program("bench-c", "pipes", 2, 100000),
                 program("bench-c", "threads", 2, 3000000),
             ],
@@ -146,6 +190,16 @@ def cases() -> list[Case]:
                 program("bench-go", "go-plugin", 2, 20000),
             ],
             {"go-plugin": 10},
+        ),
+        Case(
+            "Go: a task with 64 workers / 2 workers",
+            "us/task",
+            [
+                program("bench-go", "polyproc", 64, 1000000, "64 workers"),
+                program("bench-go", "polyproc", 2, 1000000, "2 workers"),
+            ],
+            {"2 workers": 1.3},
+            below=True,
         ),
     ]
 

@@ -1,9 +1,16 @@
 """One measurement of one contender, in a process of its own.
 
-    contender.py NAME CASE WORKERS TASKS
+    contender.py NAME CASE METHOD WORKERS COUNT
 
-prints one number: microseconds per task (unordered, apply, map), milliseconds (startup, process) or MiB (memory). A case that a
-contender has no counterpart for is not asked for, see bench.py.
+prints one number. A case that a contender has no counterpart for is not asked for, see bench.py.
+
+    unordered apply map  microseconds per task, of COUNT tasks, workers started and warmed up
+    fresh                milliseconds from before the import of the contender to a pool's first result
+    reopen               the same from the opening of a pool, in a program that has had one before; median of COUNT
+    process              milliseconds to start a process and join it, in a program that has done so before; median of COUNT
+    ballast              process with 1 GiB of memory in the parent / without; medians of COUNT each, in turns
+    memory               MiB that an idle worker has for itself, above a bare interpreter
+    wide wide-cpu        a task in a pool of WORKERS / in a pool of 2: time, CPU time of parent and workers; medians of turns
 """
 
 # The clock starts before the contender is imported; what is imported here all of them import.
@@ -12,6 +19,7 @@ import time
 BEGAN = time.perf_counter()
 
 import importlib  # noqa: E402
+import os  # noqa: E402
 import sys  # noqa: E402
 
 import tasks  # noqa: E402
@@ -20,8 +28,8 @@ import tasks  # noqa: E402
 class PoolLike:
     """The stdlib's Pool and what has its interface."""
 
-    def __init__(self, module, workers):
-        self.pool = importlib.import_module(module).get_context("spawn").Pool(workers)
+    def __init__(self, module, method, workers):
+        self.pool = importlib.import_module(module).get_context(method).Pool(workers)
 
     def apply(self, function, argument):
         return self.pool.apply(function, (argument,))
@@ -40,12 +48,12 @@ class PoolLike:
 class ExecutorLike:
     """The executors: their map() has chunks of 1 unless told otherwise; map() here tells the size that Pool.map takes."""
 
-    def __init__(self, module, workers):
+    def __init__(self, module, method, workers):
         self.workers = workers
         if module == "loky":
             self.executor = importlib.import_module("loky").ProcessPoolExecutor(workers)
         else:
-            context = importlib.import_module("multiprocessing").get_context("spawn")
+            context = importlib.import_module("multiprocessing").get_context(method)
             self.executor = importlib.import_module("concurrent.futures").ProcessPoolExecutor(workers, context)
 
     def apply(self, function, argument):
@@ -62,7 +70,7 @@ class ExecutorLike:
 
 
 class Joblib:
-    def __init__(self, module, workers):
+    def __init__(self, module, _, workers):
         self.joblib = importlib.import_module(module)
         self.workers = workers
 
@@ -83,9 +91,13 @@ class Joblib:
         importlib.import_module("joblib.externals.loky").get_reusable_executor().shutdown()
 
 
-def opened(name, workers):
+def opened(name, method, workers):
     kind = {"concurrent.futures": ExecutorLike, "loky": ExecutorLike, "joblib": Joblib}.get(name, PoolLike)
-    return kind(name, workers)
+    return kind(name, method, workers)
+
+
+def median(values):
+    return sorted(values)[len(values) // 2]
 
 
 def warm(pool, workers):
@@ -99,27 +111,57 @@ def warm(pool, workers):
     return pids
 
 
-def startup(name, workers, _):
-    pool = opened(name, workers)
+def fresh(name, method, workers, _):
+    pool = opened(name, method, workers)
     if pool.apply(tasks.noop, 1) != 1:
         raise AssertionError
     return (time.perf_counter() - BEGAN) * 1e3, pool.close
 
 
-def process(name, _, count):
-    module = importlib.import_module(name)
-    context = module.get_context("spawn")
-    start = time.perf_counter()
+def reopen(name, method, workers, count):
+    took = []
+    for _ in range(count + 1):
+        start = time.perf_counter()
+        pool = opened(name, method, workers)
+        if pool.apply(tasks.noop, 1) != 1:
+            raise AssertionError
+        took.append((time.perf_counter() - start) * 1e3)
+        pool.close()
+    return median(took[1:]), None
+
+
+def starts(context, count):
+    took = []
     for _ in range(count):
+        start = time.perf_counter()
         child = context.Process(target=tasks.nothing)
         child.start()
         child.join()
+        took.append((time.perf_counter() - start) * 1e3)
         if child.exitcode != 0:
             raise AssertionError(child.exitcode)
-    return (time.perf_counter() - start) * 1e3 / count, None
+    return took
 
 
-def memory(name, workers, _):
+def process(name, method, _, count):
+    context = importlib.import_module(name).get_context(method)
+    return median(starts(context, count + 1)[1:]), None
+
+
+def ballast(name, method, _, count):
+    context = importlib.import_module(name).get_context(method)
+    starts(context, 1)
+    turns = 5
+    without, with_it = [], []
+    for _ in range(turns):
+        without += starts(context, -(-count // turns))
+        memory = bytearray(b"x") * (1 << 30)  # every page written
+        with_it += starts(context, -(-count // turns))
+        del memory
+    return median(with_it) / median(without), None
+
+
+def memory(name, method, workers, _):
     """What an idle worker has for itself, above what an interpreter has that did nothing: the largest of the workers."""
     import subprocess
 
@@ -127,14 +169,56 @@ def memory(name, workers, _):
     bare.stdout.readline()
     base = tasks.private_kib(bare.pid)
     bare.communicate(b"\n")
-    pool = opened(name, workers)
+    pool = opened(name, method, workers)
     pids = warm(pool, workers)
     time.sleep(0.2)  # idle
     return (max(map(tasks.private_kib, pids)) - base) / 1024, pool.close
 
 
-def throughput(name, case, workers, count):
-    pool = opened(name, workers)
+def cpu_seconds(pids):
+    """The CPU time that processes have used so far."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def wide(name, method, workers, count):
+    return compare(name, method, workers, count)[0]
+
+
+def wide_cpu(name, method, workers, count):
+    return compare(name, method, workers, count)[1]
+
+
+def compare(name, method, workers, count):
+    """How a task's time, and its CPU time, in a pool of so many workers compare with those in a pool of two."""
+    pools = [opened(name, method, size) for size in (workers, 2)]
+    pids = [[*warm(pool, size), os.getpid()] for pool, size in zip(pools, (workers, 2))]
+    ratios, used = [], [0.0, 0.0]
+    for turn in range(10):
+        took = [0.0, 0.0]
+        for i in (0, 1) if turn % 2 else (1, 0):
+            busy, start = cpu_seconds(pids[i]), time.perf_counter()
+            if sum(pools[i].unordered(tasks.noop, range(count))) != sum(range(count)):
+                raise AssertionError
+            took[i] = time.perf_counter() - start
+            if turn > 0:  # the first warms up
+                used[i] += cpu_seconds(pids[i]) - busy
+        if turn > 0:
+            ratios.append(took[0] / took[1])
+
+    def close():
+        for pool in pools:
+            pool.close()
+
+    return (median(ratios), close), (used[0] / used[1], close)
+
+
+def throughput(name, case, method, workers, count):
+    pool = opened(name, method, workers)
     warm(pool, workers)
     items = range(count)
     repeat = 5 if case == "map" else 1  # one is too short to measure
@@ -151,12 +235,23 @@ def throughput(name, case, workers, count):
     return seconds * 1e6 / count, pool.close
 
 
+CASES = {
+    "fresh": fresh,
+    "reopen": reopen,
+    "process": process,
+    "ballast": ballast,
+    "memory": memory,
+    "wide": wide,
+    "wide-cpu": wide_cpu,
+}
+
+
 def main():
-    name, case, workers, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    if case in ("startup", "process", "memory"):
-        value, close = globals()[case](name, workers, count)
+    name, case, method, workers, count = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
+    if case in CASES:
+        value, close = CASES[case](name, method, workers, count)
     else:
-        value, close = throughput(name, case, workers, count)
+        value, close = throughput(name, case, method, workers, count)
     print(f"{value:.6f}", flush=True)
     if close is not None:
         close()
