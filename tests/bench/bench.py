@@ -68,7 +68,7 @@ def cases() -> list[Case]:
         "concurrent.futures": 5000,
         "billiard": 20000,
         "loky": 5000,
-        "joblib": 5000,
+        "joblib": 1000,
     }
     apply = {"polyproc": 5000, "multiprocessing": 5000, "concurrent.futures": 2000, "billiard": 5000, "loky": 1000}
     everyone = ["polyproc", "multiprocessing", "concurrent.futures", "billiard", "loky", "joblib"]
@@ -157,7 +157,7 @@ def cases() -> list[Case]:
         Case(
             "Python: its CPU time with 64 workers / 2 workers",
             "x",
-            [python("polyproc", "wide-cpu", 64, 50000), python("multiprocessing", "wide-cpu", 64, 5000)],
+            [python("polyproc", "wide-cpu", 64, 50000)],
         ),
         Case(
             "C: pp_pool_map, chunk 1",
