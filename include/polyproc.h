@@ -173,13 +173,15 @@ typedef int32_t (*pp_process_fn)(const void *arg, size_t arg_size);
 typedef struct pp_process_options {
 	uint32_t size;           /* sizeof(pp_process_options) */
 	uint32_t method;         /* PP_START_ */
-	pp_process_fn fn;        /* run fn(arg, arg_size) in a child that executes this program again; or NULL and: */
-	const char *path;        /* the program to execute, NULL: argv[0], looked up in PATH if it has no slash */
+	pp_process_fn fn;        /* run fn(arg, arg_size) in a child that executes this program again (PP_START_FORK: in a forked one);
+	                          * or NULL and: */
+	const char *path;        /* the program to execute, NULL: argv[0]. Without a slash it is looked up in the PATH of env, if env is
+	                          * given, else in this process's; relative entries of PATH are passed over */
 	const char *const *argv; /* its arguments with argv[0], ended by NULL */
 	const char *const *env;  /* its environment "NAME=value", ended by NULL; NULL: this process's */
 	const char *cwd;         /* its working directory; NULL: this process's */
 	const int32_t *fds;      /* descriptors that the child inherits, under the same numbers, besides 0, 1 and 2; */
-	size_t fds_count;        /* no others are inherited */
+	size_t fds_count;        /* no others are inherited (PP_START_FORK: all are) */
 	const void *arg;         /* bytes for the child: fn's argument, or what pp_payload() returns in it */
 	size_t arg_size;
 	uint32_t flags;          /* PP_PROCESS_ */
@@ -355,8 +357,8 @@ typedef struct pp_vacancy {
 } pp_vacancy;
 
 /* pp_pool_vacancy waits for the next place; each must be answered by pp_pool_fill. A new pool has one for each worker, and
- * one more appears when a worker has ended. Returns PP_OK; PP_ERR_CLOSED: there will be no more; PP_ERR_TIMEOUT;
- * PP_ERR_INTERRUPTED; PP_ERR_HANDLE. */
+ * one more appears when a worker has ended. A signal handler does not end the wait: it is for a thread of its own. Returns PP_OK;
+ * PP_ERR_CLOSED: there will be no more; PP_ERR_TIMEOUT; PP_ERR_HANDLE. */
 PP_API int32_t pp_pool_vacancy(pp_pool pool, int64_t timeout_ms, pp_vacancy *vacancy_out);
 
 /* pp_pool_fill says which process has taken the place: a child of this process, which the pool collects from now on, or a child of

@@ -36,6 +36,7 @@ char pp__library_file[4096];
 static const pp__table *table; /* NULL: not loaded in this process */
 static pthread_mutex_t load_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t depth;         /* forks since exec that left a dead engine behind */
+static pthread_mutex_t modules_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void host_error(const char *text)
 {
@@ -113,14 +114,24 @@ static int note_range(struct dl_phdr_info *info, size_t size, void *symbol)
 	return 1;
 }
 
-/* The lock is held across a fork, so that no child is born in the middle of a load by another thread. */
+int pp__modules(int (*look)(struct dl_phdr_info *info, size_t size, void *data), void *data)
+{
+	pthread_mutex_lock(&modules_lock);
+	const int result = dl_iterate_phdr(look, data);
+	pthread_mutex_unlock(&modules_lock);
+	return result;
+}
+
+/* The locks are held across a fork, so that no child is born in the middle of a load or a look at the modules by another thread. */
 static void before_fork(void)
 {
 	pthread_mutex_lock(&load_lock);
+	pthread_mutex_lock(&modules_lock);
 }
 
 static void in_parent(void)
 {
+	pthread_mutex_unlock(&modules_lock);
 	pthread_mutex_unlock(&load_lock);
 }
 
@@ -132,6 +143,7 @@ static void in_child(void)
 			depth++;
 		restore_signals();
 	}
+	pthread_mutex_unlock(&modules_lock);
 	pthread_mutex_unlock(&load_lock);
 	pp__worker_forked();
 	pp__payload_forked();
@@ -272,7 +284,7 @@ static const pp__table *load(void)
 		pp__set_error("the engine: %s", dlerror());
 		return NULL;
 	}
-	dl_iterate_phdr(note_range, entry.address);
+	pp__modules(note_range, entry.address);
 	const pp__table *const t = entry.call(&pp__the_host);
 	if (t == NULL) {
 		/* The engine has said why. */

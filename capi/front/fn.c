@@ -180,12 +180,12 @@ int32_t pp__resolve(const void *fn, pp__fn_ref *ref_out)
 
 	if (fn == NULL)
 		return pp__fail(PP_ERR_NOT_FOUND, "the function is NULL");
-	dl_iterate_phdr(count_changes, &s);
+	pp__modules(count_changes, &s);
 	if (last.fn != fn || last.adds != s.adds || last.subs != s.subs) {
 		module m = {.found = false};
 		s.out = &m;
 		last.fn = NULL;
-		dl_iterate_phdr(by_address, &s);
+		pp__modules(by_address, &s);
 		if (!m.found)
 			return pp__fail(PP_ERR_NOT_FOUND, "%p is not a function of the program or of a library that it has loaded", fn);
 		/* The other process may have another working directory, and so may this one by now. */
@@ -220,13 +220,13 @@ int32_t pp__locate(const pp__fn_ref *ref, const void **fn_out)
 	const char *const name = ref->path[0] != '\0' ? ref->path : "the program";
 	if (ref->path[0] != '\0' && stat(ref->path, &st) == 0)
 		s.st = &st;
-	dl_iterate_phdr(by_path, &s);
+	pp__modules(by_path, &s);
 	if (!m.found) {
 		/* The parent has loaded it while it ran. */
 		if (dlopen(ref->path, RTLD_NOW | RTLD_LOCAL) == NULL)
 			return pp__fail(PP_ERR_NOT_FOUND, "a function's library: %s", dlerror());
 		s.index = 0;
-		dl_iterate_phdr(by_path, &s);
+		pp__modules(by_path, &s);
 		if (!m.found)
 			return pp__fail(PP_ERR_NOT_FOUND, "a function's library %s was loaded and is not there", name);
 	}

@@ -38,6 +38,11 @@ bool pp__engine_loaded(void);
  * every handle, so that a handle tells whether it was issued before a fork. */
 uint32_t pp__fork_depth(void);
 
+/* pp__modules is dl_iterate_phdr(3), but not during a fork by another thread: glibc (2.36) leaves the lock of that function in the child
+ * as it is, and there is nobody who would release it. Not in a callback of itself. */
+struct dl_phdr_info;
+int pp__modules(int (*look)(struct dl_phdr_info *info, size_t size, void *data), void *data);
+
 /* pp__resolve finds the module that a function lies in: PP_OK, PP_ERR_NOT_FOUND, PP_ERR_TOO_BIG. */
 int32_t pp__resolve(const void *fn, pp__fn_ref *ref_out);
 

@@ -106,7 +106,7 @@ static int watch_create(void)
 
 	if (error != 0)
 		return error;
-	dl_iterate_phdr(add_tls, &stack);
+	pp__modules(add_tls, &stack);
 	if (stack < (size_t)PTHREAD_STACK_MIN)
 		stack = (size_t)PTHREAD_STACK_MIN;
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
