@@ -93,6 +93,12 @@ def test_package_has_the_same_names():
             assert shape(getattr(polyproc, name)) == shape(theirs), name
 
 
+def test_no_other_public_names():
+    """Modules aside: what CPython's own test of multiprocessing's __all__ asks for."""
+    names = {n for n, value in vars(polyproc).items() if n[0] != "_" and not inspect.ismodule(value)}
+    assert names - set(polyproc.__all__) <= {"SUBDEBUG", "SUBWARNING"}
+
+
 def test_star_import():
     names = {}
     exec("from polyproc import *", names)
@@ -214,6 +220,26 @@ def test_set_forkserver_preload(mp):
     mp.set_forkserver_preload(["__main__"])
 
 
+def test_freeze_support(tmp_path):
+    """A frozen program is its own interpreter: it is executed again with one word that freeze_support() looks for."""
+    program_ = tmp_path / "frozen"
+    program_.write_text(
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        f"sys.path[:0] = {[os.path.dirname(os.path.dirname(polyproc.__file__)), os.path.dirname(tasks.__file__)]!r}\n"
+        "sys.frozen, sys.executable = True, sys.argv[0]\n"
+        "import polyproc as mp\n"
+        "if __name__ == '__main__':\n"
+        "    mp.freeze_support()\n"
+        "    import process_tasks\n"
+        "    p = mp.get_context('spawn').Process(target=process_tasks.leave, args=(6,))\n"
+        "    p.start(); p.join(); print(p.exitcode)\n"
+    )
+    program_.chmod(0o755)
+    ran = subprocess.run([str(program_)], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("6\n", "")
+
+
 def test_freeze_support_does_nothing(mp):
     assert mp.freeze_support() is None
     assert mp.allow_connection_pickling() is None
@@ -326,6 +352,14 @@ if __name__ == "__main__":
     p = mp.get_context("METHOD").Process(target=process_tasks.leave, args=(6,))
     p.start(); p.join(); print(p.exitcode)
 """
+
+
+def test_package(mp, method, tmp_path):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text(IMPORTED.replace("MODULE", mp.__name__).replace("METHOD", method))
+    assert program(mp, "", "-m", "package", directory=tmp_path)[0] == "6\n"
 
 
 def test_command(mp, method):

@@ -218,7 +218,8 @@ def test_sentinel(ctx, path):
     assert poll.poll(60_000)
     assert select.select([p.sentinel], [], [], 60)[0]
     p.join()
-    assert select.select([p.sentinel], [], [], 0)[0]
+    if ctx.module is polyproc or ctx.get_start_method() != "forkserver":  # the standard library has read from it meanwhile
+        assert select.select([p.sentinel], [], [], 0)[0]
     p.close()
     with pytest.raises(ValueError):
         p.sentinel  # noqa: B018
@@ -510,7 +511,7 @@ def test_daemon_dies_with_a_killed_parent(tmp_path, method):
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert python(script, check=False).returncode == -signal.SIGKILL
-    wait_gone(question(path), 1.0)
+    wait_gone(question(path))
 
 
 def test_join_is_interrupted_by_signal_handlers(ctx, path):

@@ -255,7 +255,7 @@ def test_server_ends_with_its_client(tmp_path, end, code):
         code=code,
     )
     for pid in map(int, ran.stdout.split()):
-        wait_for(lambda pid=pid: not alive(pid), 1.0)
+        wait_for(lambda pid=pid: not alive(pid), 10.0)
 
 
 def test_server_lives_as_long_as_a_child(tmp_path):

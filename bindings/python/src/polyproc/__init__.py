@@ -7,8 +7,6 @@ a method of the default context. Differences: the names are assigned one by one,
 package loads neither ctypes nor the library (the first process or pool does); there is :class:`WorkerLost`.
 """
 
-from __future__ import annotations
-
 import sys
 
 from . import context, process
@@ -111,6 +109,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import reduction as reducer
     from . import reduction as reduction
+del TYPE_CHECKING  # no public name of this package
 
 
 def __getattr__(name: str) -> object:

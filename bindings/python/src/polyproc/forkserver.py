@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .popen_spawn_posix import Program
 
-__all__ = ["connect_to_new_process", "ensure_running", "fork", "set_forkserver_preload"]
+__all__ = ["connect_to_new_process", "ensure_running", "fork", "get_inherited_fds", "set_forkserver_preload"]
 
 # What comes through the status pipe.
 _PID = struct.Struct("q")  # of the child; or minus errno: no child could be forked
@@ -47,7 +47,7 @@ _REQUEST_SIZE = 4096
 _END_SECONDS = 1.0
 
 # In a child: the descriptors that came with its payload.
-passed_fds: Sequence[int] = ()
+passed_fds: Sequence[int] | None = None
 
 
 class Passed:
@@ -57,6 +57,7 @@ class Passed:
         self.place = place
 
     def detach(self) -> int:
+        assert passed_fds is not None
         return passed_fds[self.place]
 
 
@@ -399,6 +400,11 @@ _forkserver = _Server()
 fork = _forkserver.fork
 ensure_running = _forkserver.ensure_running
 set_forkserver_preload = context._default_context.set_forkserver_preload
+
+
+def get_inherited_fds() -> list[int] | None:
+    """In a child of the server: the descriptors that were passed to it. Elsewhere None."""
+    return None if passed_fds is None else list(passed_fds)
 
 
 def connect_to_new_process(fds: Sequence[int]) -> NoReturn:
