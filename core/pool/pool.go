@@ -228,7 +228,7 @@ func (p *Pool) allocate() error {
 		p.initArg = block
 		b.initOff, b.initSize = uint64(block.Off), uint64(n)
 	}
-	if p.opt.Initializer != 0 && p.opt.Args != nil {
+	if p.opt.Initializer != 0 && (p.opt.Args != nil || p.opt.HostStarts) {
 		if _, err := p.moduleNumber(p.opt.Module); err != nil {
 			p.release()
 			return err
