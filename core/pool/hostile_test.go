@@ -736,7 +736,7 @@ func TestCancelMany(t *testing.T) {
 		if once, twice := p.Cancel(first+uint64(i)), p.Cancel(first+uint64(i)); once != nil || twice != ErrStarted {
 			t.Fatal(once, twice)
 		}
-		require.Less(t, time.Since(begun), enough/2)
+		require.Less(t, time.Since(begun), enough)
 	}
 	require.Equal(t, uint64(100), p.State().Waiting)
 	require.NoError(t, syscall.Kill(p.PIDs()[0], syscall.SIGKILL))
@@ -785,7 +785,10 @@ func TestCancelThenTerminate(t *testing.T) {
 
 // Results are taken in an order of the caller's.
 func TestForgetInAnyOrder(t *testing.T) {
-	const n = 300_000
+	n := 1_000_000
+	if testing.Short() {
+		n = 100_000
+	}
 	p := &Pool{}
 	jobs := make([]*job, n)
 	for i := range jobs {
@@ -802,7 +805,7 @@ func TestForgetInAnyOrder(t *testing.T) {
 			t.Fatal(i, there, gone)
 		}
 		if i%1000 == 0 {
-			require.Less(t, time.Since(begun), 5*time.Second)
+			require.Less(t, time.Since(begun), enough)
 		}
 	}
 	require.Empty(t, p.jobs)
@@ -824,7 +827,7 @@ func TestEntriesNearlyFull(t *testing.T) {
 		q.pop()
 		q.push(entry{i: k + uint64(q.len()) + 1})
 		if k%1000 == 0 {
-			require.Less(t, time.Since(begun), 5*time.Second)
+			require.Less(t, time.Since(begun), enough)
 		}
 	}
 	require.LessOrEqual(t, cap(q.items), 1<<19)
