@@ -623,8 +623,9 @@ class _Core:
         if stream.early:
             stream.early.clear()
         if stream.input is not None and not stream.taken and not self.stopped:
-            self.draining.add(stream)
-            self.want(1)
+            with self.cond:  # at once: else the helper may be through with the stream before it is counted
+                self.draining.add(stream)
+                self.want(1)
 
     def drained(self, stream: _Stream) -> None:
         self.draining.discard(stream)
