@@ -98,8 +98,11 @@ func (ln *lane) unmap() {
 	_ = ln.p.seg.Unmap(ln.mem)
 }
 
+// errLater says that a task will fit into memory when others have ended.
+var errLater = errors.New("pool: no memory now")
+
 // stage puts a task into the lane's ring; nobody sees it before publish. It reports false if the ring has no room. err means
-// that this task will not fit into memory.
+// that this task will not fit into memory, or not now.
 func (ln *lane) stage(j *job, i uint64, block *shm.Block) (ok bool, err error) {
 	n := j.size(i)
 	flags, body := uint16(0), sizeTaskHead+n
@@ -110,7 +113,7 @@ func (ln *lane) stage(j *job, i uint64, block *shm.Block) (ok bool, err error) {
 	if fresh {
 		if block, err = ln.p.arena.Alloc(int64(n)); err != nil {
 			if ln.p.blocks > 0 {
-				return false, nil // there will be room when other tasks have ended
+				return false, errLater
 			}
 			return false, err
 		}

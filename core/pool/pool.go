@@ -321,8 +321,15 @@ func (p *Pool) terminateLocked() {
 	p.withdraw()
 	p.stopTimers()
 	for _, ln := range p.lanes {
-		if ln != nil && ln.proc != nil {
+		switch {
+		case ln == nil:
+		case ln.proc != nil:
 			_ = ln.proc.Kill()
+		case ln.vacant:
+			// Handed out, and who has it may never answer, or find the handle gone. A worker that comes finds no work.
+			ln.vacant = false
+			ln.state = laneStateEmpty
+			p.tellEnd(ln)
 		}
 	}
 	p.dropQueued(&Result{Outcome: Closed})

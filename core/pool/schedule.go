@@ -116,7 +116,7 @@ func (p *Pool) feedLanes() {
 
 func (p *Pool) hasQuota(ln *lane) bool { return p.opt.MaxTasks == 0 || ln.assigned < p.opt.MaxTasks }
 
-// give stages the next task, and those of its chunk. more: there was one; room: the lane took it.
+// give stages the next task, and those of its chunk. more: there was one for which there is memory; room: the lane took it.
 func (p *Pool) give(ln *lane) (more, room bool) {
 	if len(p.retry) > 0 {
 		a := p.retry[0]
@@ -128,6 +128,9 @@ func (p *Pool) give(ln *lane) (more, room bool) {
 			return true, true
 		}
 		ok, err := ln.stage(a.job, a.i, a.block)
+		if err == errLater {
+			return false, false
+		}
 		if err != nil {
 			p.complete(a.job, a.i, outcomeOf(err))
 		}
@@ -150,6 +153,10 @@ func (p *Pool) give(ln *lane) (more, room bool) {
 				continue
 			}
 			ok, err := ln.stage(j, j.next, nil)
+			if err == errLater { // nor will it for another lane
+				p.spent(ln)
+				return false, false
+			}
 			if err != nil {
 				p.complete(j, j.next, outcomeOf(err))
 			} else if !ok {
