@@ -16,10 +16,22 @@ extern char **environ;
 /* A function pointer from an address: ISO C has no cast for it, POSIX demands that it can be done. */
 #define PP__AS_FN(type, address) (((union { const void *from; type to; }){.from = (address)}).to)
 
+static bool forked; /* this worker or child goes on from the middle of its parent */
+
+/* leave ends this process. A forked one ends with _exit: the atexit functions are those of the parent, and so is what is not yet
+ * written to files; standard output was purged at the fork, and what has been printed since is this process's. */
+static _Noreturn void leave(int code)
+{
+	if (!forked)
+		exit(code);
+	fflush(stdout);
+	_exit(code);
+}
+
 static _Noreturn void give_up(const char *what)
 {
 	fprintf(stderr, "polyproc: %s: %s\n", what, pp_last_error());
-	exit(1);
+	leave(1);
 }
 
 static void ignore(int signal)
@@ -57,7 +69,7 @@ static void initialize(const pp_worker *worker)
 		}
 		if (status != PP_OK) {
 			pp_worker_ready(PP_ERR_INIT, text, strlen(text));
-			exit(1);
+			leave(1);
 		}
 	}
 	if (pp_worker_ready(PP_OK, NULL, 0) != PP_OK)
@@ -123,8 +135,7 @@ static _Noreturn void serve_afresh(void)
 	exit(0);
 }
 
-/* pp__fork_worker forks a worker. It ends with _exit, since the atexit functions are those of the parent; what tasks have printed
- * is flushed, but not a second time what the parent had printed before. */
+/* pp__fork_worker forks a worker. */
 int32_t pp__fork_worker(const pp_vacancy *vacancy)
 {
 	pp_worker worker = {.size = sizeof worker};
@@ -133,17 +144,11 @@ int32_t pp__fork_worker(const pp_vacancy *vacancy)
 	if (pid != 0)
 		return (int32_t)pid;
 	__fpurge(stdout);
+	forked = true;
 	if (pp_worker_attach_to(vacancy, &worker) != PP_OK)
 		_exit(1);
 	serve(&worker);
-	fflush(stdout);
-	_exit(0);
-}
-
-static _Noreturn void give_up_fork(const char *what)
-{
-	fprintf(stderr, "polyproc: %s: %s\n", what, strerror(errno));
-	_exit(1);
+	leave(0);
 }
 
 /* run_child is a child of pp_process_start with fn. */
@@ -161,8 +166,7 @@ static _Noreturn void run_child(void)
 	exit(PP__AS_FN(pp_process_fn, address)(arg, arg_size) & 0xff);
 }
 
-/* pp__fork_process is pp_process_start by PP_START_FORK: the child goes on from here, with all that the parent had. It ends with
- * _exit, for the reasons of pp__fork_worker. Returns the child's pid to the parent, or -1 with errno. */
+/* pp__fork_process is pp_process_start by PP_START_FORK: the child goes on from here, with all that the parent had. Returns the child's pid to the parent, or -1 with errno. */
 int32_t pp__fork_process(const pp_process_options *options, pp__bell *gate)
 {
 	const pid_t parent = getpid();
@@ -182,19 +186,20 @@ int32_t pp__fork_process(const pp_process_options *options, pp__bell *gate)
 		return (int32_t)pid;
 	}
 	__fpurge(stdout);
+	forked = true;
 	pp__started_by_fork(parent);
 	if ((options->flags & PP_PROCESS_DAEMON) != 0 && pp__watch(parent, 0) != PP_OK)
 		_exit(1); /* the parent has died */
 	while (__atomic_load_n(&gate->seq, __ATOMIC_SEQ_CST) == 0 && getppid() == parent)
 		(void)pp__bell_wait(gate, 0, (uint64_t)PP__SLICE_MS * 1000000u);
 	munmap(gate, sizeof *gate);
-	if (options->cwd != NULL && chdir(options->cwd) != 0)
-		give_up_fork(options->cwd);
+	if (options->cwd != NULL && chdir(options->cwd) != 0) {
+		pp__set_error("%s: %s", options->cwd, strerror(errno));
+		give_up("child");
+	}
 	if (options->env != NULL)
 		environ = (char **)(uintptr_t)options->env;
-	const int32_t code = options->fn(options->arg, options->arg_size);
-	fflush(stdout);
-	_exit(code & 0xff);
+	leave(options->fn(options->arg, options->arg_size) & 0xff);
 }
 
 /* keep_arguments copies the program's arguments: programs shuffle and overwrite their argv. */
