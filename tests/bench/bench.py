@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -256,6 +257,14 @@ def report(case: Case, values: dict[str, list[float]]) -> tuple[list[list[str]],
     return rows, shown, met
 
 
+def show(table: list[list[str]]) -> None:
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    for i, row in enumerate(table):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
+        if i == 0:
+            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="how often each contender is measured (7)")
@@ -264,37 +273,36 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=ROOT / "build/bench.json")
     options = parser.parse_args()
 
+    # What ends a run before its time does not cost what has been measured.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: SIGTERM"))
     header = ["case", "who", "median", "lowest - highest", "ratio (lowest - highest)", "target"]
-    table, results = [header], {}
+    table: list[list[str]] = [header]
+    results: dict[str, object] = {}
     all_met = True
     began = time.time()
-    for case in cases():
-        if options.only.lower() not in case.name.lower():
-            continue
-        case.contenders = [c for c in case.contenders if c.name not in options.without.split(",")]
-        values: dict[str, list[float]] = {c.name: [] for c in case.contenders}
-        for round_number in range(options.rounds):
-            turn = round_number % len(case.contenders)
-            for contender in case.contenders[turn:] + case.contenders[:turn]:
-                values[contender.name].append(measure(contender))
-        print(f"measured: {case.name}", file=sys.stderr, flush=True)
-        rows, shown, met = report(case, values)
-        table += rows
-        results[case.name] = shown
-        all_met = all_met and met
-    if not results:
+    chosen = [case for case in cases() if options.only.lower() in case.name.lower()]
+    if not chosen:
         parser.error(f"no case with {options.only!r} in its name")
-
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    for i, row in enumerate(table):
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
-        if i == 0:
-            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"cpus": len(os.sched_getaffinity(0)), "kernel": platform.release(), "python": platform.python_version()}
-    document = {"machine": machine, "rounds": options.rounds, "seconds": round(time.time() - began), "cases": results}
-    options.json.write_text(json.dumps(document, indent=1) + "\n")
-    print(f"\n{options.rounds} rounds, {document['seconds']} s, load {os.getloadavg()[0]:.1f}; {options.json}")
+    try:
+        for case in chosen:
+            case.contenders = [c for c in case.contenders if c.name not in options.without.split(",")]
+            values: dict[str, list[float]] = {c.name: [] for c in case.contenders}
+            for round_number in range(options.rounds):
+                turn = round_number % len(case.contenders)
+                for contender in case.contenders[turn:] + case.contenders[:turn]:
+                    values[contender.name].append(measure(contender))
+            print(f"measured: {case.name}", file=sys.stderr, flush=True)
+            rows, results[case.name], met = report(case, values)
+            table += rows
+            all_met = all_met and met
+    finally:
+        show(table)
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        machine = {"cpus": len(os.sched_getaffinity(0)), "kernel": platform.release(), "python": platform.python_version()}
+        seconds = round(time.time() - began)
+        document = {"machine": machine, "rounds": options.rounds, "seconds": seconds, "cases": results}
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        print(f"\n{options.rounds} rounds, {seconds} s, load {os.getloadavg()[0]:.1f}; {options.json}", flush=True)
     if not all_met:
         print("some targets are not met")
     return 0
