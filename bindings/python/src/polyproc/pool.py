@@ -1162,7 +1162,10 @@ class _WorkerProcess:
         import signal
 
         if self.is_alive():
-            os.kill(self.pid, getattr(signal, name))
+            try:
+                os.kill(self.pid, getattr(signal, name))
+            except ProcessLookupError:
+                pass  # it has ended in between
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for its end."""
