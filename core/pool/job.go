@@ -373,6 +373,9 @@ func (p *Pool) SubmitBytes(fn uint64, data []byte, sizes []uint64, cookie uint64
 	if sum != uint64(len(data)) {
 		return 0, ErrInvalid
 	}
+	if err := affordable(sum); err != nil {
+		return 0, err
+	}
 	b := &batch{p: p, cookie: cookie, ends: ends}
 	if sum > 0 {
 		// The caller's memory may be gone before the tasks start.
