@@ -1,0 +1,311 @@
+"""Fork all the time, from the main thread and from others, while threads are inside calls of the library: three generations deep.
+
+    python tests/fork/stress.py --forks 300 [--seed N]
+
+Every child finds that the handles of its parent are not its own, opens pools by every start method, has 64 MiB of results pass through
+the engine, gets Ctrl-C, and ends. Exits with 0, or with 1 and what was wrong; a child that hangs is shown as /proc has it. Nothing may
+be left over: no process, no descriptor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "..", "..", "bindings", "python", "src"), HERE]
+
+import polyproc  # noqa: E402
+from polyproc._lib import lib  # noqa: E402
+
+GENERATIONS = 3
+FORKERS = 3
+# How long a family of three may take, in seconds.
+PATIENCE = 120
+ERR_HANDLE = -2
+ERR_FORKED = -18
+
+
+def twice(x):
+    return 2 * x
+
+
+def blob(n):
+    return b"b" * n
+
+
+def sleep(seconds):
+    time.sleep(seconds)
+
+
+def show(path):
+    try:
+        with open(path) as f:
+            return f.read().strip()
+    except OSError as e:
+        return f"({e.strerror})"
+
+
+def dump(group):
+    """Print what the system tells of the processes of a group, and of their threads."""
+    for name in os.listdir("/proc"):
+        try:
+            if not name.isdigit() or os.getpgid(int(name)) != group:
+                continue
+            print(" ", show(f"/proc/{name}/stat"), file=sys.stderr)
+            for task in os.listdir(f"/proc/{name}/task"):
+                at = f"/proc/{name}/task/{task}"
+                stack = show(at + "/stack").replace("\n", " ")
+                print("   ", task, show(at + "/comm"), show(at + "/wchan"), stack, file=sys.stderr)
+        except OSError:
+            continue  # it has ended
+    sys.stderr.flush()
+
+
+def collect(pid, seconds):
+    """Wait for the end of a child; one that does not end ends the test."""
+    end = time.monotonic() + seconds
+    fd = os.pidfd_open(pid)
+    try:
+        while not select.select([fd], [], [], max(0, end - time.monotonic()))[0]:
+            if time.monotonic() > end:
+                print(f"process {pid}, child of {os.getpid()}, does not end:", file=sys.stderr)
+                dump(os.getpgrp())
+                os._exit(1)
+    finally:
+        os.close(fd)
+    return os.waitpid(pid, 0)[1]
+
+
+def fork():
+    """os.fork(), although other threads run: that is what this is about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+class Callers:
+    """Threads that are always inside a call of the library.
+
+    Args:
+        pools: pools that they share.
+    """
+
+    def __init__(self, *kinds):
+        self.over = False
+        self.calls = 0
+        self.failure = None
+        self.threads = [threading.Thread(target=self.run, args=kind, daemon=True) for kind in kinds]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, call, *args):
+        try:
+            while not self.over:
+                call(*args)
+                self.calls += 1
+        except BaseException:
+            traceback.print_exc()
+            dump(os.getpgrp())
+            os._exit(1)
+
+    def join(self):
+        self.over = True
+        for thread in self.threads:
+            thread.join(PATIENCE)
+            if thread.is_alive():
+                print(f"a thread of {os.getpid()} does not come back", file=sys.stderr)
+                dump(os.getpgrp())
+                os._exit(1)
+
+
+def mapping(pool):
+    assert pool.map(twice, range(100)) == [2 * i for i in range(100)]
+
+
+def applying(pool):
+    assert pool.apply(twice, (21,)) == 42
+    assert pool.apply_async(blob, (100_000,)).get() == b"b" * 100_000
+
+
+def iterating(pool):
+    assert sorted(pool.imap_unordered(twice, range(30))) == [2 * i for i in range(30)]
+
+
+def starting(ctx):
+    process = ctx.Process(target=twice, args=(1,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    process.join(60)
+    assert process.exitcode == 0, process.exitcode
+
+
+def opening(ctx):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pool = ctx.Pool(1)
+    with pool:
+        mapping(pool)
+
+
+def erring():
+    library = lib()
+    assert library.pp_pool_close(123456) == ERR_HANDLE
+    assert library.pp_last_error()
+
+
+def handle_of(pool):
+    return pool._core.handle
+
+
+def strange_handles(handles):
+    library = lib()
+    for handle in handles:
+        assert library.pp_pool_close(handle) == ERR_FORKED
+        assert library.pp_pool_free(handle) == ERR_FORKED
+        assert library.pp_pool_info(handle, None, None, 0, None) == ERR_FORKED
+
+
+def interrupted(pool):
+    """Ctrl-C ends a wait in one KeyboardInterrupt."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    me = threading.main_thread().ident
+    timer = threading.Timer(0.02, signal.pthread_kill, (me, signal.SIGINT))
+    result = pool.apply_async(sleep, (1000,))
+    began = time.monotonic()
+    try:
+        timer.start()
+        result.get(60)
+        raise AssertionError("no KeyboardInterrupt")
+    except KeyboardInterrupt:
+        assert time.monotonic() - began < 30
+    timer.join()
+    signal.signal(signal.SIGINT, before)
+
+
+METHODS = ("spawn", "fork", "forkserver")
+
+
+def live(generation, number, handles):
+    """The life of a child."""
+    strange_handles(handles)
+    method = METHODS[(number + generation) % len(METHODS)]
+    ctx = polyproc.get_context(method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # this process has one thread: nothing is to be said
+        pool = ctx.Pool(2)
+    mapping(pool)
+    size = 32 << 10
+    assert sum(len(b) for b in pool.imap_unordered(blob, [size] * ((64 << 20) // size))) == 64 << 20
+    interrupted(pool)
+    pool.terminate()
+    pool.join()
+    starting(ctx)
+    if generation == GENERATIONS:
+        return
+    own = polyproc.get_context("spawn").Pool(1), polyproc.get_context("fork").Pool(1)
+    callers = Callers((mapping, own[0]), (applying, own[1]))
+    while callers.calls < 4:
+        time.sleep(0.001)
+    child(generation + 1, number, [handle_of(p) for p in own])
+    callers.join()
+    for p in own:
+        p.close()
+        p.join()
+
+
+def child(generation, number, handles):
+    """Fork one and wait for its end."""
+    pid = fork()
+    if pid == 0:
+        code = 1
+        try:
+            live(generation, number, handles)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    status = collect(pid, PATIENCE / generation)
+    if status != 0:
+        print(f"family {number}, generation {generation}: status {status:#x}", file=sys.stderr)
+        os._exit(1)
+
+
+def descriptors():
+    return sorted(os.readlink(f"/proc/self/fd/{fd}").split(":")[0] for fd in os.listdir("/proc/self/fd") if alive(fd))
+
+
+def alive(fd):
+    try:
+        os.fstat(int(fd))
+        return True
+    except OSError:
+        return False
+
+
+def run(families):
+    spawn, forked = polyproc.get_context("spawn"), polyproc.get_context("fork")
+    pools = spawn.Pool(2), forked.Pool(2)
+    handles = [handle_of(p) for p in pools]
+    callers = Callers(
+        (mapping, pools[0]), (applying, pools[1]), (iterating, pools[0]), (starting, forked), (starting, spawn), (opening, forked), (erring,)
+    )
+    numbers = iter(range(families))
+    lock = threading.Lock()
+
+    def forking():
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            child(1, number, handles)
+
+    # In a forked child the thread that forked is the main thread.
+    forkers = [threading.Thread(target=forking) for _ in range(FORKERS - 1)]
+    for thread in forkers:
+        thread.start()
+    forking()
+    for thread in forkers:
+        thread.join()
+    callers.join()
+    for pool in pools:
+        pool.close()
+        pool.join()
+    return callers.calls
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--forks", type=int, default=60)
+    families = (parser.parse_args().forks + GENERATIONS - 1) // GENERATIONS
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    began = time.monotonic()
+    run(FORKERS)  # what stays for good is there after this
+    before = descriptors()
+    calls = run(families)
+    after = descriptors()
+    if after != before:
+        print(f"descriptors: {before} before, {after} after", file=sys.stderr)
+        return 1
+    # The fork server, if there is one, is nobody's leak.
+    print(
+        f"{sys.version.split()[0]}: {families * GENERATIONS} forks in {time.monotonic() - began:.0f} s, "
+        f"{calls} calls by other threads meanwhile"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
