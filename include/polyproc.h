@@ -47,6 +47,12 @@
  *
  *   Every function may be called from any thread, with any handle, at the same time. pp_last_error() is per thread.
  *
+ * SIGNALS
+ *
+ *   A signal handler that the program installs should have SA_ONSTACK (and SA_RESTART, as it likes): the Go runtime behind the library runs
+ *   on small stacks, also in the program's threads while these are in a call. Calls that wait give the flag to handlers that lack it.
+ *   A handler that runs during such a call ends it with PP_ERR_INTERRUPTED.
+ *
  * OWNERSHIP
  *
  *   Handles are numbers, never reused within a process; 0 is no handle. A handle that was freed, or is of another kind, is answered

@@ -70,7 +70,7 @@ uint32_t pp__fork_depth(void)
 
 /* The Go runtime catches signals in every process that it lives in. In a child of a fork it does not live, and a fault there
  * must end the child as it would without the library: so what was set before the engine came is put back. */
-enum { SIGNALS = 64 };
+enum { SIGNALS = 64, HANDLERS_MS = 100 };
 static struct sigaction before_engine[SIGNALS + 1];
 static uintptr_t engine_from, engine_to; /* where the engine's code and data are mapped */
 
@@ -90,6 +90,43 @@ static void restore_signals(void)
 		const uintptr_t handler = (now.sa_flags & SA_SIGINFO) != 0 ? (uintptr_t)now.sa_sigaction : (uintptr_t)now.sa_handler;
 		if (handler >= engine_from && handler < engine_to)
 			sigaction(i, &before_engine[i], NULL);
+	}
+}
+
+/* on_stack lets a handler of the host run on the alternative stack. Another thread may install one at the same time: it must not be lost. */
+static void on_stack(int number)
+{
+	struct sigaction now, wanted, before;
+
+	if (sigaction(number, NULL, &now) != 0)
+		return;
+	/* sa_handler and sa_sigaction are one word. */
+	while (now.sa_handler != SIG_DFL && now.sa_handler != SIG_IGN && (now.sa_flags & SA_ONSTACK) == 0) {
+		wanted = now;
+		wanted.sa_flags |= SA_ONSTACK;
+		if (sigaction(number, &wanted, &before) != 0 || (before.sa_handler == now.sa_handler && before.sa_flags == now.sa_flags))
+			return;
+		now = before;
+		if (now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN || (now.sa_flags & SA_ONSTACK) != 0)
+			sigaction(number, &now, NULL);
+	}
+}
+
+void pp__settle_handlers(void)
+{
+	static const int likely[] = {SIGINT, SIGTERM, SIGALRM, SIGCHLD, SIGHUP, SIGUSR1, SIGUSR2};
+	static uint64_t last_ms;
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+	const uint64_t now_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+	if (now_ms - __atomic_load_n(&last_ms, __ATOMIC_RELAXED) >= HANDLERS_MS) {
+		__atomic_store_n(&last_ms, now_ms, __ATOMIC_RELAXED);
+		for (int i = 1; i <= SIGNALS; i++)
+			on_stack(i);
+	} else {
+		for (size_t i = 0; i < sizeof likely / sizeof *likely; i++)
+			on_stack(likely[i]);
 	}
 }
 

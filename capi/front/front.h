@@ -34,6 +34,11 @@ const pp__table *pp__table_now(void);
 /* pp__engine_loaded reports whether this process, not one that forked it, has loaded the engine. */
 bool pp__engine_loaded(void);
 
+/* pp__settle_handlers sees to it that handlers that the host has installed since the engine came do not run on the stack of a goroutine,
+ * which is a few KiB: without SA_ONSTACK (signal(3), Python 3.9) the kernel would put their frames there, over what lies below.
+ * For calls that may wait. It looks at the likely signals, and at all of them now and then. */
+void pp__settle_handlers(void);
+
 /* The number of forks with a loaded engine between this process and the one that was executed. It is the upper 16 bits of
  * every handle, so that a handle tells whether it was issued before a fork. */
 uint32_t pp__fork_depth(void);

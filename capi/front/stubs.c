@@ -33,7 +33,7 @@ static void issue(uint64_t *handle)
 	*handle |= (uint64_t)pp__fork_depth() << HANDLE_BITS;
 }
 
-/* PP_CALL passes a call whose first argument is a handle; PP_OPEN one that needs none. */
+/* PP_CALL passes a call whose first argument is a handle; PP_WAIT one that may wait; PP_OPEN one that needs no handle. */
 #define PP_CALL(name, handle, arguments)             \
 	do {                                             \
 		const int32_t pp__status = ours(&(handle));  \
@@ -41,6 +41,13 @@ static void issue(uint64_t *handle)
 			return pp__status;                       \
 		const pp__table *const t = pp__table_now();  \
 		return t == NULL ? PP_ERR_ENGINE : t->name arguments; \
+	} while (0)
+
+#define PP_WAIT(name, handle, arguments)             \
+	do {                                             \
+		if (pp__engine_loaded())                     \
+			pp__settle_handlers();                   \
+		PP_CALL(name, handle, arguments);            \
 	} while (0)
 
 #define PP_OPEN(name, handle_out, arguments)         \
@@ -103,7 +110,7 @@ int32_t pp_process_adopt(int32_t pid, int32_t status_fd, pp_process *process_out
 
 int32_t pp_process_wait(pp_process process, int64_t timeout_ms, pp_exit *exit_out)
 {
-	PP_CALL(process_wait, process, (process, timeout_ms, exit_out));
+	PP_WAIT(process_wait, process, (process, timeout_ms, exit_out));
 }
 
 int32_t pp_process_info(pp_process process, int32_t *pid_out, int32_t *fd_out)
@@ -135,7 +142,7 @@ int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out)
 int32_t pp_pool_map(pp_pool pool, pp_task_fn fn, const void *in, size_t in_size, void *out, size_t out_size, size_t n, size_t chunk,
                     const void *ctx, size_t ctx_size, int32_t *status_out)
 {
-	PP_CALL(pool_map, pool, (pool, fn, in, in_size, out, out_size, n, chunk, ctx, ctx_size, status_out));
+	PP_WAIT(pool_map, pool, (pool, fn, in, in_size, out, out_size, n, chunk, ctx, ctx_size, status_out));
 }
 
 int32_t pp_pool_submit(pp_pool pool, pp_task_fn fn, const void *data, size_t size, uint64_t cookie, uint64_t *task_out)
@@ -151,12 +158,12 @@ int32_t pp_pool_submit_many(pp_pool pool, pp_task_fn fn, const void *data, const
 
 int32_t pp_pool_wait(pp_pool pool, uint64_t task, int64_t timeout_ms, pp_result *result_out)
 {
-	PP_CALL(pool_wait, pool, (pool, task, timeout_ms, result_out));
+	PP_WAIT(pool_wait, pool, (pool, task, timeout_ms, result_out));
 }
 
 int32_t pp_pool_collect(pp_pool pool, pp_result *results, size_t max, void *slab, size_t slab_size, int64_t timeout_ms, size_t *n_out)
 {
-	PP_CALL(pool_collect, pool, (pool, results, max, slab, slab_size, timeout_ms, n_out));
+	PP_WAIT(pool_collect, pool, (pool, results, max, slab, slab_size, timeout_ms, n_out));
 }
 
 int32_t pp_pool_wake(pp_pool pool)
@@ -187,7 +194,7 @@ int32_t pp_pool_info(pp_pool pool, pp_pool_state *state_out, int32_t *pids, size
 
 int32_t pp_pool_vacancy(pp_pool pool, int64_t timeout_ms, pp_vacancy *vacancy_out)
 {
-	PP_CALL(pool_vacancy, pool, (pool, timeout_ms, vacancy_out));
+	PP_WAIT(pool_vacancy, pool, (pool, timeout_ms, vacancy_out));
 }
 
 int32_t pp_pool_fill(pp_pool pool, const pp_vacancy *vacancy, int32_t pid, int32_t status_fd)
@@ -207,12 +214,12 @@ int32_t pp_pool_terminate(pp_pool pool)
 
 int32_t pp_pool_join(pp_pool pool, int64_t timeout_ms)
 {
-	PP_CALL(pool_join, pool, (pool, timeout_ms));
+	PP_WAIT(pool_join, pool, (pool, timeout_ms));
 }
 
 int32_t pp_pool_free(pp_pool pool)
 {
 	if (pool == 0)
 		return PP_OK;
-	PP_CALL(pool_free, pool, (pool));
+	PP_WAIT(pool_free, pool, (pool));
 }
