@@ -948,6 +948,82 @@ static void interrupted(void)
 	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
 }
 
+static pthread_t interrupted_thread, main_thread;
+static pthread_mutex_t sending = PTHREAD_MUTEX_INITIALIZER;
+static int handled, handlers_over;
+
+static void on_interrupt(int number)
+{
+	volatile uint8_t room[12000]; /* more than a goroutine's stack has */
+
+	(void)number;
+	for (size_t i = 0; i < sizeof room; i++)
+		room[i] = 0x5a;
+	__atomic_fetch_add(&handled, 1, __ATOMIC_SEQ_CST);
+}
+
+static void *wait_often(void *unused)
+{
+	const uint64_t value = 77;
+	uint64_t task;
+	pp_result result;
+
+	pthread_mutex_lock(&sending);
+	interrupted_thread = pthread_self();
+	pthread_mutex_unlock(&sending);
+	for (int i = 0; i < 1000; i++) {
+		int32_t status;
+		REQUIRE_STATUS(pp_pool_submit(shared_pool, echo, &value, sizeof value, 0, &task), PP_OK);
+		while ((status = pp_pool_wait(shared_pool, task, 20000, &result)) == PP_ERR_INTERRUPTED)
+			;
+		REQUIRE_STATUS(status, PP_OK);
+		REQUIRE(result.status == PP_OK && memcmp(result.data, &value, sizeof value) == 0);
+		pp_result_free(&result);
+	}
+	/* The sender never has a thread that is gone. */
+	pthread_mutex_lock(&sending);
+	interrupted_thread = main_thread;
+	pthread_mutex_unlock(&sending);
+	return unused;
+}
+
+static void *interrupt_often(void *unused)
+{
+	while (!__atomic_load_n(&handlers_over, __ATOMIC_SEQ_CST)) {
+		pthread_mutex_lock(&sending);
+		pthread_kill(interrupted_thread, SIGINT);
+		pthread_mutex_unlock(&sending);
+		nanosleep(&(struct timespec){0, 50000}, NULL);
+	}
+	return unused;
+}
+
+/* Handlers that know nothing of the library, installed by signal(3), do not run on the stacks of the Go runtime. Threads are new, since
+ * stacks grow with use. */
+static void plain_handlers(void)
+{
+	pthread_t thread, sender;
+
+	shared_pool = open_pool(2);
+	works(shared_pool);
+	signal(SIGINT, on_interrupt);
+	works(shared_pool);
+	interrupted_thread = main_thread = pthread_self();
+	REQUIRE_EQ(pthread_create(&sender, NULL, interrupt_often, NULL), 0);
+	for (int i = 0; i < 30; i++) {
+		REQUIRE_EQ(pthread_create(&thread, NULL, wait_often, NULL), 0);
+		REQUIRE_EQ(pthread_join(thread, NULL), 0);
+	}
+	__atomic_store_n(&handlers_over, 1, __ATOMIC_SEQ_CST);
+	REQUIRE_EQ(pthread_join(sender, NULL), 0);
+	REQUIRE(handled > 100);
+	/* What the program finds is its own handler. */
+	struct sigaction now;
+	REQUIRE_EQ(sigaction(SIGINT, NULL, &now), 0);
+	REQUIRE(now.sa_handler == on_interrupt && (now.sa_flags & SA_RESTART) != 0);
+	REQUIRE_STATUS(pp_pool_free(shared_pool), PP_OK);
+}
+
 /* Tasks can be functions of libraries: linked ones, and those loaded while the program ran. */
 static void library_functions(void)
 {
@@ -1023,6 +1099,7 @@ int main(int argc, char **argv)
 		{"threads", threads, 0, 0},
 		{"forked", forked, 0, 0},
 		{"interrupted", interrupted, 0, 0},
+		{"plain_handlers", plain_handlers, 0, 0},
 		{"library_functions", library_functions, 0, 0},
 	};
 

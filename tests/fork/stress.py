@@ -264,7 +264,13 @@ def run(families):
     pools = spawn.Pool(2), forked.Pool(2)
     handles = [handle_of(p) for p in pools]
     callers = Callers(
-        (mapping, pools[0]), (applying, pools[1]), (iterating, pools[0]), (starting, forked), (starting, spawn), (opening, forked), (erring,)
+        (mapping, pools[0]),
+        (applying, pools[1]),
+        (iterating, pools[0]),
+        (starting, forked),
+        (starting, spawn),
+        (opening, forked),
+        (erring,),
     )
     numbers = iter(range(families))
     lock = threading.Lock()
