@@ -122,7 +122,12 @@ PP_API const char *pp_library_path(void);
 	X(ERR_FORKED, -18, "the handle belongs to the process that forked this one")       \
 	X(ERR_ENGINE, -19, "the Go engine could not be loaded")                            \
 	X(ERR_SYSTEM, -20, "a system call failed")                                         \
-	X(ERR_PANIC, -21, "internal error: please report it")
+	X(ERR_PANIC, -21, "internal error: please report it")                              \
+	X(ERR_OWNER_DIED, -22, "the holder of the lock died; the lock is free now, and was not acquired") \
+	X(ERR_EMPTY, -23, "empty")                                                         \
+	X(ERR_FULL, -24, "full")                                                           \
+	X(ERR_BROKEN, -25, "the barrier is broken")                                        \
+	X(ERR_EOF, -26, "the other end is closed")
 
 enum {
 #define PP__X(name, number, message) PP_##name = number,

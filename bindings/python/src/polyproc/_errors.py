@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 
 from . import context
 
@@ -28,6 +29,11 @@ FORKED = -18
 ENGINE = -19
 SYSTEM = -20
 PANIC = -21
+OWNER_DIED = -22
+EMPTY = -23
+FULL = -24
+BROKEN = -25
+EOF = -26
 
 _CLASSES: dict[int, type[Exception]] = {
     INVALID: ValueError,
@@ -51,6 +57,9 @@ _CLASSES: dict[int, type[Exception]] = {
     ENGINE: ImportError,
     SYSTEM: OSError,
     PANIC: SystemError,
+    OWNER_DIED: context.OwnerDiedError,
+    BROKEN: threading.BrokenBarrierError,
+    EOF: EOFError,
 }
 
 _ERRNO = {

@@ -84,6 +84,10 @@ class AuthenticationError(ProcessError):
     """The two ends of a connection do not know the same key."""
 
 
+class OwnerDiedError(ProcessError):
+    """The process that held the lock has died. The lock was not acquired; it is free now, and works. Exactly one acquirer is told."""
+
+
 class WorkerLost(ProcessError):
     """The worker process died while it ran a task: only that task is lost.
 

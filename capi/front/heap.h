@@ -1,0 +1,293 @@
+/* heap.h - the shared heap of a family of processes, as C (heap.c) and Go (shm/heap.go) both see it; tests/abi compares the two.
+ *
+ * WHAT IT IS. One sparse memfd that every process of a family holds: the first process makes it, children inherit it (fork), or are given
+ * it (spawn, fork server: see family.h). Queues, locks, pipes and their contents are blocks in it. So an object is its bytes: whoever has
+ * the heap can use it; a reference is an offset; what a dead process has sent is still there; ten thousand locks cost one descriptor;
+ * and when the last process of the family has ended, the kernel frees everything. A named queue is such a heap in a file of /dev/shm,
+ * with one root object.
+ *
+ * The whole file is mapped once, as far as the address space allows, at a base that differs between processes: pp__at(heap, off). Storage is
+ * reserved (fallocate) before anything is touched, so full memory is an error and never SIGBUS.
+ *
+ *   offset 0       head      4 KiB
+ *   4096           members   pp__members_head, then one 64-bit word per process (shm/members.go has the bits)
+ *   1 MiB          slabs     one pp__slab (128 bytes) per MiB of the file
+ *   16 MiB         refs      cells of 8 bytes: who holds a reference to what
+ *   32 MiB         blocks    slab i is the MiB at i << 20; the first that is used is PP__SLAB_FIRST
+ *
+ * MEMBERS. A process that takes locks or holds references joins the table and so gets an owner (32 bits: slot + 1, and a generation): see
+ * shm/members.go. pp__gone(owner) is true on the kernel's proof of death only (no such process, another start time, a pidfd that is
+ * ready, or it executes another program), never because time has passed. An owner whose slot has a later generation is gone.
+ *
+ * BLOCKS. A process claims slabs for itself, by one CAS that names it, and cuts blocks from them: nobody else allocates there, so
+ * allocation takes no lock. Anybody frees: one CAS on the block's state, from the tag that it was allocated with to free. A tag says what a
+ * block is for; freeing with another tag does nothing, so that whoever cleans up after the dead may free twice. The slabs of a dead process are
+ * adopted by the next that needs one. What dies between an allocation and the store that links the block loses that block until the
+ * family ends: this is the one leak that we accept.
+ *
+ *   state of a block: 0 free without storage; 1 free, with storage; 2 .. 2^31-1 in use, with this tag; 2^31 | owner: owner is giving its
+ *   storage back.
+ *
+ *   PP__SLAB_SMALL  blocks of 128 << class bytes, class 0..8 (32 KiB). At the slab's start lies one u32 state per block; the first blocks, which
+ *                   that array covers, are in use for ever. The slab has storage up to pp__slab.reserved, from its start.
+ *   PP__SLAB_LARGE  blocks of 64 KiB << class, class 0..3 (512 KiB); states in pp__slab.state. Each block has its storage, or not.
+ *   PP__SLAB_RUN    one block of count slabs, whose first this is; state[0]. The others are PP__SLAB_TAIL. reserved: bytes with storage / 4096.
+ *
+ * Free blocks keep their storage until head.warm, the sum over all, passes PP__WARM_MOST: a first touch costs fifty times a warm one. Who frees
+ * beyond that gives the storage back at once.
+ *
+ * REFERENCES. An object is a block that begins with pp__object. A process that has a handle of it holds one cell of the refs:
+ * owner << 32 | off / 128. Taking one: refs + 1, then the cell; dropping: the cell by CAS to 0, then refs - 1; who brings refs to 0 destroys
+ * the object. The cells of the dead are dropped by whoever sweeps (joining, or running short). Death between the two steps keeps the object
+ * for the family's life: never too early. A reference on its way (pickled into a message) holds a cell of the owner
+ * PP__IN_FLIGHT; who receives it takes the cell over by CAS, and if another did before, takes a reference of its own.
+ */
+#ifndef PP_HEAP_H
+#define PP_HEAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PP__HEAP_MAGIC 0x3130504145485050ull /* "PPHEAP01" */
+#define PP__HEAP_ABI 1u
+#define PP__SLAB_SIZE ((uint64_t)1 << 20)
+#define PP__SLABS_MOST 65536u /* 64 GiB of address space in the file; storage only for what is used */
+#define PP__SLAB_FIRST 32u
+#define PP__MEMBERS_OFF 4096u
+#define PP__MEMBERS 4094u
+#define PP__SLABS_OFF ((uint64_t)1 << 20)
+#define PP__REFS_OFF ((uint64_t)16 << 20)
+#define PP__REFS_MOST (1u << 21)
+#define PP__IN_FLIGHT 0x7fffffffu /* no member has this owner: slot 4095 is never used */
+#define PP__WARM_MOST ((uint64_t)64 << 20)
+
+enum { PP__SLAB_FREE = 0, PP__SLAB_CLAIMED = 1, PP__SLAB_SMALL = 2, PP__SLAB_LARGE = 3, PP__SLAB_RUN = 4, PP__SLAB_TAIL = 5 };
+
+typedef struct pp__heap_head {
+	uint64_t magic; /* stored last */
+	uint32_t abi;
+	uint32_t reserved0;
+	uint64_t size;   /* of the file, bytes */
+	uint64_t id[2];  /* random: which heap this is */
+	uint64_t root;   /* named heaps: offset of the one object, stored once; 0 before */
+	uint8_t pad0[128 - 48];
+	uint64_t warm;      /* 128: bytes of free blocks that have storage, about */
+	uint32_t slab_hint; /* where to look for a free slab first */
+	uint32_t slab_top;  /* no slab from here on was ever claimed */
+	uint32_t refs_top;  /* no cell from here on was ever used */
+	uint32_t refs_hint;
+	uint64_t next_tag;  /* for tags of blocks and generations of objects: see pp__tag */
+	uint8_t pad1[4096 - 128 - 32];
+} pp__heap_head;
+
+typedef struct pp__members_head {
+	uint64_t space; /* the pid namespace, as shm.NewMembers has it */
+	uint64_t id;
+	uint8_t pad[64 - 16];
+} pp__members_head;
+
+/* The word of a slab: kind << 56 | class << 48 | count << 32 | owner. count: slabs of a run. */
+typedef struct pp__slab {
+	uint64_t word;
+	uint32_t reserved; /* owner */
+	uint32_t fresh;    /* owner: small slabs: blocks from this index on were never handed out */
+	uint8_t pad[64 - 16];
+	uint32_t state[16];
+} pp__slab;
+
+/* What every object begins with. */
+typedef struct pp__object {
+	uint32_t kind; /* PP__KIND_ */
+	uint32_t generation; /* the block's tag too; tells it from an object that had its place before */
+	uint32_t refs;
+	uint32_t flags;
+} pp__object;
+
+enum {
+	PP__KIND_NONE = 0,
+	PP__KIND_LOCK = 1,
+	PP__KIND_SEMAPHORE = 2,
+	PP__KIND_CONDITION = 3,
+	PP__KIND_EVENT = 4,
+	PP__KIND_BARRIER = 5,
+	PP__KIND_QUEUE = 6,
+	PP__KIND_PIPE = 7,
+	PP__KINDS = 16
+};
+
+#define PP__ASSERT_HEAP(what) _Static_assert(what, #what)
+PP__ASSERT_HEAP(sizeof(pp__heap_head) == 4096);
+PP__ASSERT_HEAP(offsetof(pp__heap_head, warm) == 128);
+PP__ASSERT_HEAP(sizeof(pp__slab) == 128);
+PP__ASSERT_HEAP(sizeof(pp__object) == 16);
+
+/* ---- this process's side ------------------------------------------------------------------------------------------------ */
+
+/* A heap as this process has it. */
+typedef struct pp__heap {
+	uint8_t *base;  /* NULL: not mapped */
+	uint64_t mapped; /* bytes; offsets beyond cannot be used here (a limit on address space) */
+	uint64_t size;
+	int fd;
+	uint32_t me; /* our owner, 0: not joined yet */
+	/* heap.c's own: */
+	struct pp__heap_private *private;
+} pp__heap;
+
+/* pp__heap_create makes a heap: anonymous if name is NULL, else the file /dev/shm/name (0600). PP_OK, PP_ERR_EXISTS, PP_ERR_NOMEM, PP_ERR_SYSTEM. */
+int32_t pp__heap_create(const char *name, pp__heap **heap_out);
+
+/* pp__heap_attach maps the heap behind fd, which belongs to it from now on if that succeeds. PP_OK, PP_ERR_CORRUPT, PP_ERR_NOMEM. */
+int32_t pp__heap_attach(int fd, pp__heap **heap_out);
+
+/* pp__heap_open opens a named heap: PP_ERR_NOT_FOUND too. */
+int32_t pp__heap_open(const char *name, pp__heap **heap_out);
+
+/* pp__heap_close unmaps a heap (named ones; the family's stays). Nobody may use it any more; references held by this process are dropped. */
+void pp__heap_close(pp__heap *heap);
+
+/* The family's heap, created and joined at the first call. NULL with a message for pp_last_error. */
+pp__heap *pp__family_heap(void);
+
+/* pp__at is the address of off. Not checked: for offsets that this process has from a handle. */
+static inline void *pp__at(const pp__heap *heap, uint64_t off)
+{
+	return heap->base + off;
+}
+
+/* pp__within is the address of size bytes at off, an offset that was read from shared memory; NULL if they do not lie in the blocks. */
+static inline void *pp__within(const pp__heap *heap, uint64_t off, uint64_t size)
+{
+	return off < PP__SLAB_FIRST * PP__SLAB_SIZE || off > heap->mapped || size > heap->mapped - off ? NULL : heap->base + off;
+}
+
+/* pp__join makes this process a member, unless it is one, and returns its owner; 0 with a message if it cannot be. After a fork
+ * the child is nobody until it joins. Cheap when joined: call it wherever an owner is needed. */
+uint32_t pp__join_slow(pp__heap *heap);
+static inline uint32_t pp__join(pp__heap *heap)
+{
+	const uint32_t me = __atomic_load_n(&heap->me, __ATOMIC_ACQUIRE);
+	return me != 0 ? me : pp__join_slow(heap);
+}
+
+/* pp__gone reports whether the member is proven dead. Costs system calls (up to 150 us): only after a wait of some ms. */
+bool pp__gone(pp__heap *heap, uint32_t owner);
+
+/* pp__owner_pid is the process id of a member, 0 if it is not in the table any more. */
+int32_t pp__owner_pid(const pp__heap *heap, uint32_t owner);
+
+/* pp__tag returns a number from 2 to 2^31-1 that was not given for a long time: for pp__alloc, generations. */
+uint32_t pp__tag(pp__heap *heap);
+
+/* pp__alloc returns a block of at least size bytes (1 .. 16 GiB), aligned to 128, its storage reserved, not zeroed, and how large it is in
+ * *room_out (may be NULL). PP_OK, PP_ERR_NOMEM (memory, a limit, the heap, the address space; never a signal), PP_ERR_SYSTEM. Thread-safe. */
+int32_t pp__alloc(pp__heap *heap, uint64_t size, uint32_t tag, uint64_t *off_out, uint64_t *room_out);
+
+/* pp__free frees the block at off if it is in use with this tag, and reports whether it was. Any process, any thread. off may be
+ * garbage: then false. */
+bool pp__free(pp__heap *heap, uint64_t off, uint32_t tag);
+
+/* pp__retag changes the tag of a block in use; false if it was not in use with from. */
+bool pp__retag(pp__heap *heap, uint64_t off, uint32_t from, uint32_t to);
+
+/* ---- objects, references, handles -------------------------------------------------------------------------------------- */
+
+/* What a kind of object brings: how large its local half is, and what to do at its ends. */
+typedef struct pp__handle pp__handle;
+typedef struct pp__kind {
+	const char *name; /* for messages: "lock" */
+	/* the last reference of all processes was dropped: free what the object has (its own block is freed by the caller). May be NULL. */
+	void (*destroy)(pp__heap *heap, uint64_t off);
+	/* this process's last use is over: close descriptors, free local memory. May be NULL. */
+	void (*closed)(pp__handle *handle);
+} pp__kind;
+
+extern const pp__kind *pp__kinds[PP__KINDS]; /* each kind's file defines its pp__kind; heap.c has the table */
+
+/* A handle: local memory of this process, never moved and never unmapped, so that a racing free is harmless. A forked child inherits
+ * it as it is, and its reference is taken for the child at the fork. */
+struct pp__handle {
+	uint64_t number; /* what the user has; 0: free */
+	uint32_t kind;
+	uint32_t pins;   /* calls that use it now; closed at 0 once freed */
+	pp__heap *heap;
+	uint64_t off;    /* the object */
+	uint32_t cell;   /* its reference */
+	uint32_t generation;
+	int32_t fds[2];  /* of pipes; -1: none */
+	void *extra;     /* of the kind */
+	uint64_t words[4]; /* of the kind */
+};
+
+/* pp__object_new makes an object: size bytes, zeroed behind pp__object, with one reference, and the handle. The object is complete before
+ * anybody else can know its offset. */
+int32_t pp__object_new(pp__heap *heap, uint32_t kind, uint64_t size, pp__handle **handle_out);
+
+/* pp__object_at returns a new handle, with a reference, of an object that another process has made; off comes from outside and is
+ * checked: PP_ERR_CORRUPT, PP_ERR_CLOSED (generation is of an object that is no more), PP_ERR_NOMEM. generation 0: any. */
+int32_t pp__object_at(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t generation, pp__handle **handle_out);
+
+/* pp__pin returns the handle for the duration of a call: NULL (with a message for PP_ERR_HANDLE) if it was freed or is of another
+ * kind. Each pin is followed by pp__unpin. */
+pp__handle *pp__pin(uint64_t number, uint32_t kind);
+void pp__unpin(pp__handle *handle);
+
+/* pp__handle_free is what pp_x_free does: PP_OK, PP_ERR_HANDLE; 0 is no handle and PP_OK. Calls that are under way go on;
+ * with `interrupt` of the kind's making they should end with PP_ERR_CLOSED. */
+int32_t pp__handle_free(uint64_t number, uint32_t kind);
+
+/* References on their way: 32 bytes without any address, that mean the same in every process of the family. */
+typedef struct pp__ref {
+	uint64_t heap_id; /* id[0] of the heap */
+	uint64_t off;
+	uint32_t kind;
+	uint32_t generation;
+	uint32_t cell; /* of PP__IN_FLIGHT */
+	uint32_t reserved;
+} pp__ref;
+
+int32_t pp__ref_send(const pp__handle *handle, pp__ref *ref_out);
+int32_t pp__ref_receive(const pp__ref *ref, pp__handle **handle_out);
+void pp__ref_forget(const pp__ref *ref); /* it was not sent after all */
+
+/* ---- the lock inside objects ------------------------------------------------------------------------------------------------ */
+
+/* A mutex is a word: 0, or the owner, and bit 31 if somebody sleeps (shm/lock.go is the same in Go). It is taken from the dead silently: *recovered (may
+ * be NULL) tells. resolve, if not NULL, is called with the dead owner while the word still names it, and must be idempotent: see shm.NewLock.
+ * deadline: CLOCK_MONOTONIC ns, 0: only tries, UINT64_MAX: for ever. PP_OK, PP_ERR_TIMEOUT, PP_ERR_INTERRUPTED, PP_ERR_NOMEM (cannot join). */
+typedef void pp__resolve_fn(pp__heap *heap, void *object, uint32_t dead);
+int32_t pp__mutex_slow(pp__heap *heap, uint32_t *word, uint64_t deadline, pp__resolve_fn *resolve, void *object, bool *recovered);
+void pp__mutex_wake(uint32_t *word);
+
+static inline int32_t pp__mutex_lock(pp__heap *heap, uint32_t *word, uint64_t deadline, pp__resolve_fn *resolve, void *object, bool *recovered)
+{
+	uint32_t free = 0;
+	const uint32_t me = pp__join(heap);
+	if (recovered != NULL)
+		*recovered = false;
+	if (me != 0 && __atomic_compare_exchange_n(word, &free, me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+		return 0;
+	return pp__mutex_slow(heap, word, deadline, resolve, object, recovered);
+}
+
+static inline void pp__mutex_unlock(uint32_t *word)
+{
+	if ((__atomic_exchange_n(word, 0, __ATOMIC_SEQ_CST) & 0x80000000u) != 0)
+		pp__mutex_wake(word);
+}
+
+/* ---- the bell of objects with many sleepers ------------------------------------------------------------------------------------- */
+
+/* An eventcount {seq, waiters}, waiters a flag (pp__bell of lane.h). Unlike the bell of a lane it may have many sleepers and wakes n:
+ *
+ *   sleeper:  do { waiters = 1; s = seq; } while (waiters != 1);  look;  futex_wait(seq, s, at most PP__SLICE_MS);  again
+ *   ringer:   publish;  if (waiters != 0 && exchange(waiters, 0) != 0) { seq += 1; if (futex_wake(seq, n) >= n) waiters = 1; }
+ *
+ * So a sleeper that dies costs one useless system call; if as many were woken as asked for there may be more, and the flag goes up again. A wake-up that
+ * dies with its receiver is made up for by bounded sleeps, and by receivers that ring on if they leave something. */
+
+/* Deadlines: now + timeout_ms, without overflow; timeout_ms < 0: for ever. */
+uint64_t pp__deadline(int64_t timeout_ms);
+
+#endif
