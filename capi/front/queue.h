@@ -1,0 +1,219 @@
+/* queue.h - a queue of byte messages in a heap (heap.h), as C (queue.c) and Go (core/queue) both see it; tests/abi compares the two.
+ *
+ * LAYOUT. A queue is an object of 512 bytes, pp__queue, and a chain of chunks. A chunk is a block of 4, 16, 64 or 256 KiB: pp__queue_chunk, and then
+ * records from offset PP__QUEUE_CHUNK_HEAD on, each { u32 len; u16 kind; u16 codec } and len bytes, padded to 8. Kinds:
+ *
+ *   PP__QUEUE_INLINE  the bytes are the message, at most PP__QUEUE_INLINE_MOST
+ *   PP__QUEUE_BULK    pp__queue_bulk: the message lies in a block of its own
+ *   PP__QUEUE_NEXT    len 0: nothing more in this chunk, go on at the start of the chunk `next`. A chunk that is full to its last byte has none.
+ *
+ * A reference to a block is one word, tag | class << 31 | off / 128 << 33, class: a chunk has 4 KiB << 2 * class; 0 means none. The tag (pp__tag) is the
+ * block's and new with each use, so that whoever frees or takes a block by a reference that is out of date gets nothing.
+ *
+ * A position is one word, items:32 | crossings:16 | offset in the chunk / 8:16. items counts every message ever put (tail) or taken (head), crossings counts how often
+ * the position went to another chunk; both wrap. The chunk of a position is tail_chunk[crossings & 1] (head_chunk): the other of the two is written before the
+ * store that moves there. 0: no chunk yet, its `next` is pp__queue.first; a queue that was never used has no chunk.
+ *
+ *   messages in the queue = items(tail) - items(head) + cells that are RETURNED (see below; none if pp__queue.returned is 0)
+ *
+ * To read both exactly: head, tail, head again until head has not changed.
+ *
+ * PUT, under put_lock: room (bounded: items(tail) - items(head) < maxsize)? The record goes behind tail; if the chunk lacks the space, then into the next chunk: `next`, if a dead producer
+ * has left one there that is large enough (an unfit one is freed); else the spare one (exchange, and pp__retag to a new tag; if that fails it is no more); else a new block. It is filled in (self, and next =
+ * 0, unless it was already in the chain), linked (next), the record NEXT is written, tail_chunk[crossings + 1 & 1] = it, and then
+ *
+ *   COMMIT  tail = new position, one store. Many messages, also over several chunks, may be one commit (crossings + 1 only).
+ *
+ * then put_lock is given back, and not_empty rung for one. A producer that dies before the commit has left garbage behind tail, and perhaps chunks in the chain
+ * that the next producer uses. After it, the message is in the queue. Ringing lost: sleepers look every PP__SLICE_MS.
+ *
+ * GET, under get_lock: items(tail) != items(head)? The record behind head, or, at NEXT or the chunk's end, the first of the chunk `next`: then old = the chunk left,
+ * head_chunk[crossings + 1 & 1] = the next one. The bytes are copied out, and then
+ *
+ *   COMMIT  head = new position, one store. A get of many commits whenever it crosses, at least.
+ *
+ * then, if old: it becomes the spare one (CAS from 0) or is freed; old = 0. get_lock is given back; if the queue is bounded, not_full is rung for as many as were
+ * taken; if messages are left, not_empty is rung for one more (so a wake-up that a dying getter swallowed goes on).
+ * Taking get_lock from the dead: if old is not 0 and not head_chunk[crossings & 1], the dead had committed: it is freed (its tag makes that
+ * harmless if it was before; a spare one that is freed is noticed by pp__retag). Read old and head_chunk, then see that get_lock still names the dead, then free.
+ *
+ * CELLS. Blocks that belong to a process, not to the chain, are named by cells, so that they are not lost with it: tables of 4 KiB, pp__queue_table, 126 cells each,
+ * in a chain from pp__queue.cells (linked by CAS, given back with the queue only). A cell's word is owner << 32 | state << 24 | generation:24; who claims a free cell does so by one CAS
+ * 0 state -> CLAIMED, generation + 1, owner = itself; then ref and size (and seq) are written, and then state, by the owner alone as long as it lives.
+ *
+ *   FREE      0, owner 0
+ *   CLAIMED   being filled in: means nothing yet. Of the dead: becomes FREE
+ *   HELD      the block ref is the owner's: a message being written, or one that was taken and is being read. Of the dead: the block is freed, then FREE
+ *   LEASED    ref, size, codec is a message that the owner has taken and not acknowledged. Of the dead: RETURNED
+ *   RETURNED  owner 0: a message that goes to the next getter, before the chain. Whoever takes it does so by one CAS to HELD or LEASED, himself the owner: the COMMIT
+ *   PUTTING   owner holds put_lock and commits ref as message number seq (the value of items(tail) after it). Of the dead, under its lock:
+ *             items(tail) - seq >= 0 (signed): FREE, the message is in the chain. Else HELD
+ *   TAKING    owner holds get_lock and takes ref, a BULK message, as number seq (items(head) after it). Of the dead, under its lock: items(head) - seq >= 0: HELD. Else FREE
+ *   LEASING   the same for a lease of a BULK message: LEASED, else FREE
+ *   COPYING   the same for a lease of an INLINE message, ref being a copy: LEASED, else HELD
+ *
+ * PUTTING is judged by resolve of put_lock only, TAKING, LEASING and COPYING by that of get_lock only: by CAS, while the lock's word still names the dead one (heap.h, pp__mutex_lock). The rest is
+ * done by whoever sweeps (having proof that the owner is gone): who finds no free cell, who waits for a message while cells are in use, now and then who gets. A sweeper first makes a cell of the dead
+ * its own by CAS (HELD: owner = sweeper), then acts. An acknowledgement is one CAS LEASED -> HELD, then the block is freed, then FREE. nack: LEASED -> RETURNED. After RETURNED was
+ * stored: returned += 1 and not_empty is rung. returned is a hint, 0 only if no cell is RETURNED: a getter that finds none stores 0 and looks once more.
+ * So: PUT of a large message: claim a cell, allocate, HELD, copy, put_lock, PUTTING, COMMIT, FREE. GET of one: get_lock, claim, TAKING, COMMIT, HELD, give get_lock back, read, free the block, FREE.
+ *
+ * DONE. done counts task_done: CAS, at most items(tail). all_done is rung when they are equal; join waits for that.
+ * CLOSED. closed is stored once; put looks at it under put_lock. Getters take what there is, and then get PP_ERR_CLOSED. All bells are rung for all.
+ *
+ * Nothing is believed: off + size of a chunk must lie in the blocks, self must be the reference that led there, a record must end in its chunk, a BULK block of size bytes must lie in the
+ * blocks: else PP_ERR_CORRUPT, and the lock is given back.
+ *
+ * A named queue is the root object of a heap in /dev/shm/pp.q.NAME. Its references count one more, so that it is there until the file is unlinked and unmapped. A root of 0: whoever opens it
+ * makes the object and stores root by CAS from 0. */
+#ifndef PP_QUEUE_H
+#define PP_QUEUE_H
+
+#include "heap.h"
+#include "lane.h"
+
+#define PP__QUEUE_CHUNK_LEAST 4096u
+#define PP__QUEUE_CLASSES 4u
+#define PP__QUEUE_CHUNK_HEAD 16u
+#define PP__QUEUE_RECORD_HEAD 8u
+#define PP__QUEUE_INLINE_MOST 32768u
+#define PP__QUEUE_ITEMS_MOST 0x7fffffffu /* an unbounded queue holds at most so many */
+
+enum { PP__QUEUE_INLINE = 1, PP__QUEUE_BULK = 2, PP__QUEUE_NEXT = 0xffff };
+
+enum {
+	PP__CELL_FREE = 0,
+	PP__CELL_CLAIMED = 1,
+	PP__CELL_HELD = 2,
+	PP__CELL_LEASED = 3,
+	PP__CELL_RETURNED = 4,
+	PP__CELL_PUTTING = 5,
+	PP__CELL_TAKING = 6,
+	PP__CELL_LEASING = 7,
+	PP__CELL_COPYING = 8
+};
+
+typedef struct pp__queue {
+	pp__object object;
+	uint64_t maxsize; /* messages; 0: unbounded. Written once */
+	uint32_t closed;
+	uint32_t returned;
+	pp__bell not_empty; /* 32 */
+	pp__bell not_full;
+	pp__bell all_done;
+	uint64_t cells; /* 56: the first table */
+	uint64_t spare; /* a chunk */
+	uint64_t first; /* `next` before the first chunk */
+	uint8_t pad0[128 - 80];
+
+	uint32_t put_lock; /* 128: these by who holds put_lock */
+	uint32_t reserved0;
+	uint64_t tail;
+	uint64_t tail_chunk[2];
+	uint64_t seen_head; /* head when it was last looked at */
+	uint8_t pad1[128 - 40];
+
+	uint32_t get_lock; /* 256: these by who holds get_lock */
+	uint32_t reserved1;
+	uint64_t head;
+	uint64_t head_chunk[2];
+	uint64_t old; /* the chunk being left */
+	uint64_t seen_tail;
+	uint8_t pad2[128 - 48];
+
+	uint32_t done; /* 384 */
+	uint8_t pad3[128 - 4];
+} pp__queue;
+
+typedef struct pp__queue_chunk {
+	uint64_t next;
+	uint64_t self;
+} pp__queue_chunk;
+
+typedef struct pp__queue_bulk {
+	uint64_t ref;
+	uint64_t size; /* of the message, bytes */
+} pp__queue_bulk;
+
+typedef struct pp__queue_cell {
+	uint64_t word;
+	uint64_t ref;
+	uint64_t size;
+	uint32_t seq;
+	uint32_t codec;
+} pp__queue_cell;
+
+#define PP__QUEUE_CELLS 126u
+
+typedef struct pp__queue_table {
+	uint64_t next;
+	uint64_t self;
+	uint8_t pad[64 - 16];
+	pp__queue_cell cells[PP__QUEUE_CELLS];
+} pp__queue_table;
+
+#define PP__ASSERT_QUEUE(what) _Static_assert(what, #what)
+PP__ASSERT_QUEUE(sizeof(pp__queue) == 512);
+PP__ASSERT_QUEUE(offsetof(pp__queue, not_empty) == 32);
+PP__ASSERT_QUEUE(offsetof(pp__queue, cells) == 56);
+PP__ASSERT_QUEUE(offsetof(pp__queue, first) == 72);
+PP__ASSERT_QUEUE(offsetof(pp__queue, put_lock) == 128);
+PP__ASSERT_QUEUE(offsetof(pp__queue, get_lock) == 256);
+PP__ASSERT_QUEUE(offsetof(pp__queue, done) == 384);
+PP__ASSERT_QUEUE(sizeof(pp__queue_chunk) == PP__QUEUE_CHUNK_HEAD);
+PP__ASSERT_QUEUE(sizeof(pp__queue_cell) == 32);
+PP__ASSERT_QUEUE(sizeof(pp__queue_table) == 4096);
+
+/* ---- words ------------------------------------------------------------------------------------------------------------------- */
+
+static inline uint64_t pp__qref(uint64_t off, uint32_t class, uint32_t tag)
+{
+	return off / 128 << 33 | (uint64_t)class << 31 | tag;
+}
+
+static inline uint64_t pp__qref_off(uint64_t ref)
+{
+	return ref >> 33 << 7;
+}
+
+static inline uint32_t pp__qref_class(uint64_t ref)
+{
+	return (uint32_t)(ref >> 31) & 3;
+}
+
+static inline uint32_t pp__qref_tag(uint64_t ref)
+{
+	return (uint32_t)ref & 0x7fffffffu;
+}
+
+static inline uint32_t pp__qchunk_size(uint64_t ref)
+{
+	return PP__QUEUE_CHUNK_LEAST << 2 * pp__qref_class(ref);
+}
+
+static inline uint64_t pp__qpos(uint32_t items, uint32_t crossings, uint32_t offset)
+{
+	return (uint64_t)items << 32 | (uint64_t)(crossings & 0xffffu) << 16 | offset / 8;
+}
+
+static inline uint32_t pp__qpos_items(uint64_t pos)
+{
+	return (uint32_t)(pos >> 32);
+}
+
+static inline uint32_t pp__qpos_crossings(uint64_t pos)
+{
+	return (uint32_t)(pos >> 16) & 0xffffu;
+}
+
+static inline uint32_t pp__qpos_offset(uint64_t pos)
+{
+	return ((uint32_t)pos & 0xffffu) * 8;
+}
+
+static inline uint64_t pp__qcell_word(uint32_t owner, uint32_t state, uint32_t generation)
+{
+	return (uint64_t)owner << 32 | (uint64_t)state << 24 | (generation & 0xffffffu);
+}
+
+#endif
