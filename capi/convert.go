@@ -67,6 +67,17 @@ func timeout(ms C.int64_t) time.Duration {
 	return time.Duration(ms) * time.Millisecond
 }
 
+// family is what a child inherits to be of this process's family: descriptors, and a variable of the environment. Nothing if there is no
+// family, because shared memory is not to be had: the child then finds the same when it wants some.
+func family() (files []int, variable []string) {
+	var fds [2]C.int32_t
+	var text [96]C.char
+	if C.pp__family(&fds[0], &text[0], C.size_t(len(text))) != C.PP_OK {
+		return nil, nil
+	}
+	return []int{int(fds[0]), int(fds[1])}, []string{C.GoString(&text[0])}
+}
+
 // environment is the C program's at this moment, which setenv(3) may have changed since Go copied it.
 func environment(given **C.char) []string {
 	if given != nil {

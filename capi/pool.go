@@ -119,6 +119,10 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 			opt.Module = moduleOf(&ref)
 			opt.Initializer = pool.NumberIn(0, uint64(ref.offset))
 		}
+		if !opt.HostStarts {
+			files, variable := family()
+			opt.Files, opt.Env = files, append(opt.Env, variable...)
+		}
 		p, err := pool.Open(opt)
 		if err != nil {
 			return err

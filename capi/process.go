@@ -100,6 +100,11 @@ func pp__go_process_start(options *C.pp__in_process_options, out *C.pp_process) 
 		for _, fd := range fds {
 			spec.Files = append(spec.Files, int(fd))
 		}
+		if options.fn != nil || options.flags&C.PP_PROCESS_FAMILY != 0 {
+			files, variable := family()
+			spec.Files = append(spec.Files, files...)
+			spec.Env = append(spec.Env, variable...)
+		}
 		p, err := m.Start(spec)
 		if err != nil {
 			return err

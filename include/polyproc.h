@@ -173,6 +173,21 @@ PP_API int32_t pp_watch_parent(void);
  * is watched at a time: the latest. Returns PP_OK; PP_ERR_STATE if there is no such process; PP_ERR_INVALID; PP_ERR_SYSTEM. */
 PP_API int32_t pp_watch_process(int32_t pid);
 
+/* ---- family ---------------------------------------------------------------------------------------------------- */
+
+/* Processes share queues, locks and pipes within a family: the process that made the first of them or started the first child, its
+ * children, theirs, and so on. Forked children belong to it, and so do workers of pools and children that run one of this program's functions. Another
+ * program joins if it is started with PP_PROCESS_FAMILY, or inherits the two descriptors and is told by the environment.
+ *
+ * pp_family returns in fds_out the two descriptors, which stay the library's, and in env_out (env_size bytes; NULL, 0: not wanted) the
+ * environment variable, "POLYPROC_FAMILY=...", 80 bytes at most, that the library in the child takes note of when it is
+ * loaded. Returns PP_OK; PP_ERR_NOMEM (RLIMIT_FSIZE); PP_ERR_TOO_BIG; PP_ERR_SYSTEM. */
+PP_API int32_t pp_family(int32_t fds_out[2], char *env_out, size_t env_size);
+
+/* pp_family_join makes this process a member of the family that env, pp_family's text, tells of, if the library did not find it in the
+ * environment. Returns PP_OK; PP_ERR_INVALID (the descriptors are not what env says); PP_ERR_STATE (it is of another family). */
+PP_API int32_t pp_family_join(const char *env);
+
 /* ---- process --------------------------------------------------------------------------------------------------- */
 
 typedef uint64_t pp_process;
@@ -201,7 +216,8 @@ typedef struct pp_process_options {
 
 enum {
 	PP_PROCESS_DAEMON = 1,      /* with fn: the child calls pp_watch_parent() */
-	PP_PROCESS_BLOCK_SIGINT = 2 /* the child begins with SIGINT blocked */
+	PP_PROCESS_BLOCK_SIGINT = 2, /* the child begins with SIGINT blocked */
+	PP_PROCESS_FAMILY = 4       /* with argv: the program becomes a member of the family, see pp_family; with fn it always does */
 };
 
 /* (pp_process_options){...} with every field zero but size. */

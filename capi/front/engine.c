@@ -53,6 +53,7 @@ pp__host pp__the_host = {
 	.set_error = host_error,
 	.resolve = pp__resolve,
 	.environment = host_environment,
+	.family = pp_family,
 	.cpu_count = pp_cpu_count,
 	.strerror = pp_strerror,
 	.fork_worker = pp__fork_worker,

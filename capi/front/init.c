@@ -257,20 +257,21 @@ int32_t pp_init(int *argc, char ***argv)
 {
 	if (pp_worker_pending())
 		serve_afresh();
-	const pp__started *child = pp__started_as();
-	/* Not that of another program's child, whose variable was left in the environment. */
-	if (child->known && !pp__the_host.initialized) {
-		if ((child->flags & PP__CHILD_WATCH) != 0 && pp_watch_parent() != PP_OK && getppid() != child->parent_pid)
-			_exit(1);
-		if ((child->flags & PP__CHILD_FN) != 0)
-			run_child();
-	}
-	if (!pp__the_host.initialized) {
+	const bool first = !pp__the_host.initialized;
+	if (first) {
 		char *const *arguments = keep_arguments(argc != NULL ? *argc : 0, argc != NULL && argv != NULL ? *argv : NULL);
 		if (arguments == NULL)
 			return pp__fail(PP_ERR_NOMEM, "pp_init: the program's arguments: out of memory");
 		pp__the_host.argv = arguments;
 		__atomic_store_n(&pp__the_host.initialized, 1, __ATOMIC_SEQ_CST);
+	}
+	const pp__started *child = pp__started_as();
+	/* Not that of another program's child, whose variable was left in the environment. */
+	if (first && child->known) {
+		if ((child->flags & PP__CHILD_WATCH) != 0 && pp_watch_parent() != PP_OK && getppid() != child->parent_pid)
+			_exit(1);
+		if ((child->flags & PP__CHILD_FN) != 0)
+			run_child();
 	}
 	return PP_OK;
 }

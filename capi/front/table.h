@@ -63,6 +63,7 @@ typedef struct pp__host {
 	const char *(*strerror)(int32_t status);  /* pp_strerror */
 	int32_t (*fork_worker)(const pp_vacancy *); /* forks a C worker that serves the place: its pid, or -1 with errno */
 	char *const *argv;                /* the program's arguments as pp_init saw them; NULL without pp_init */
+	int32_t (*family)(int32_t fds_out[2], char *env_out, size_t env_size); /* pp_family */
 } pp__host;
 
 const pp__table *pp__engine(const pp__host *host);

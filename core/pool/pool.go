@@ -41,6 +41,9 @@ type Options struct {
 	Env  []string // nil: os.Environ()
 	Dir  string
 
+	// Files are descriptors that workers inherit under the same numbers, besides 0, 1, 2 and the pool's own.
+	Files []int
+
 	// HostStarts leaves the starting of processes to the host, see Vacancy. Path, Args, Env, Dir and Method mean nothing then.
 	HostStarts bool
 

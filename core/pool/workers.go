@@ -48,7 +48,7 @@ func (p *Pool) startWorker() error {
 	}
 	generation := ln.generation
 	spec := start.Spec{
-		Path: p.opt.Path, Args: p.opt.Args, Dir: p.opt.Dir, Files: []int{p.seg.FD()}, BlockSIGINT: p.opt.BlockSIGINT,
+		Path: p.opt.Path, Args: p.opt.Args, Dir: p.opt.Dir, Files: append([]int{p.seg.FD()}, p.opt.Files...), BlockSIGINT: p.opt.BlockSIGINT,
 		Env: append(withoutWorker(env), EnvWorker+"="+strings.Join([]string{
 			strconv.Itoa(p.seg.FD()), strconv.Itoa(slot), strconv.FormatUint(uint64(generation), 10), strconv.Itoa(os.Getpid()),
 		}, ",")),

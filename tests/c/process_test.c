@@ -326,16 +326,16 @@ static void descriptors(void)
 
 	for (int i = 0; i < 4; i++)
 		REQUIRE_EQ(pipe(pipes[i]), 0); /* without FD_CLOEXEC */
-	ends(start(PP_START_SPAWN, count_descriptors, NULL, 0), 3, 0);
+	ends(start(PP_START_SPAWN, count_descriptors, NULL, 0), 5, 0);
 	const int32_t some = 1;
-	ends(start(PP_START_SPAWN, count_descriptors, &some, sizeof some), 3, 0);
+	ends(start(PP_START_SPAWN, count_descriptors, &some, sizeof some), 5, 0);
 	fds[0] = pipes[1][1];
 	fds[1] = pipes[3][0];
 	options.fn = count_descriptors;
 	options.fds = fds;
 	options.fds_count = 2;
 	REQUIRE_STATUS(pp_process_start(&options, &process), PP_OK);
-	ends(process, 5, 0);
+	ends(process, 7, 0);
 	options.fds_count = 1;
 	options.fn = NULL;
 	char script[50];

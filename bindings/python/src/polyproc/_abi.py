@@ -21,6 +21,7 @@ POOL_HOST_STARTS = 1
 
 PROCESS_DAEMON = 1
 PROCESS_BLOCK_SIGINT = 2
+PROCESS_FAMILY = 4
 
 
 class ProcessOptions(ctypes.Structure):
@@ -164,6 +165,8 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_process_info": (_status, (_handle, POINTER(c_int32), POINTER(c_int32))),
     "pp_process_signal": (_status, (_handle, c_int32)),
     "pp_process_free": (_status, (_handle,)),
+    "pp_family": (_status, (POINTER(c_int32), c_char_p, c_size_t)),
+    "pp_family_join": (_status, (c_char_p,)),
     "pp_payload": (_status, (POINTER(c_void_p), POINTER(c_size_t))),
     "pp_pool_open": (_status, (POINTER(PoolOptions), POINTER(c_uint64))),
     "pp_pool_map": (

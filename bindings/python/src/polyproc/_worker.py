@@ -167,6 +167,7 @@ def main() -> None:
 
     # The library has taken it out of the environment; Python keeps a copy of that, which what the task starts would inherit.
     os.environ.pop("POLYPROC_WORKER", None)
+    os.environ.pop("POLYPROC_FAMILY", None)
     _quiet_interrupts()
     init = memoryview((c_char * worker.init_arg_size).from_address(worker.init_arg)).cast("B")
     try:

@@ -50,6 +50,7 @@ class Program:
             fds_count=len(numbers),
             arg=payload,
             arg_size=len(payload),
+            flags=_abi.PROCESS_FAMILY,
         )
         options.size = sizeof(options)
         handle = c_uint64()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import process
+from . import _lib, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,6 +99,10 @@ def take_payload() -> int:
     except (KeyError, ValueError):
         sys.exit(f"{__name__}: this command line is for child processes only")
     os.lseek(fd, 0, os.SEEK_SET)
+    _lib.family = os.environ.pop("POLYPROC_FAMILY", None)
+    if _lib.family:
+        for number in _lib.family.split(",")[:2]:
+            os.set_inheritable(int(number), False)
     return fd
 
 

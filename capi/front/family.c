@@ -1,0 +1,191 @@
+/* family.c - see family.h. */
+#include "front.h"
+
+#include "family.h"
+#include "heap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008u
+#endif
+
+#define VARIABLE "POLYPROC_FAMILY"
+
+/* Both descriptors + 1 in one word, so that whoever makes them first wins, and no lock can be left behind by a fork: heap << 32 | depot. */
+static uint64_t family;
+
+static void unpack(uint64_t both, int *heap_out, int *depot_out)
+{
+	*heap_out = (int)(both >> 32) - 1;
+	*depot_out = (int)(both & UINT32_MAX) - 1;
+}
+
+static uint64_t pack(int heap, int depot)
+{
+	return (uint64_t)(heap + 1) << 32 | (uint32_t)(depot + 1);
+}
+
+/* above_stdio moves a descriptor out of 0..2, where a host that closed them would let a child take it for its standard streams. */
+static int above_stdio(int fd)
+{
+	if (fd < 0 || fd > 2)
+		return fd;
+	const int moved = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	const int error = errno;
+	close(fd);
+	errno = error;
+	return moved;
+}
+
+/* heap_size is how large a file may be here: all sizes cost the same, storage is reserved as it is used. */
+static uint64_t heap_size(void)
+{
+	struct rlimit limit;
+	uint64_t size = PP__SLABS_MOST * PP__SLAB_SIZE;
+
+	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < size)
+		size = limit.rlim_cur / PP__SLAB_SIZE * PP__SLAB_SIZE;
+	return size;
+}
+
+/* Returns the descriptor, or a status (< 0) with its message. */
+static int make_heap(void)
+{
+	const uint64_t size = heap_size();
+
+	if (size <= PP__SLAB_FIRST * PP__SLAB_SIZE) {
+		return pp__fail(PP_ERR_NOMEM, "the limit on file size (RLIMIT_FSIZE), %llu bytes, leaves no room for shared memory",
+		                (unsigned long long)size);
+	}
+	int fd = (int)syscall(SYS_memfd_create, "polyproc-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
+		fd = (int)syscall(SYS_memfd_create, "polyproc-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	fd = above_stdio(fd);
+	if (fd >= 0 && ftruncate(fd, (off_t)size) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+		return fd;
+	const int32_t status = pp__fail(errno == ENOMEM || errno == EFBIG ? PP_ERR_NOMEM : PP_ERR_SYSTEM, "shared memory of the family: %s",
+	                                strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return status;
+}
+
+/* A socket that is connected to itself takes datagrams from nobody else, whoever knows its name, and keeps them, and the descriptors in them,
+ * as long as somebody has it open. */
+static int make_depot(void)
+{
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	socklen_t size = sizeof name;
+	const int fd = above_stdio(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+
+	/* An address of no length: the system chooses an abstract name. */
+	if (fd >= 0 && bind(fd, (struct sockaddr *)&name, sizeof name.sun_family) == 0 && getsockname(fd, (struct sockaddr *)&name, &size) == 0 &&
+	    connect(fd, (struct sockaddr *)&name, size) == 0)
+		return fd;
+	const int32_t status = pp__fail(PP_ERR_SYSTEM, "the socket of the family: %s", strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return status;
+}
+
+int32_t pp__family_fds(int *heap_out, int *depot_out)
+{
+	uint64_t both = __atomic_load_n(&family, __ATOMIC_ACQUIRE);
+
+	if (both == 0) {
+		const int heap = make_heap();
+		if (heap < 0)
+			return heap;
+		const int depot = make_depot();
+		if (depot < 0) {
+			close(heap);
+			return depot;
+		}
+		const uint64_t made = pack(heap, depot);
+		if (__atomic_compare_exchange_n(&family, &both, made, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+			both = made;
+		} else { /* another thread was first */
+			close(heap);
+			close(depot);
+		}
+	}
+	unpack(both, heap_out, depot_out);
+	return PP_OK;
+}
+
+/* take adopts the descriptors that a value of the variable names, if they are what it says: numbers may have been inherited by a
+ * program whose descriptors were not. */
+static int32_t take(const char *value)
+{
+	int heap, depot, type;
+	unsigned long long device, inode;
+	socklen_t size = sizeof type;
+	struct stat st;
+	uint64_t none = 0;
+	char end;
+
+	if (sscanf(value, "%d,%d,%llx:%llx%c", &heap, &depot, &device, &inode, &end) != 4 || heap < 0 || depot < 0)
+		return pp__fail(PP_ERR_INVALID, "%.60s is no family", value);
+	if (fstat(heap, &st) != 0 || !S_ISREG(st.st_mode) || st.st_dev != (dev_t)device || st.st_ino != (ino_t)inode ||
+	    (fcntl(heap, F_GET_SEALS) & F_SEAL_SHRINK) == 0 || (uint64_t)st.st_size <= PP__SLAB_FIRST * PP__SLAB_SIZE ||
+	    getsockopt(depot, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_DGRAM)
+		return pp__fail(PP_ERR_INVALID, "descriptors %d and %d are not those of the family %.60s", heap, depot, value);
+	if (!__atomic_compare_exchange_n(&family, &none, pack(heap, depot), false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+		if (none == pack(heap, depot))
+			return PP_OK;
+		return pp__fail(PP_ERR_STATE, "this process is of a family already");
+	}
+	fcntl(heap, F_SETFD, FD_CLOEXEC);
+	fcntl(depot, F_SETFD, FD_CLOEXEC);
+	return PP_OK;
+}
+
+__attribute__((constructor)) static void on_load(void)
+{
+	const char *const value = getenv(VARIABLE);
+
+	if (value != NULL) {
+		take(value);
+		unsetenv(VARIABLE); /* it is not for the programs that this one starts */
+	}
+}
+
+int32_t pp_family(int32_t fds_out[2], char *env_out, size_t env_size)
+{
+	int heap, depot;
+	struct stat st;
+
+	if (fds_out == NULL || (env_out == NULL && env_size > 0))
+		return pp__fail(PP_ERR_INVALID, "pp_family: NULL");
+	const int32_t status = pp__family_fds(&heap, &depot);
+	if (status != PP_OK)
+		return status;
+	if (fstat(heap, &st) != 0) /* the program has closed it */
+		return pp__fail(PP_ERR_SYSTEM, "shared memory of the family: %s", strerror(errno));
+	fds_out[0] = heap;
+	fds_out[1] = depot;
+	const int n = snprintf(env_out, env_size, VARIABLE "=%d,%d,%llx:%llx", heap, depot, (unsigned long long)st.st_dev,
+	                       (unsigned long long)st.st_ino);
+	if (env_size > 0 && (size_t)n >= env_size)
+		return pp__fail(PP_ERR_TOO_BIG, "pp_family: %d bytes are needed", n + 1);
+	return PP_OK;
+}
+
+int32_t pp_family_join(const char *env)
+{
+	if (env == NULL)
+		return pp__fail(PP_ERR_INVALID, "pp_family_join: NULL");
+	return take(strncmp(env, VARIABLE "=", sizeof VARIABLE) == 0 ? env + sizeof VARIABLE : env);
+}
