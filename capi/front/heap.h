@@ -29,16 +29,26 @@
  *   storage back.
  *
  *   PP__SLAB_SMALL  blocks of 128 << class bytes, class 0..8 (32 KiB). At the slab's start lies one u32 state per block; the first blocks, which
- *                   that array covers, are in use for ever. The slab has storage up to pp__slab.reserved, from its start.
+ *                   that array covers, are never handed out, and freeing them does nothing. The slab has storage up to pp__slab.reserved
+ *                   (bytes / 4096), from its start; so 0 and 1 mean the same here. fresh is stored before the state.
  *   PP__SLAB_LARGE  blocks of 64 KiB << class, class 0..3 (512 KiB); states in pp__slab.state. Each block has its storage, or not.
- *   PP__SLAB_RUN    one block of count slabs, whose first this is; state[0]. The others are PP__SLAB_TAIL. reserved: bytes with storage / 4096.
+ *   PP__SLAB_RUN    one block of count slabs, whose first this is; state[0]. The others are PP__SLAB_TAIL, count: how many slabs before them
+ *                   the first is. reserved: bytes with storage / 4096.
  *
- * Free blocks keep their storage until head.warm, the sum over all, passes PP__WARM_MOST: a first touch costs fifty times a warm one. Who frees
- * beyond that gives the storage back at once.
+ * A slab that is FREE has no storage. Claiming is the CAS FREE -> CLAIMED | owner; then the fields are set to 0, and the states, and the word
+ * says what it is (of a run: the tails first, state[0], and the word of the first slab last, which commits). Giving a run back: state[0] from the tag to
+ * 2^31 | owner, which makes that owner the only one who may touch it; each tail, from the last on, is punched and becomes FREE; the first is
+ * punched, becomes CLAIMED | owner, then FREE. So of a dead giver's run only those tails are left to give back whose distance says that they are this run's. A
+ * tail whose owner is gone and whose first slab is no run that reaches it was left by a dead claimer. CLAIMED slabs of the dead are punched
+ * and become FREE; SMALL and LARGE ones are taken over by a CAS that changes the owner in the word; so are free runs; runs in use stay as they are.
+ *
+ * Free blocks keep their storage until head.warm, the sum over all LARGE and RUN, passes PP__WARM_MOST: a first touch costs fifty times a
+ * warm one. Who frees beyond that gives the storage back at once. The sum is hardly ever exact, after deaths: who looks for slabs of the dead counts anew.
  *
  * REFERENCES. An object is a block that begins with pp__object. A process that has a handle of it holds one cell of the refs:
- * owner << 32 | off / 128. Taking one: refs + 1, then the cell; dropping: the cell by CAS to 0, then refs - 1; who brings refs to 0 destroys
- * the object. The cells of the dead are dropped by whoever sweeps (joining, or running short). Death between the two steps keeps the object
+ * owner << 32 | off / 128; cell 0 is never used. Taking one: refs + 1, by a CAS of the 64-bit word of generation and refs (never from 0), then the cell;
+ * dropping: the cell by CAS to 0, then refs - 1; who brings refs to 0 destroys the object. A new object: the cell first, while its block is still
+ * free; then the block's state (a cell whose block is not in use means nothing). The cells of the dead are dropped by whoever sweeps (joining, or running short). Death between the two steps keeps the object
  * for the family's life: never too early. A reference on its way (pickled into a message) holds a cell of the owner
  * PP__IN_FLIGHT; who receives it takes the cell over by CAS, and if another did before, takes a reference of its own.
  */
@@ -99,9 +109,9 @@ typedef struct pp__slab {
 /* What every object begins with. */
 typedef struct pp__object {
 	uint32_t kind; /* PP__KIND_ */
+	uint32_t flags; /* of the kind */
 	uint32_t generation; /* the block's tag too; tells it from an object that had its place before */
-	uint32_t refs;
-	uint32_t flags;
+	uint32_t refs; /* with generation one 64-bit word */
 } pp__object;
 
 enum {
@@ -121,6 +131,7 @@ PP__ASSERT_HEAP(sizeof(pp__heap_head) == 4096);
 PP__ASSERT_HEAP(offsetof(pp__heap_head, warm) == 128);
 PP__ASSERT_HEAP(sizeof(pp__slab) == 128);
 PP__ASSERT_HEAP(sizeof(pp__object) == 16);
+PP__ASSERT_HEAP(offsetof(pp__object, generation) == 8);
 
 /* ---- this process's side ------------------------------------------------------------------------------------------------ */
 
@@ -199,8 +210,10 @@ typedef struct pp__kind {
 	const char *name; /* for messages: "lock" */
 	/* the last reference of all processes was dropped: free what the object has (its own block is freed by the caller). May be NULL. */
 	void (*destroy)(pp__heap *heap, uint64_t off);
-	/* this process's last use is over: close descriptors, free local memory. May be NULL. */
+	/* this process's last use is over, its reference is dropped already (and the object perhaps gone): close descriptors, free local memory. A
+	 * named heap may be closed here. May be NULL. In a forked child it runs for handles that the parent had freed during the fork. */
 	void (*closed)(pp__handle *handle);
+	uint64_t size; /* the least room that an object of this kind has: pp__object_at checks it; 0: does not */
 } pp__kind;
 
 extern const pp__kind *pp__kinds[PP__KINDS]; /* each kind's file defines its pp__kind; heap.c has the table */
@@ -218,6 +231,9 @@ struct pp__handle {
 	int32_t fds[2];  /* of pipes; -1: none */
 	void *extra;     /* of the kind */
 	uint64_t words[4]; /* of the kind */
+	uint64_t room;     /* of the object's block, bytes */
+	uint32_t fork_cell; /* objects.c: the reference that the child of a fork under way is to have */
+	uint32_t forking;
 };
 
 /* pp__object_new makes an object: size bytes, zeroed behind pp__object, with one reference, and the handle. The object is complete before
@@ -286,6 +302,15 @@ static inline void pp__mutex_unlock(uint32_t *word)
  *
  * So a sleeper that dies costs one useless system call; if as many were woken as asked for there may be more, and the flag goes up again. A wake-up that
  * dies with its receiver is made up for by bounded sleeps, and by receivers that ring on if they leave something. */
+
+/* ---- fork (engine.c calls these, in this order) -------------------------------------------------------------------------------- */
+
+/* Before a fork, if there are handles, the parent takes a second place in the table of members, in its own name, and with that owner a reference per
+ * handle; the child puts its own name there by one CAS, and so has them. If the fork failed, or the child died before, the parent takes the place
+ * back, references and all, sooner or later; if it does so too early, the child's CAS fails and it takes references the usual way. */
+void pp__heap_before_fork(void);
+void pp__heap_in_parent(void);
+void pp__heap_in_child(void);
 
 /* Deadlines: now + timeout_ms, without overflow; timeout_ms < 0: for ever. */
 uint64_t pp__deadline(int64_t timeout_ms);
