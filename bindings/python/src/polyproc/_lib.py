@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
 _NAMES = {"darwin": "libpolyproc.dylib", "win32": "polyproc.dll"}
 
-# What a child was told of its family (pp_family), for when the library is loaded.
-family: str | None = None
-
 _lib: ctypes.CDLL | None = None
 _pylib: ctypes.PyDLL | None = None
 
@@ -71,7 +68,7 @@ def _load() -> None:
     global _lib, _pylib
     import ctypes
 
-    from . import _abi
+    from . import _abi, process
 
     where = path()
     try:
@@ -93,7 +90,7 @@ def _load() -> None:
             _abi.declare(each)
         except AttributeError as e:
             raise ImportError(f"polyproc: {where} is incomplete: {e}") from None
-    if family is not None:
-        library.pp_family_join(family.encode())
+    if process._family is not None:
+        library.pp_family_join(process._family.encode())
     _pylib = keeping
     _lib = library

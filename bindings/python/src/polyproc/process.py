@@ -74,6 +74,10 @@ def _cleanup() -> None:
             _children.discard(child)
 
 
+# What a spawned child was told of its family (pp_family), for when the library is loaded.
+_family: str | None = None
+
+
 def _loaded(name: str) -> Any:
     """The module of this package if it is in use, else None: what nobody has used needs no attention."""
     return sys.modules.get(f"{__package__}.{name}")

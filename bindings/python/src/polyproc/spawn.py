@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _lib, process
+from . import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ def take_payload() -> int:
     except (KeyError, ValueError):
         sys.exit(f"{__name__}: this command line is for child processes only")
     os.lseek(fd, 0, os.SEEK_SET)
-    _lib.family = os.environ.pop("POLYPROC_FAMILY", None)
-    if _lib.family:
-        for number in _lib.family.split(",")[:2]:
+    process._family = os.environ.pop("POLYPROC_FAMILY", None)
+    if process._family:
+        for number in process._family.split(",")[:2]:
             os.set_inheritable(int(number), False)
     return fd
 
