@@ -58,6 +58,9 @@ _CLASSES: dict[int, type[Exception]] = {
     SYSTEM: OSError,
     PANIC: SystemError,
     OWNER_DIED: context.OwnerDiedError,
+    # Queues raise queue.Empty and queue.Full themselves.
+    EMPTY: context.ProcessError,
+    FULL: context.ProcessError,
     BROKEN: threading.BrokenBarrierError,
     EOF: EOFError,
 }
