@@ -5,6 +5,8 @@
  * dead. A child whose parent had loaded nothing loads the file itself. */
 #include "front.h"
 
+#include "heap.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -165,10 +167,12 @@ static void before_fork(void)
 {
 	pthread_mutex_lock(&load_lock);
 	pthread_mutex_lock(&modules_lock);
+	pp__heap_before_fork();
 }
 
 static void in_parent(void)
 {
+	pp__heap_in_parent();
 	pthread_mutex_unlock(&modules_lock);
 	pthread_mutex_unlock(&load_lock);
 }
@@ -186,6 +190,7 @@ static void in_child(void)
 	pp__worker_forked();
 	pp__payload_forked();
 	pp__watch_forked();
+	pp__heap_in_child();
 }
 
 /* on_load notes where the library is while its path, which may be relative, still leads there. */

@@ -1,0 +1,137 @@
+/* heap_private.h - what heap.c, members.c, objects.c and storage.c share among themselves. */
+#ifndef PP_HEAP_PRIVATE_H
+#define PP_HEAP_PRIVATE_H
+
+#include "front.h"
+
+#include "heap.h"
+
+#include <pthread.h>
+
+enum {
+	PP__SMALL_CLASSES = 9,
+	PP__LARGE_CLASSES = 4,
+	PP__NURSERIES = 64,
+	PP__STACK = 1024,
+	/* The page table's granularity is at most this on the systems that we know. */
+	PP__STORAGE_STEP = 64 << 10
+};
+#define PP__GIVING 0x80000000u /* state of a block: | owner */
+#define PP__SLEEPERS 0x80000000u
+
+/* Slabs of one class that this process owns, and free blocks of them. */
+typedef struct pp__slabs {
+	uint32_t *slab;
+	uint32_t count, room;
+	uint32_t current; /* small: where fresh blocks come from; 0: none */
+	uint32_t cursor;  /* where the next look for free blocks begins */
+	uint32_t skip;    /* so many slabs may be claimed before the next look */
+	uint32_t free_count;
+	uint32_t free[PP__STACK]; /* offset / 128; what is not free any more is skipped when taken */
+} pp__slabs;
+
+typedef struct pp__nursery {
+	uint32_t owner;
+	uint64_t word;
+	uint64_t since; /* ns */
+} pp__nursery;
+
+struct pp__heap_private {
+	pp__heap *next;            /* all heaps of this process */
+	pthread_mutex_t join_lock;
+	pthread_mutex_t lock;      /* the slabs below */
+	uint32_t joining;          /* the owner that pp__join_slow is about to be */
+	pp__nursery nursery[PP__NURSERIES]; /* places taken for children, see pp__heap_before_fork; owner 0: free */
+	uint32_t fork_owner;       /* of the fork under way */
+	uint64_t fork_word;
+	uint64_t id;
+	uint64_t device, inode;    /* what /proc/PID/maps calls the file */
+	uint32_t slabs;            /* how many are mapped */
+	uint32_t slabs_ready;      /* entries of the table that surely have storage */
+	uint32_t refs_ready;       /* the same of cells */
+	bool family;
+	bool adopted;              /* slabs of the dead were looked for */
+	uint64_t adopt_at;         /* ns: when to look again */
+	uint64_t adopt_pause;
+	uint64_t reap_at;
+	uint64_t deep_at;          /* a lock was tried, and its owner's memory map read */
+	uint32_t reap_cursor;
+	pp__slabs small[PP__SMALL_CLASSES];
+	pp__slabs large[PP__LARGE_CLASSES];
+	pp__slabs runs;
+	uint32_t verdict_of[PP__MEMBERS]; /* adopt: owners that were looked at */
+	bool verdict[PP__MEMBERS];
+};
+
+static inline pp__heap_head *pp__head(const pp__heap *heap)
+{
+	return (pp__heap_head *)(void *)heap->base;
+}
+
+/* ---- storage.c */
+
+/* pp__storage_reserve gives size bytes at off storage: PP_OK, PP_ERR_NOMEM, PP_ERR_SYSTEM; no message. */
+int32_t pp__storage_reserve(int fd, uint64_t off, uint64_t size);
+void pp__storage_punch(int fd, uint64_t off, uint64_t size);
+/* Around a fork: nobody is in the middle of it then. */
+void pp__storage_forking(void);
+void pp__storage_forked(bool child);
+
+/* A random number, of the kernel or of the clock. */
+uint64_t pp__random(void);
+
+/* ---- members.c */
+
+/* pp__members_in checks the namespace and names the table: before the first use. */
+int32_t pp__members_in(pp__heap *heap);
+bool pp__members_gone(pp__heap *heap, uint32_t owner, bool deep);
+/* pp__members_take takes a place for this process; 0 if there is none. before is stored the owner first. */
+uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out);
+void pp__members_leave(pp__heap *heap, uint32_t owner);
+/* pp__members_rename puts this process's name in place of the one in word: false if the place is not the owner's any more. */
+bool pp__members_rename(pp__heap *heap, uint32_t owner, uint64_t word);
+/* pp__members_revoke takes a place from whoever has not put its name there: true if that was so. The owner is not given again until
+ * pp__members_leave. */
+bool pp__members_revoke(pp__heap *heap, uint32_t owner, uint64_t word);
+/* pp__members_still tells whether the place has that word. */
+bool pp__members_still(const pp__heap *heap, uint32_t owner, uint64_t word);
+/* pp__members_current: the place was not given to another since; no system call. */
+bool pp__members_current(const pp__heap *heap, uint32_t owner);
+/* pp__reap sweeps behind dead members, looking at most at so many. */
+void pp__reap(pp__heap *heap, uint32_t most, bool deep);
+/* pp__heap_each_known: is the owner one of this process, in whichever of its heaps with this table? */
+bool pp__heap_knows(uint64_t table, uint32_t owner);
+
+/* ---- objects.c */
+
+/* pp__sweep drops the cells of dead owners (sorted by nothing, n of them), and of those that are in the table no more. */
+void pp__sweep(pp__heap *heap, const uint32_t *dead, uint32_t n);
+uint32_t pp__cell_take(pp__heap *heap, uint32_t owner, uint64_t off);
+
+/* ---- heap.c */
+
+typedef struct pp__pick {
+	uint64_t off;
+	uint64_t room;
+	uint32_t *state;
+	uint32_t from;
+	uint32_t run; /* slabs of a new run; 0: no new run */
+	bool counted; /* leaves the sum of warm blocks when taken */
+} pp__pick;
+
+/* pp__pick_block finds a free block of ours; nobody else takes it while private->lock is held. pp__pick_commit makes it used. */
+int32_t pp__pick_block(pp__heap *heap, uint64_t size, pp__pick *pick);
+bool pp__pick_commit(pp__heap *heap, const pp__pick *pick, uint32_t tag);
+void pp__pick_abandon(pp__heap *heap, const pp__pick *pick);
+/* pp__state_of finds the state of the block that begins at off, NULL if there is none. */
+uint32_t *pp__state_of(const pp__heap *heap, uint64_t off, uint64_t *room_out, uint64_t *word_out);
+/* pp__heap_known finds a heap of this process by its id. */
+pp__heap *pp__heap_by_id(uint64_t id);
+
+extern pthread_mutex_t pp__heaps_lock;
+extern pp__heap *pp__heaps;
+/* Around a fork. */
+void pp__heap_locks(bool take);
+void pp__heap_locks_in_child(void);
+
+#endif
