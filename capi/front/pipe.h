@@ -5,14 +5,14 @@
  * through way[i] and receive from way[1 - i]. A one-way pipe (object.flags without PP__PIPE_DUPLEX) has way[1] only: end 0 receives, end 1
  * sends. Several processes may hold the same end, a process may hold both.
  *
- * LAYOUT. The object is a pp__pipe. The ring of a way is a block of PP__PIPE_CAP bytes that is allocated by the first sender: way.ring = off |
- * nothing else (blocks are 128-aligned), way.ring_tag its tag, written first. tail and head count bytes and only grow; position p lies at ring[p % cap].
+ * LAYOUT. The object is a pp__pipe. The ring of a way is a block of PP__PIPE_CAP bytes that the first sender allocates: way.ring_tag is its tag, and
+ * way.ring, stored last, its offset. tail and head count bytes and only grow; position p lies at ring[p % cap].
  * A record is { u32 len; u16 kind; u16 codec; } payload[len] padding to 8 and never wraps: what would cross the end is preceded by a record of
- * kind PP__PIPE_PAD up to the end (or by nothing, if there are not even 8 bytes: then none are left). A record is at most cap / 2. Kinds:
+ * kind PP__PIPE_PAD up to the end. A record is at most cap / 2. Kinds:
  *
  *   PP__PIPE_INLINE  the bytes are the message, at most PP__PIPE_INLINE_MOST
  *   PP__PIPE_BULK    pp__pipe_bulk: the message is in a block of its own. len is more than that, size / 256 and at most cap / 8, so that the
- *                    ring bounds the bytes on their way: 16 MiB, or 7 messages
+ *                    ring bounds the bytes on their way: 16 MiB, or 8 messages
  *   PP__PIPE_FD      pp__pipe_fd: a descriptor, which rests in the depot (see below) under this name
  *
  * BYTES IN THE SOCKETS wake: bell is 1 if bytes are in the socket that the receivers of the way have, or are about to be put there by who holds send_lock.
@@ -29,7 +29,7 @@
  *   SETTLE  under recv_lock take send_lock too (a short wait; if it cannot be had, go without): if the ring is empty, read all bytes (MSG_DONTWAIT) and store
  *           bell = 0, spare = 0. If the ring is not empty although bell is 1 and the socket has no byte (send_lock was taken from the dead): bell = 0.
  *
- * SEND (way w): the block of a big message is allocated and filled first. send_lock. If w.look is set, or it is long since (PP__PIPE_LOOK_MS), ask the kernel (poll(2), 0 ms) whether the
+ * SEND (way w): the block of a big message is allocated and filled first. send_lock. If w.look is set, or this process has not done so for PP__PIPE_LOOK_MS, ask the kernel (poll(2), 0 ms) whether the
  * other end is gone: PP_ERR_EOF. Room? else give send_lock back, sleep on w.space (bounded, and ask the kernel about the other end), again. The record
  * is written behind tail, and then
  *
@@ -57,7 +57,8 @@
  * (signed) are not taken: owner = 0; the others: pp__free, owner = 0 (freeing twice is harmless: tags). Leases of the dead who did not hold recv_lock are found by who finds no free lease;
  * if there is none still, the message is copied and its block freed, without a lease.
  *
- * CLOSE. Who closes a descriptor of end i stores way[1 - i].look = 1: its senders ask the kernel at their next call. The last reference frees rings, messages and descriptors in the depot.
+ * CLOSE. Who is about to close a descriptor of end i stores way[1 - i].look = the time (CLOCK_MONOTONIC, ms, | 1): its senders ask the kernel at every call until PP__PIPE_CLOSE_MS later, when
+ * one of them stores 0. The last reference frees rings, messages and descriptors in the depot.
  *
  * DEPOT (depot.c). Descriptors of the family on their way: a datagram in the socket of family.h for each, its 32 bytes the name, with SCM_RIGHTS. pp__depot, in the heap's first
  * page at PP__DEPOT_OFF, has the lock. Only the first datagram can be taken out; so, to take one out from the middle, those before it are copied to the end first, each:
@@ -78,6 +79,7 @@
 #define PP__PIPE_LEASES 16u
 #define PP__PIPE_DUPLEX 1u /* pp__object.flags */
 #define PP__PIPE_LOOK_MS 4
+#define PP__PIPE_CLOSE_MS 100
 
 enum { PP__PIPE_INLINE = 1, PP__PIPE_BULK = 2, PP__PIPE_FD = 3, PP__PIPE_PAD = 0xffff };
 
