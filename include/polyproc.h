@@ -408,6 +408,72 @@ PP_API int32_t pp_pool_join(pp_pool pool, int64_t timeout_ms);
 /* pp_pool_free terminates the pool if it still runs, joins it, and gives back everything, the handle too. */
 PP_API int32_t pp_pool_free(pp_pool pool);
 
+/* ---- pipe ------------------------------------------------------------------------------------------------------- */
+
+/* A pipe carries messages, whole and in order, between its two ends; a handle is one end. Ends belong to the family: they are there in forked children
+ * under the same numbers, and go to other processes as pp_pipe_export says. Several threads and processes may use one end. A process that dies, by whatever cause and at whatever
+ * moment, leaves the pipe whole: a message is there, or is not. None of these functions loads the Go runtime. */
+typedef uint64_t pp_pipe;
+
+enum { PP_PIPE_DUPLEX = 1 /* both ends send and receive; else ends_out[0] only receives, and ends_out[1] only sends */ };
+
+/* pp_pipe_create makes a pipe and its two ends. Returns PP_OK; PP_ERR_INVALID; PP_ERR_NOMEM; PP_ERR_SYSTEM (no descriptors are left: one is needed for each end). */
+PP_API int32_t pp_pipe_create(uint32_t flags, pp_pipe ends_out[2]);
+
+/* pp_pipe_send sends a message of size bytes, any number, also 0. It waits while 64 KiB are on their way (of bigger messages: 16 MiB, or 8 messages), at most timeout_ms milliseconds (-1: for ever, 0:
+ * not at all). Returns PP_OK: the message arrives even if this process dies now; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED (nothing was sent); PP_ERR_EOF: nobody has the other
+ * end; PP_ERR_STATE: this end only receives; PP_ERR_NOMEM; PP_ERR_CLOSED (pp_pipe_free during the call); PP_ERR_HANDLE; PP_ERR_CORRUPT. */
+PP_API int32_t pp_pipe_send(pp_pipe end, const void *data, size_t size, int64_t timeout_ms);
+
+/* pp_pipe_recv waits for a message and copies it to data, where there is room for so many bytes. Returns how many it has; or PP_ERR_TOO_BIG: it stays, see pp_pipe_poll and
+ * pp_pipe_take; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED; PP_ERR_EOF: nobody has the other end, and all that was sent has been received; PP_ERR_STATE: this end only
+ * sends, or a descriptor comes next; PP_ERR_NOMEM; PP_ERR_CLOSED; PP_ERR_HANDLE; PP_ERR_CORRUPT. */
+PP_API int64_t pp_pipe_recv(pp_pipe end, void *data, size_t room, int64_t timeout_ms);
+
+/* pp_pipe_recv_now is pp_pipe_recv with a timeout of 0, but looks at the memory only, not at the system: PP_ERR_TIMEOUT at the end of the pipe too. */
+PP_API int64_t pp_pipe_recv_now(pp_pipe end, void *data, size_t room);
+
+/* pp_pipe_message is a message where it is. */
+typedef struct pp_pipe_message {
+	const void *data;
+	uint64_t size;
+	uint64_t owned[3]; /* the library's */
+} pp_pipe_message;
+
+/* pp_pipe_take is pp_pipe_recv without a copy, for big messages: the bytes are read in shared memory, until pp_pipe_message_free. */
+PP_API int32_t pp_pipe_take(pp_pipe end, int64_t timeout_ms, pp_pipe_message *message_out);
+
+/* pp_pipe_message_free gives the memory back. It may be called twice; in a forked child it leaves the parent's message alone. */
+PP_API void pp_pipe_message_free(pp_pipe_message *message);
+
+/* pp_pipe_poll waits for a message and tells how large it is (size_out may be NULL; a descriptor: 0), and leaves it there. Errors as pp_pipe_recv. */
+PP_API int32_t pp_pipe_poll(pp_pipe end, int64_t timeout_ms, uint64_t *size_out);
+
+/* pp_pipe_descriptor returns a descriptor for poll(2), select(2) and epoll(7): it is readable exactly when a message is there, or when the other end is closed (POLLHUP). It stays the library's, until pp_pipe_free;
+ * nothing else may be done with it. Once it was asked for, an end is a little slower. */
+PP_API int32_t pp_pipe_descriptor(pp_pipe end, int32_t *fd_out);
+
+/* pp_pipe_send_fd sends a copy of a descriptor, in the order of the messages; pp_pipe_recv_fd receives it (close-on-exec), if it comes next. It arrives even if the sender dies
+ * meanwhile. Errors as pp_pipe_send and pp_pipe_recv; PP_ERR_INVALID: no descriptor; PP_ERR_STATE: a message comes next; PP_ERR_NOMEM: too many are on their way, or none is free. */
+PP_API int32_t pp_pipe_send_fd(pp_pipe end, int32_t fd, int64_t timeout_ms);
+PP_API int32_t pp_pipe_recv_fd(pp_pipe end, int64_t timeout_ms, int32_t *fd_out);
+
+enum { PP_PIPE_CAN_RECV = 1, PP_PIPE_CAN_SEND = 2 };
+
+/* pp_pipe_info describes an end. Its descriptor is only for being passed to a process that is started: see pp_pipe_import. Any pointer may be NULL. */
+PP_API int32_t pp_pipe_info(pp_pipe end, uint32_t *can_out, int32_t *fd_out);
+
+/* pp_pipe_export writes a reference to the end, 32 bytes, which another process of the family makes an end of its own from, once: it may be sent through a pipe or a queue, and lives when this process
+ * dies. with_fd 0: the descriptor of the end goes another way (a process that is started inherits it), else it goes with the reference. Returns PP_OK; PP_ERR_NOMEM; PP_ERR_HANDLE; PP_ERR_SYSTEM.
+ * pp_pipe_import: fd is the descriptor, which is the library's then; or -1 if the reference has it. PP_ERR_CLOSED: the pipe is no more; PP_ERR_NOT_FOUND: the reference was used before;
+ * PP_ERR_CORRUPT: it is none. pp_pipe_forget drops a reference that was not sent after all. */
+PP_API int32_t pp_pipe_export(pp_pipe end, int32_t with_fd, uint8_t ref_out[32]);
+PP_API int32_t pp_pipe_import(const uint8_t ref[32], int32_t fd, pp_pipe *end_out);
+PP_API void pp_pipe_forget(const uint8_t ref[32]);
+
+/* pp_pipe_free gives the handle back. The end is closed when no process has it any more. */
+PP_API int32_t pp_pipe_free(pp_pipe end);
+
 /* ---- worker host ------------------------------------------------------------------------------------------------ */
 
 /* For programs that serve as workers of a pool opened with argv, in any language: the Python binding is one. A process is a worker of

@@ -116,6 +116,16 @@ class Vacancy(ctypes.Structure):
     ]
 
 
+class PipeMessage(ctypes.Structure):
+    """pp_pipe_message"""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("size", c_uint64),
+        ("owned", c_uint64 * 3),
+    ]
+
+
 class Worker(ctypes.Structure):
     """pp_worker"""
 
@@ -187,6 +197,21 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_pool_terminate": (_status, (_handle,)),
     "pp_pool_join": (_status, (_handle, c_int64)),
     "pp_pool_free": (_status, (_handle,)),
+    "pp_pipe_create": (_status, (c_uint32, _p)),
+    "pp_pipe_send": (_status, (_handle, _p, c_size_t, c_int64)),
+    "pp_pipe_recv": (c_int64, (_handle, _p, c_size_t, c_int64)),
+    "pp_pipe_recv_now": (c_int64, (_handle, _p, c_size_t)),
+    "pp_pipe_take": (_status, (_handle, c_int64, _p)),
+    "pp_pipe_message_free": (None, (_p,)),
+    "pp_pipe_poll": (_status, (_handle, c_int64, _p)),
+    "pp_pipe_descriptor": (_status, (_handle, _p)),
+    "pp_pipe_send_fd": (_status, (_handle, c_int32, c_int64)),
+    "pp_pipe_recv_fd": (_status, (_handle, c_int64, _p)),
+    "pp_pipe_info": (_status, (_handle, _p, _p)),
+    "pp_pipe_export": (_status, (_handle, c_int32, _p)),
+    "pp_pipe_import": (_status, (_p, c_int32, _p)),
+    "pp_pipe_forget": (None, (_p,)),
+    "pp_pipe_free": (_status, (_handle,)),
     "pp_worker_pending": (c_int32, ()),
     "pp_worker_attach": (_status, (_p,)),
     "pp_worker_attach_to": (_status, (_p, _p)),
