@@ -302,9 +302,15 @@ func (ln *lane) payload(rec shm.Record, body []byte) (data []byte, slot int, err
 	return data, int(ref.slot), err
 }
 
-// learn keeps the mean run time of recent tasks. It rises at once, so that a first long task is not followed by a deep lane.
+// learn keeps the mean run time of recent tasks. It rises at once, so that a first long task is not followed by a deep lane. The usual
+// run time does not: one tiny task that the system has put aside for some milliseconds is no reason to wake all workers, which would
+// then put aside each other's.
 func (p *Pool) learn(ns uint64) {
 	x := float64(min(max(ns, 1), uint64(time.Hour)))
+	if p.usualNS == 0 {
+		p.usualNS = x
+	}
+	p.usualNS += (min(x, 8*p.usualNS) - p.usualNS) / 8
 	switch {
 	case p.meanNS == 0 || x > 8*p.meanNS:
 		p.meanNS = x + 1

@@ -98,6 +98,7 @@ type Pool struct {
 	lost     uint64
 	started  uint64
 	meanNS   float64 // of recent tasks; 0: none yet
+	usualNS  float64 // the same, in which one task counts for no more than eight usual ones
 	waiters  int     // threads that wait in a call
 	wakes    uint64  // calls of Wake
 

@@ -61,6 +61,14 @@ func (p *Pool) depth() int {
 	return min(int(float64(laneFill)/p.meanNS), maxDepth)
 }
 
+// spread is how many lanes tasks should be spread over, as long as these get on.
+func (p *Pool) spread() int {
+	if p.usualNS != 0 && p.usualNS < float64(tiny) {
+		return max(runtime.GOMAXPROCS(0), 1)
+	}
+	return len(p.lanes)
+}
+
 // feed moves queued tasks to lanes. Which lanes: tasks of unknown or long run time go one to each; short ones go in numbers
 // to as many lanes as there are CPUs, and to others only if these make no progress.
 func (p *Pool) feed() {
@@ -74,11 +82,7 @@ func (p *Pool) feed() {
 }
 
 func (p *Pool) feedLanes() {
-	depth := p.depth()
-	limit := len(p.lanes)
-	if p.meanNS != 0 && p.meanNS < float64(tiny) {
-		limit = max(runtime.GOMAXPROCS(0), 1)
-	}
+	depth, limit := p.depth(), p.spread()
 	// First round: lanes with nothing to do get one each. Then all are filled, evenly.
 	for level := 1; ; level = min(level*2, depth) {
 		used := 0
