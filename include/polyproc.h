@@ -474,6 +474,126 @@ PP_API void pp_pipe_forget(const uint8_t ref[32]);
 /* pp_pipe_free gives the handle back. The end is closed when no process has it any more. */
 PP_API int32_t pp_pipe_free(pp_pipe end);
 
+/* ---- queue ------------------------------------------------------------------------------------------------------ */
+
+/* A queue of messages, bytes of any length, in memory that the processes of a family share (see "family"): any of them puts and gets, messages of
+ * one producer stay in their order, and each is taken once. There is no process and no thread behind it. A message that was put is in the queue,
+ * whatever becomes of the process that has put it; a process that dies in the middle of a call, by SIGKILL too, leaves the queue as it was
+ * before the call or as it is after it. Handles are good in forked children; other processes of the family are sent a pp_ref. A named queue
+ * (file /dev/shm/pp.q.NAME, for this user only) is open to any process, and stays until pp_queue_unlink.
+ *
+ * timeout_ms: -1 waits for ever. 0 does not wait for messages or room, but up to 50 ms for another process that is in the middle of a call; PP_TRY not
+ * even for that, and then answers PP_ERR_TIMEOUT. Functions that wait return PP_ERR_INTERRUPTED when a signal handler has run; call again. */
+typedef uint64_t pp_queue;
+
+#define PP_TRY INT64_MIN
+
+typedef struct pp_queue_options {
+	uint32_t size;    /* sizeof(pp_queue_options) */
+	uint32_t flags;   /* PP_QUEUE_ */
+	uint64_t maxsize; /* how many messages it holds at most, up to 2^31 - 1; 0: unbounded, put never waits for a getter */
+	const char *name; /* NULL, or a named queue: 1 to 200 bytes, no '/', no '.' at the start. It is opened if it is there, else created */
+} pp_queue_options;
+
+enum {
+	PP_QUEUE_EXCLUSIVE = 1, /* name must not exist: PP_ERR_EXISTS */
+	PP_QUEUE_EXISTING = 2   /* name must exist: PP_ERR_NOT_FOUND; maxsize means nothing */
+};
+
+#define PP_QUEUE_OPTIONS_INIT {sizeof(pp_queue_options), 0, 0, 0}
+
+/* What the bytes of a message are: put says it, take and lease tell it. Other numbers, up to 65,535, are the program's. */
+enum {
+	PP_RAW = 0,   /* just bytes */
+	PP_PICKLE = 1 /* a pickle of Python */
+};
+
+/* pp_message is a message that was taken. */
+typedef struct pp_message {
+	const void *data; /* its bytes, 8-aligned; not NULL */
+	uint64_t size;
+	uint32_t codec;
+	uint32_t kind;  /* the library's, as the next two */
+	uint64_t cell;
+	uint64_t owner;
+} pp_message;
+
+/* pp_part is one of several pieces that make a message. */
+typedef struct pp_part {
+	const void *data;
+	uint64_t size;
+} pp_part;
+
+/* pp_queue_create makes a queue, or opens a named one. options may be NULL. Returns PP_OK and the handle; PP_ERR_INVALID; PP_ERR_NOMEM (memory, or a limit on
+ * file size or address space); PP_ERR_EXISTS; PP_ERR_NOT_FOUND; PP_ERR_CORRUPT (the named file is no queue); PP_ERR_SYSTEM. */
+PP_API int32_t pp_queue_create(const pp_queue_options *options, pp_queue *queue_out);
+
+/* pp_queue_free gives the handle back. The queue and its messages stay as long as any process has a handle of it, or a reference is on
+ * its way. Calls that are under way go on. */
+PP_API int32_t pp_queue_free(pp_queue queue);
+
+/* pp_queue_unlink removes the name of a named queue. Who has opened it goes on with it. Returns PP_OK; PP_ERR_NOT_FOUND; PP_ERR_INVALID; PP_ERR_SYSTEM. */
+PP_API int32_t pp_queue_unlink(const char *name);
+
+/* pp_queue_put puts a message. When it returns PP_OK, the message will be delivered, whatever happens to this process. Returns PP_OK; PP_ERR_FULL (no room in
+ * time); PP_ERR_TIMEOUT (another process was in the middle of a put all the time, stopped perhaps); PP_ERR_CLOSED; PP_ERR_NOMEM; PP_ERR_TOO_BIG (16 GiB);
+ * PP_ERR_INTERRUPTED; PP_ERR_HANDLE; PP_ERR_INVALID; PP_ERR_CORRUPT. On an error nothing was put. */
+PP_API int32_t pp_queue_put(pp_queue queue, const void *data, size_t size, uint32_t codec, int64_t timeout_ms);
+
+/* pp_queue_put_parts puts one message made of n pieces, without gathering them first. Otherwise as pp_queue_put. */
+PP_API int32_t pp_queue_put_parts(pp_queue queue, const pp_part *parts, size_t n, uint32_t codec, int64_t timeout_ms);
+
+/* pp_queue_put_many puts n messages: data holds their bytes one after the other, sizes[i] of message i. As many as there is room for become
+ * visible at once. *done_out says how many were put, also with an error; errors as pp_queue_put. */
+PP_API int32_t pp_queue_put_many(pp_queue queue, const void *data, const uint64_t *sizes, size_t n, uint32_t codec, int64_t timeout_ms,
+                                 size_t *done_out);
+
+/* pp_queue_get takes the next message into the caller's buffer and its length into *size_out. Returns PP_OK; PP_ERR_EMPTY (none in time);
+ * PP_ERR_TOO_BIG: it is longer than room, *size_out says how long, and it stays in the queue; PP_ERR_CLOSED (closed, and nothing is left);
+ * PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED; PP_ERR_HANDLE; PP_ERR_CORRUPT. */
+PP_API int32_t pp_queue_get(pp_queue queue, void *buf, size_t room, int64_t timeout_ms, size_t *size_out);
+
+/* pp_queue_get_many takes up to max messages that are there into buf, one after the other, and waits only if there is none. Message i has
+ * sizes[i] bytes. *n_out says how many; it is less than max if the queue has no more or the next does not fit. Errors as pp_queue_get. */
+PP_API int32_t pp_queue_get_many(pp_queue queue, void *buf, size_t room, uint64_t *sizes, size_t max, int64_t timeout_ms, size_t *n_out);
+
+/* pp_queue_take takes the next message without knowing its length: what is up to 32,768 bytes long and fits is copied into buf (which may be NULL, and
+ * room 0), other data lies in the library's memory, large messages where the producer has put them. In any case give it to pp_message_free
+ * in the end. Errors as pp_queue_get, but for PP_ERR_TOO_BIG; PP_ERR_NOMEM. */
+PP_API int32_t pp_queue_take(pp_queue queue, void *buf, size_t room, int64_t timeout_ms, pp_message *message_out);
+
+/* pp_queue_lease takes the next message until it is acknowledged: if this process ends before, or says pp_message_free instead, the message goes back and
+ * is the first to be delivered again. Errors as pp_queue_take. */
+PP_API int32_t pp_queue_lease(pp_queue queue, int64_t timeout_ms, pp_message *message_out);
+
+/* pp_message_ack acknowledges a leased message and frees it. Returns PP_OK; PP_ERR_STATE (it was not leased, or by the process that forked this one). */
+PP_API int32_t pp_message_ack(pp_message *message);
+
+/* pp_message_free frees a message; one that is leased goes back to the queue. It may be called twice, also on a message that is all zero. */
+PP_API void pp_message_free(pp_message *message);
+
+typedef struct pp_queue_state {
+	uint64_t size;       /* messages in the queue at one moment, exactly */
+	uint64_t maxsize;    /* 0: unbounded */
+	uint64_t unfinished; /* messages put, less calls of pp_queue_task_done */
+	uint64_t leased;     /* messages that are leased and not acknowledged */
+	int32_t closed;
+	int32_t reserved;
+} pp_queue_state;
+
+PP_API int32_t pp_queue_info(pp_queue queue, pp_queue_state *state_out);
+
+/* pp_queue_task_done says that one message that was taken has been dealt with. Returns PP_OK; PP_ERR_STATE (more often than there
+ * were messages); PP_ERR_HANDLE. */
+PP_API int32_t pp_queue_task_done(pp_queue queue);
+
+/* pp_queue_join waits until pp_queue_task_done was called for every message. Returns PP_OK; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED; PP_ERR_HANDLE. */
+PP_API int32_t pp_queue_join(pp_queue queue, int64_t timeout_ms);
+
+/* pp_queue_close closes the queue for all processes: puts fail with PP_ERR_CLOSED, getters take what is left and then get PP_ERR_CLOSED.
+ * Returns PP_OK, also if it was closed; PP_ERR_TIMEOUT (a process that is stopped in the middle of a put); PP_ERR_INTERRUPTED; PP_ERR_HANDLE. */
+PP_API int32_t pp_queue_close(pp_queue queue);
+
 /* ---- worker host ------------------------------------------------------------------------------------------------ */
 
 /* For programs that serve as workers of a pool opened with argv, in any language: the Python binding is one. A process is a worker of

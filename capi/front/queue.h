@@ -30,7 +30,7 @@
  * GET, under get_lock: items(tail) != items(head)? The record behind head, or, at NEXT or the chunk's end, the first of the chunk `next`: then old = the chunk left,
  * head_chunk[crossings + 1 & 1] = the next one. The bytes are copied out, and then
  *
- *   COMMIT  head = new position, one store. A get of many commits whenever it crosses, at least.
+ *   COMMIT  head = new position, one store. A get of many is many commits.
  *
  * then, if old: it becomes the spare one (CAS from 0) or is freed; old = 0. get_lock is given back; if the queue is bounded, not_full is rung for as many as were
  * taken; if messages are left, not_empty is rung for one more (so a wake-up that a dying getter swallowed goes on).
