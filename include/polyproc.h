@@ -594,6 +594,173 @@ PP_API int32_t pp_queue_join(pp_queue queue, int64_t timeout_ms);
  * Returns PP_OK, also if it was closed; PP_ERR_TIMEOUT (a process that is stopped in the middle of a put); PP_ERR_INTERRUPTED; PP_ERR_HANDLE. */
 PP_API int32_t pp_queue_close(pp_queue queue);
 
+/* ---- references --------------------------------------------------------------------------------------------------- */
+
+/* PP_REF_SIZE bytes stand for an object (a queue, lock, ...) on its way to another process of the family: they hold no address and
+ * can be sent by whatever means. The object lives while they are on their way, even if all its handles are freed and their processes dead; so
+ * each export should be imported once, or forgotten. */
+#define PP_REF_SIZE 32
+
+/* The kinds of objects, for pp_ref_import. */
+enum {
+	PP_KIND_ANY = 0,
+	PP_KIND_LOCK = 1,
+	PP_KIND_SEMAPHORE = 2,
+	PP_KIND_CONDITION = 3,
+	PP_KIND_EVENT = 4,
+	PP_KIND_BARRIER = 5,
+	PP_KIND_QUEUE = 6,
+	PP_KIND_PIPE = 7
+};
+
+/* pp_ref_export writes a reference to the object behind a handle of any kind to ref_out, PP_REF_SIZE bytes. Returns PP_OK; PP_ERR_HANDLE; PP_ERR_INVALID;
+ * PP_ERR_NOMEM; PP_ERR_UNSUPPORTED (an object that cannot be sent so). */
+PP_API int32_t pp_ref_export(uint64_t handle, void *ref_out);
+
+/* pp_ref_import makes a handle of a reference, which this or another process of the family has exported. kind is a PP_KIND_, PP_KIND_ANY: whatever
+ * it is; *kind_out (may be NULL) tells. The same reference may be imported again for as long as the object lives. Returns PP_OK;
+ * PP_ERR_INVALID (not a reference, another kind, or of another family); PP_ERR_CLOSED (the object is no more); PP_ERR_CORRUPT; PP_ERR_NOMEM. */
+PP_API int32_t pp_ref_import(const void *ref, uint32_t kind, uint64_t *handle_out, uint32_t *kind_out);
+
+/* pp_ref_forget takes an export back that nobody will import. Returns PP_OK; PP_ERR_INVALID. */
+PP_API int32_t pp_ref_forget(const void *ref);
+
+/* ---- locks --------------------------------------------------------------------------------------------------------- */
+
+/* Locks, semaphores, conditions, events and barriers lie in the memory of the family (pp_family): any process that has a handle uses the same object; a
+ * forked child has the handles of its parent. None costs a descriptor. None loads the Go engine.
+ *
+ * A process that is killed, at whatever instruction, leaves each of them as it was before or after its call. What it held or waited for is found out by those who wait, within
+ * 0.2 s and only on proof: a process that is stopped keeps its lock.
+ *
+ * timeout_ms: milliseconds, -1 (or less) waits for ever, 0 only tries. All calls that wait can return PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED when a signal handler without SA_RESTART ran;
+ * PP_ERR_CLOSED when the handle is freed meanwhile; all calls PP_ERR_HANDLE, PP_ERR_NOMEM (the process is no member of the family yet and cannot become one), PP_ERR_CORRUPT. */
+
+typedef uint64_t pp_lock;
+
+enum { PP_LOCK_RECURSIVE = 1 };
+
+/* pp_lock_new makes a lock. flags: PP_LOCK_RECURSIVE: the thread that holds it may acquire it again, and only that thread may release it. Without, whoever holds
+ * it waits for itself, and any thread of any process may release it. Returns PP_OK; PP_ERR_INVALID; PP_ERR_NOMEM; PP_ERR_SYSTEM. */
+PP_API int32_t pp_lock_new(uint32_t flags, pp_lock *lock_out);
+
+/* pp_lock_acquire takes the lock. Returns PP_OK; PP_ERR_OWNER_DIED: the process that held it has died, what the lock protects may be half done; the lock
+ * was NOT acquired, it is free and works: exactly one call of one process is told; PP_ERR_STATE (recursive: 2^32 levels).
+ * Waiting is fair: newcomers may overtake those who wait, but not for more than some milliseconds. */
+PP_API int32_t pp_lock_acquire(pp_lock lock, int64_t timeout_ms);
+
+/* pp_lock_release gives the lock up, or one of its levels. Returns PP_OK; PP_ERR_STATE: nobody holds it, or (recursive) not this thread. */
+PP_API int32_t pp_lock_release(pp_lock lock);
+
+/* pp_lock_state tells who holds a lock at this moment. */
+typedef struct pp_lock_state {
+	int32_t held;    /* PP_LOCK_FREE, _BY_ME (this thread), _BY_THREAD (another of this process), _BY_PROCESS (another) */
+	int32_t pid;     /* the holder's process, 0: nobody's, or one that is gone */
+	uint32_t levels; /* how often it holds it */
+} pp_lock_state;
+
+enum { PP_LOCK_FREE = 0, PP_LOCK_BY_ME = 1, PP_LOCK_BY_THREAD = 2, PP_LOCK_BY_PROCESS = 3 };
+
+PP_API int32_t pp_lock_info(pp_lock lock, pp_lock_state *state_out);
+
+/* pp_lock_restore is pp_lock_acquire for the levels that pp_condition_enter has given up. */
+PP_API int32_t pp_lock_restore(pp_lock lock, uint32_t levels, int64_t timeout_ms);
+
+/* pp_lock_free gives the handle back; the lock lives while other handles, of any process, or references do. So do the others' _free functions below. */
+PP_API int32_t pp_lock_free(pp_lock lock);
+
+typedef uint64_t pp_semaphore;
+
+#define PP_SEMAPHORE_MOST 0x7fffffffu
+
+enum { PP_SEMAPHORE_RECOVER = 1 };
+
+/* pp_semaphore_new makes a semaphore with value permits, which releases can bring up to most: PP_SEMAPHORE_MOST at most. flags: PP_SEMAPHORE_RECOVER: permits of
+ * processes that die are given back, silently; value and most are the same then, 1 to 65,535. Returns PP_OK; PP_ERR_INVALID; PP_ERR_NOMEM; PP_ERR_SYSTEM. */
+PP_API int32_t pp_semaphore_new(uint32_t value, uint32_t most, uint32_t flags, pp_semaphore *semaphore_out);
+
+/* pp_semaphore_acquire takes a permit. */
+PP_API int32_t pp_semaphore_acquire(pp_semaphore semaphore, int64_t timeout_ms);
+
+/* pp_semaphore_release gives a permit back: of this process's, or else of another's. Returns PP_OK; PP_ERR_STATE: there are as many as there can be. */
+PP_API int32_t pp_semaphore_release(pp_semaphore semaphore);
+
+/* pp_semaphore_value tells how many permits are free. */
+PP_API int32_t pp_semaphore_value(pp_semaphore semaphore, uint32_t *value_out);
+PP_API int32_t pp_semaphore_free(pp_semaphore semaphore);
+
+typedef uint64_t pp_condition;
+
+PP_API int32_t pp_condition_new(pp_condition *condition_out);
+
+/* pp_condition_wait gives the lock up, all its levels, waits to be notified, and takes the lock back, however long that takes, with as many levels; silently if its holder
+ * has died meanwhile. All who wait at a condition should use the same lock. Returns PP_OK: notified; PP_ERR_TIMEOUT or PP_ERR_INTERRUPTED: not notified (a notification that arrived at
+ * the same moment goes to the next), and the lock is held again; PP_ERR_STATE: this thread does not hold the lock. */
+PP_API int32_t pp_condition_wait(pp_condition condition, pp_lock lock, int64_t timeout_ms);
+
+/* pp_condition_notify wakes n of those who wait, in the order in which they came, or all if they are fewer; who has died does not count. It may be called
+ * without the lock, as pthread_cond_signal(3). */
+PP_API int32_t pp_condition_notify(pp_condition condition, uint32_t n);
+PP_API int32_t pp_condition_notify_all(pp_condition condition);
+
+/* pp_condition_waiting tells how many wait. */
+PP_API int32_t pp_condition_waiting(pp_condition condition, uint32_t *waiting_out);
+
+/* The parts of pp_condition_wait, for bindings that have to look at signals in between. enter takes a place and gives the lock up; sleep waits there: PP_OK and
+ * PP_ERR_TIMEOUT end it, after PP_ERR_INTERRUPTED it goes on with the next call, or leave gives the place up; then pp_lock_restore. A place that is not this process's is PP_ERR_INVALID. */
+PP_API int32_t pp_condition_enter(pp_condition condition, pp_lock lock, uint64_t *place_out, uint32_t *levels_out);
+PP_API int32_t pp_condition_sleep(pp_condition condition, uint64_t place, int64_t timeout_ms);
+PP_API int32_t pp_condition_leave(pp_condition condition, uint64_t place);
+PP_API int32_t pp_condition_free(pp_condition condition);
+
+typedef uint64_t pp_event;
+
+PP_API int32_t pp_event_new(pp_event *event_out);
+PP_API int32_t pp_event_set(pp_event event);
+PP_API int32_t pp_event_clear(pp_event event);
+
+/* pp_event_is_set returns 1, 0, or an error. */
+PP_API int32_t pp_event_is_set(pp_event event);
+
+/* pp_event_wait waits until the event is set. Whoever began to wait before pp_event_set is woken by it, even if pp_event_clear follows at once. */
+PP_API int32_t pp_event_wait(pp_event event, int64_t timeout_ms);
+PP_API int32_t pp_event_free(pp_event event);
+
+typedef uint64_t pp_barrier;
+
+enum { PP_BARRIER_ACTION = 1 };
+
+/* pp_barrier_new makes a barrier for 1 to 65,535 parties. flags: PP_BARRIER_ACTION: each time, the last to arrive does something before the others go: see pp_barrier_wait. */
+PP_API int32_t pp_barrier_new(uint32_t parties, uint32_t flags, pp_barrier *barrier_out);
+
+/* pp_barrier_wait waits until all parties have arrived. *index_out (may be NULL): 0 for the first that arrived, parties - 1 for the last. With PP_BARRIER_ACTION the last is
+ * told at once, does what is to be done, and then calls pp_barrier_release, or pp_barrier_abort.
+ * Returns PP_OK; PP_ERR_BROKEN: the barrier is broken, or was reset, or one of those who waited has died; PP_ERR_TIMEOUT: this call has broken it; there is no time limit once all are there.
+ * After PP_ERR_INTERRUPTED this thread waits no more; but if place is given (*place is 0 at first), it still counts, *place is not 0, and it must call again with it, or pp_barrier_leave. */
+PP_API int32_t pp_barrier_wait(pp_barrier barrier, int64_t timeout_ms, uint64_t *place, uint32_t *index_out);
+
+/* pp_barrier_leave gives up a place. If all have arrived by now it does nothing. */
+PP_API int32_t pp_barrier_leave(pp_barrier barrier, uint64_t place);
+
+/* pp_barrier_release lets the others go, after the action. Returns PP_OK; PP_ERR_BROKEN: the barrier was broken meanwhile; PP_ERR_STATE: no action is running. */
+PP_API int32_t pp_barrier_release(pp_barrier barrier);
+
+/* pp_barrier_abort breaks the barrier: who waits, and who comes until pp_barrier_reset, gets PP_ERR_BROKEN. */
+PP_API int32_t pp_barrier_abort(pp_barrier barrier);
+
+/* pp_barrier_reset makes the barrier empty and whole; who waits gets PP_ERR_BROKEN. While an action runs it does nothing. */
+PP_API int32_t pp_barrier_reset(pp_barrier barrier);
+
+/* pp_barrier_state is what pp_barrier_info tells. */
+typedef struct pp_barrier_state {
+	uint32_t parties;
+	uint32_t waiting; /* how many have arrived and wait for others */
+	uint32_t broken;  /* 0 or 1 */
+} pp_barrier_state;
+
+PP_API int32_t pp_barrier_info(pp_barrier barrier, pp_barrier_state *state_out);
+PP_API int32_t pp_barrier_free(pp_barrier barrier);
+
 /* ---- worker host ------------------------------------------------------------------------------------------------ */
 
 /* For programs that serve as workers of a pool opened with argv, in any language: the Python binding is one. A process is a worker of
@@ -647,6 +814,14 @@ PP_API int32_t pp_worker_done(int32_t status, int32_t code, const void *data, si
 /* pp_worker_step is pp_worker_done followed by pp_worker_next with timeout 0, in one call. PP_ERR_TIMEOUT: the result was
  * given, and there is no task yet. PP_ERR_NOMEM: the result was not given. */
 PP_API int32_t pp_worker_step(int32_t status, int32_t code, const void *data, size_t size, pp_task *task_out);
+
+/* ---- Python host -------------------------------------------------------------------------------------------------- */
+
+enum { PP_PYTHON_SEMLOCK = 0 };
+
+/* pp_python_spec returns a PyType_Spec, a static one, for PyType_FromSpec of the CPython interpreter that this process runs; NULL if it runs none, or there is no such
+ * type. For the Python binding of the same version: the types are not described here. Only where objects begin with 16 bytes (object.__basicsize__). */
+PP_API void *pp_python_spec(uint32_t type);
 
 #ifdef __cplusplus
 }

@@ -153,6 +153,11 @@ uint32_t pp__thread(void);
 /* PP_OK, PP_ERR_TIMEOUT, PP_ERR_OWNER_DIED, PP_ERR_INTERRUPTED, PP_ERR_STATE (RLock: too many levels), PP_ERR_NOMEM (cannot join).
  * levels: 1, or what pp__lock_release_all has returned. */
 int32_t pp__lock_take(pp__handle *handle, uint64_t deadline, uint32_t levels);
+
+/* pp__lock_fast takes the lock if that takes no more than one CAS, pp__semaphore_fast a permit. */
+bool pp__lock_fast(pp__handle *handle);
+bool pp__semaphore_fast(pp__handle *handle);
+
 int32_t pp__lock_give(pp__handle *handle); /* PP_OK, PP_ERR_STATE */
 
 /* pp__lock_mine reports whether this thread holds the lock: how often, 0: it does not. */

@@ -23,6 +23,27 @@ PROCESS_DAEMON = 1
 PROCESS_BLOCK_SIGINT = 2
 PROCESS_FAMILY = 4
 
+KIND_ANY = 0
+KIND_LOCK = 1
+KIND_SEMAPHORE = 2
+KIND_CONDITION = 3
+KIND_EVENT = 4
+KIND_BARRIER = 5
+KIND_QUEUE = 6
+KIND_PIPE = 7
+
+REF_SIZE = 32
+
+LOCK_RECURSIVE = 1
+LOCK_FREE = 0
+LOCK_BY_ME = 1
+LOCK_BY_THREAD = 2
+LOCK_BY_PROCESS = 3
+SEMAPHORE_MOST = 0x7FFFFFFF
+SEMAPHORE_RECOVER = 1
+BARRIER_ACTION = 1
+PYTHON_SEMLOCK = 0
+
 
 class ProcessOptions(ctypes.Structure):
     """pp_process_options"""
@@ -152,6 +173,26 @@ class Task(ctypes.Structure):
     ]
 
 
+class LockState(ctypes.Structure):
+    """pp_lock_state"""
+
+    _fields_ = [
+        ("held", c_int32),
+        ("pid", c_int32),
+        ("levels", c_uint32),
+    ]
+
+
+class BarrierState(ctypes.Structure):
+    """pp_barrier_state"""
+
+    _fields_ = [
+        ("parties", c_uint32),
+        ("waiting", c_uint32),
+        ("broken", c_uint32),
+    ]
+
+
 _status = c_int32
 _handle = c_uint64
 # Pointers to structures and arrays that a call fills in are declared as void pointers: byref(), an array, and an address that was
@@ -212,6 +253,43 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_pipe_import": (_status, (_p, c_int32, _p)),
     "pp_pipe_forget": (None, (_p,)),
     "pp_pipe_free": (_status, (_handle,)),
+    "pp_ref_export": (_status, (_handle, _p)),
+    "pp_ref_import": (_status, (_p, c_uint32, _p, _p)),
+    "pp_ref_forget": (_status, (_p,)),
+    "pp_lock_new": (_status, (c_uint32, _p)),
+    "pp_lock_acquire": (_status, (_handle, c_int64)),
+    "pp_lock_release": (_status, (_handle,)),
+    "pp_lock_info": (_status, (_handle, _p)),
+    "pp_lock_restore": (_status, (_handle, c_uint32, c_int64)),
+    "pp_lock_free": (_status, (_handle,)),
+    "pp_semaphore_new": (_status, (c_uint32, c_uint32, c_uint32, _p)),
+    "pp_semaphore_acquire": (_status, (_handle, c_int64)),
+    "pp_semaphore_release": (_status, (_handle,)),
+    "pp_semaphore_value": (_status, (_handle, _p)),
+    "pp_semaphore_free": (_status, (_handle,)),
+    "pp_condition_new": (_status, (_p,)),
+    "pp_condition_wait": (_status, (_handle, _handle, c_int64)),
+    "pp_condition_notify": (_status, (_handle, c_uint32)),
+    "pp_condition_notify_all": (_status, (_handle,)),
+    "pp_condition_waiting": (_status, (_handle, _p)),
+    "pp_condition_enter": (_status, (_handle, _handle, _p, _p)),
+    "pp_condition_sleep": (_status, (_handle, c_uint64, c_int64)),
+    "pp_condition_leave": (_status, (_handle, c_uint64)),
+    "pp_condition_free": (_status, (_handle,)),
+    "pp_event_new": (_status, (_p,)),
+    "pp_event_set": (_status, (_handle,)),
+    "pp_event_clear": (_status, (_handle,)),
+    "pp_event_is_set": (_status, (_handle,)),
+    "pp_event_wait": (_status, (_handle, c_int64)),
+    "pp_event_free": (_status, (_handle,)),
+    "pp_barrier_new": (_status, (c_uint32, c_uint32, _p)),
+    "pp_barrier_wait": (_status, (_handle, c_int64, _p, _p)),
+    "pp_barrier_leave": (_status, (_handle, c_uint64)),
+    "pp_barrier_release": (_status, (_handle,)),
+    "pp_barrier_abort": (_status, (_handle,)),
+    "pp_barrier_reset": (_status, (_handle,)),
+    "pp_barrier_info": (_status, (_handle, _p)),
+    "pp_barrier_free": (_status, (_handle,)),
     "pp_worker_pending": (c_int32, ()),
     "pp_worker_attach": (_status, (_p,)),
     "pp_worker_attach_to": (_status, (_p, _p)),
@@ -219,6 +297,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_worker_next": (_status, (c_int64, _p)),
     "pp_worker_done": (_status, (c_int32, c_int32, _p, c_size_t)),
     "pp_worker_step": (_status, (c_int32, c_int32, _p, c_size_t, _p)),
+    "pp_python_spec": (c_void_p, (c_uint32,)),
 }
 
 

@@ -1,0 +1,322 @@
+/* pytypes.c - the Python types that are too hot for ctypes: pp_python_spec hands out a PyType_Spec, which the binding gives to PyType_FromSpec.
+ *
+ * There are no Python headers here and no link to libpython: what is needed of the stable ABI is declared below and looked up in the process
+ * that has loaded us, so one library serves every CPython from 3.9 on. That rests on objects beginning with {refcount, type}, 16 bytes:
+ * the binding asks for no type where object.__basicsize__ is another number (free-threaded builds, other interpreters).
+ *
+ * An uncontended call keeps the GIL; one that waits releases it, and lets Python's signal handlers run when it is interrupted.
+ * No type takes part in cyclic garbage collection: instances refer to a function of the binding and to nothing else. A Python class that derives
+ * from one brings its own. */
+#include "front.h"
+
+#include "sync.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+typedef intptr_t py_size;
+
+typedef struct py_object {
+	py_size refs;
+	struct py_object *type;
+} py_object;
+
+typedef struct py_method {
+	const char *name;
+	void *function;
+	int flags;
+	const char *doc;
+} py_method;
+
+typedef struct py_slot {
+	int slot;
+	void *value;
+} py_slot;
+
+typedef struct py_spec {
+	const char *name;
+	int basic_size;
+	int item_size;
+	unsigned flags;
+	py_slot *slots;
+} py_spec;
+
+/* typeslots.h, methodobject.h, object.h: of the stable ABI */
+enum { TP_DEALLOC = 52, TP_DOC = 56, TP_METHODS = 64, TP_FREE = 74 };
+enum { NOARGS = 0x0004, KEYWORDS = 0x0002, FASTCALL = 0x0080 };
+enum { BASETYPE = 1 << 10 };
+
+/* X(result, name, parameters): the functions; V(name): the objects. */
+#define PY_FUNCTIONS(X)                                                  \
+	X(void, Py_IncRef, (py_object *))                                    \
+	X(void, Py_DecRef, (py_object *))                                    \
+	X(void *, PyType_GetSlot, (py_object *, int))                        \
+	X(void *, PyEval_SaveThread, (void))                                 \
+	X(void, PyEval_RestoreThread, (void *))                              \
+	X(int, PyErr_CheckSignals, (void))                                   \
+	X(py_object *, PyErr_Occurred, (void))                               \
+	X(void, PyErr_SetString, (py_object *, const char *))                \
+	X(py_object *, PyErr_Format, (py_object *, const char *, ...))       \
+	X(int, PyObject_IsTrue, (py_object *))                               \
+	X(double, PyFloat_AsDouble, (py_object *))                           \
+	X(py_object *, PyLong_FromUnsignedLong, (unsigned long))             \
+	X(unsigned long long, PyLong_AsUnsignedLongLong, (py_object *))      \
+	X(long, PyLong_AsLong, (py_object *))                                \
+	X(py_size, PyTuple_Size, (py_object *))                              \
+	X(py_object *, PyTuple_GetItem, (py_object *, py_size))              \
+	X(int, PyUnicode_CompareWithASCIIString, (py_object *, const char *)) \
+	X(py_object *, PyObject_CallFunction, (py_object *, const char *, ...))
+
+#define DECLARE(result, name, parameters) result(*name) parameters;
+static struct {
+	PY_FUNCTIONS(DECLARE)
+	py_object *none, *true_, *false_, **type_error, **value_error;
+} py;
+#undef DECLARE
+
+static bool py_find(void)
+{
+	static uint32_t found;
+
+	if (__atomic_load_n(&found, __ATOMIC_ACQUIRE) != 0)
+		return true;
+#define FIND(result, name, parameters) \
+	if ((*(void **)(void *)&py.name = dlsym(RTLD_DEFAULT, #name)) == NULL) \
+		return false;
+	PY_FUNCTIONS(FIND)
+#undef FIND
+	py.none = dlsym(RTLD_DEFAULT, "_Py_NoneStruct");
+	py.true_ = dlsym(RTLD_DEFAULT, "_Py_TrueStruct");
+	py.false_ = dlsym(RTLD_DEFAULT, "_Py_FalseStruct");
+	py.type_error = dlsym(RTLD_DEFAULT, "PyExc_TypeError");
+	py.value_error = dlsym(RTLD_DEFAULT, "PyExc_ValueError");
+	if (py.none == NULL || py.true_ == NULL || py.false_ == NULL || py.type_error == NULL || py.value_error == NULL)
+		return false;
+	__atomic_store_n(&found, 1, __ATOMIC_RELEASE);
+	return true;
+}
+
+static py_object *same(py_object *o)
+{
+	py.Py_IncRef(o);
+	return o;
+}
+
+/* ---- lock and semaphore -------------------------------------------------------------------------------------------------------- */
+
+typedef struct semlock {
+	py_object head;
+	pp__handle *handle; /* alive as long as number is ours; NULL: _adopt was not called */
+	uint64_t number;
+	py_object *fail;    /* called with a status, raises */
+	uint32_t kind;
+	uint32_t silent;    /* the death of a holder is not told */
+} semlock;
+
+static py_object *failed(semlock *self, int32_t status)
+{
+	if (self->fail == NULL) {
+		py.PyErr_SetString(*py.value_error, "not initialized");
+		return NULL;
+	}
+	py_object *const result = py.PyObject_CallFunction(self->fail, "i", (int)status);
+	if (result != NULL) {
+		py.Py_DecRef(result);
+		py.PyErr_SetString(*py.value_error, "the call failed");
+	}
+	return NULL;
+}
+
+static int32_t take(semlock *self, uint64_t deadline)
+{
+	return self->kind == PP__KIND_LOCK ? pp__lock_take(self->handle, deadline, 1) : pp__semaphore_take(self->handle, deadline);
+}
+
+static bool take_fast(semlock *self)
+{
+	return self->kind == PP__KIND_LOCK ? pp__lock_fast(self->handle) : pp__semaphore_fast(self->handle);
+}
+
+static py_object *semlock_take(semlock *self, uint64_t deadline)
+{
+	int32_t status;
+
+	do {
+		if (deadline == 0) {
+			status = take(self, 0);
+		} else {
+			void *const thread = py.PyEval_SaveThread();
+			status = take(self, deadline);
+			py.PyEval_RestoreThread(thread);
+		}
+		if (status == PP_ERR_INTERRUPTED && py.PyErr_CheckSignals() != 0)
+			return NULL;
+	} while (status == PP_ERR_INTERRUPTED || (status == PP_ERR_OWNER_DIED && self->silent));
+	return status == PP_OK ? same(py.true_) : status == PP_ERR_TIMEOUT ? same(py.false_) : failed(self, status);
+}
+
+/* The deadline that timeout seconds mean: negative ones are 0. */
+static bool deadline_of(py_object *timeout, uint64_t *deadline_out)
+{
+	const double seconds = py.PyFloat_AsDouble(timeout);
+
+	if (seconds == -1.0 && py.PyErr_Occurred() != NULL)
+		return false;
+	*deadline_out = !(seconds > 0) ? 0 : seconds > 1e9 ? UINT64_MAX : pp__now_ns() + (uint64_t)(seconds * 1e9);
+	return true;
+}
+
+/* acquire(block=True, timeout=None) */
+static py_object *semlock_acquire(semlock *self, py_object *const *args, py_size n, py_object *names)
+{
+	py_object *given[2] = {NULL, NULL};
+	uint64_t deadline = UINT64_MAX;
+	int block = 1;
+
+	if (self->handle == NULL)
+		return failed(self, PP_ERR_HANDLE);
+	if (n > 2)
+		return py.PyErr_Format(*py.type_error, "acquire() takes at most 2 arguments (%zd given)", n);
+	for (py_size i = 0; i < n; i++)
+		given[i] = args[i];
+	for (py_size i = 0, named = names == NULL ? 0 : py.PyTuple_Size(names); i < named; i++) {
+		py_object *const name = py.PyTuple_GetItem(names, i);
+		const int which = py.PyUnicode_CompareWithASCIIString(name, "block") == 0     ? 0
+		                  : py.PyUnicode_CompareWithASCIIString(name, "timeout") == 0 ? 1
+		                                                                              : -1;
+		if (which < 0)
+			return py.PyErr_Format(*py.type_error, "acquire() got an unexpected keyword argument '%U'", name);
+		if (given[which] != NULL)
+			return py.PyErr_Format(*py.type_error, "acquire() got multiple values for argument '%U'", name);
+		given[which] = args[n + i];
+	}
+	if (given[0] != NULL && (block = py.PyObject_IsTrue(given[0])) < 0)
+		return NULL;
+	if (given[1] != NULL && given[1] != py.none && !deadline_of(given[1], &deadline))
+		return NULL;
+	if (take_fast(self))
+		return same(py.true_);
+	return semlock_take(self, block ? deadline : 0);
+}
+
+static py_object *semlock_enter(semlock *self, py_object *none)
+{
+	(void)none;
+	if (self->handle == NULL)
+		return failed(self, PP_ERR_HANDLE);
+	if (take_fast(self))
+		return same(py.true_);
+	return semlock_take(self, UINT64_MAX);
+}
+
+static py_object *semlock_release(semlock *self, py_object *none)
+{
+	(void)none;
+	if (self->handle == NULL)
+		return failed(self, PP_ERR_HANDLE);
+	const int32_t status = self->kind == PP__KIND_LOCK ? pp__lock_give(self->handle) : pp__semaphore_give(self->handle);
+	return status == PP_OK ? same(py.none) : failed(self, status);
+}
+
+static py_object *semlock_exit(semlock *self, py_object *const *args, py_size n)
+{
+	(void)args;
+	(void)n;
+	return semlock_release(self, NULL);
+}
+
+/* _is_mine(): does this thread hold the lock? Of semaphores: no. */
+static py_object *semlock_is_mine(semlock *self, py_object *none)
+{
+	(void)none;
+	if (self->handle == NULL)
+		return failed(self, PP_ERR_HANDLE);
+	return same(self->kind == PP__KIND_LOCK && pp__lock_mine(self->handle) > 0 ? py.true_ : py.false_);
+}
+
+/* _get_value(): how often it can be acquired now. */
+static py_object *semlock_get_value(semlock *self, py_object *none)
+{
+	uint32_t value = 0;
+
+	(void)none;
+	if (self->handle == NULL)
+		return failed(self, PP_ERR_HANDLE);
+	if (self->kind == PP__KIND_LOCK) {
+		const pp__lock *const lock = pp__at(self->handle->heap, self->handle->off);
+		value = __atomic_load_n(&lock->word, __ATOMIC_SEQ_CST) == 0;
+	} else {
+		const int32_t status = pp__semaphore_count(self->handle, &value);
+		if (status != PP_OK)
+			return failed(self, status);
+	}
+	return py.PyLong_FromUnsignedLong(value);
+}
+
+/* _adopt(handle, kind, silent, fail): the instance owns the handle from now on. */
+static py_object *semlock_adopt(semlock *self, py_object *const *args, py_size n)
+{
+	if (n != 4 || self->number != 0) {
+		py.PyErr_SetString(*py.type_error, "_adopt(handle, kind, silent, fail), once");
+		return NULL;
+	}
+	const uint64_t number = py.PyLong_AsUnsignedLongLong(args[0]);
+	const long kind = py.PyLong_AsLong(args[1]);
+	const int silent = py.PyObject_IsTrue(args[2]);
+	if (py.PyErr_Occurred() != NULL)
+		return NULL;
+	if (kind != PP__KIND_LOCK && kind != PP__KIND_SEMAPHORE) {
+		py.PyErr_SetString(*py.value_error, "neither lock nor semaphore");
+		return NULL;
+	}
+	py_object *const before = self->fail;
+	self->fail = same(args[3]);
+	if (before != NULL)
+		py.Py_DecRef(before);
+	pp__handle *const handle = pp__pin(number, (uint32_t)kind);
+	if (handle == NULL)
+		return failed(self, PP_ERR_HANDLE);
+	self->kind = (uint32_t)kind;
+	self->silent = (uint32_t)silent;
+	self->number = number;
+	self->handle = handle;
+	pp__unpin(handle); /* it stays until the number is freed, which only the end of this instance does */
+	return same(py.none);
+}
+
+static void semlock_dealloc(semlock *self)
+{
+	py_object *const type = self->head.type;
+
+	if (self->number != 0)
+		pp__handle_free(self->number, self->kind);
+	if (self->fail != NULL)
+		py.Py_DecRef(self->fail);
+	((void (*)(void *))py.PyType_GetSlot(type, TP_FREE))(self);
+	py.Py_DecRef(type);
+}
+
+static py_method semlock_methods[] = {
+	{"acquire", (void *)semlock_acquire, FASTCALL | KEYWORDS, "acquire($self, /, block=True, timeout=None)\n--\n\nAcquire the semaphore or lock."},
+	{"release", (void *)semlock_release, NOARGS, "release($self, /)\n--\n\nRelease the semaphore or lock."},
+	{"__enter__", (void *)semlock_enter, NOARGS, "__enter__($self, /)\n--\n\nAcquire the semaphore or lock."},
+	{"__exit__", (void *)semlock_exit, FASTCALL, "__exit__($self, /, *args)\n--\n\nRelease the semaphore or lock."},
+	{"_is_mine", (void *)semlock_is_mine, NOARGS, "_is_mine($self, /)\n--\n\nWhether this thread holds the lock."},
+	{"_get_value", (void *)semlock_get_value, NOARGS, "_get_value($self, /)\n--\n\nHow often it can be acquired now."},
+	{"_adopt", (void *)semlock_adopt, FASTCALL, NULL},
+	{NULL, NULL, 0, NULL},
+};
+
+static py_slot semlock_slots[] = {
+	{TP_DEALLOC, (void *)semlock_dealloc},
+	{TP_METHODS, semlock_methods},
+	{TP_DOC, (void *)"A lock or semaphore in the memory of the family."},
+	{0, NULL},
+};
+
+static py_spec semlock_spec = {"polyproc.synchronize._FastSemLock", sizeof(semlock), 0, BASETYPE, semlock_slots};
+
+void *pp_python_spec(uint32_t type)
+{
+	return type == PP_PYTHON_SEMLOCK && py_find() ? &semlock_spec : NULL;
+}
