@@ -1,15 +1,16 @@
 """Fork all the time, from the main thread and from others, while threads are inside calls of the library: three generations deep.
 
-    python tests/fork/stress.py --forks 300 [--seed N]
+    python tests/fork/stress.py --forks 300
 
-Every child finds that the handles of its parent are not its own, opens pools by every start method, has 64 MiB of results pass through
-the engine, gets Ctrl-C, and ends. Exits with 0, or with 1 and what was wrong; a child that hangs is shown as /proc has it. Nothing may
-be left over: no process, no descriptor.
+Every child finds that the pools of its parent are not its own, opens one by one of the start methods, has 64 MiB of results pass
+through the engine, gets Ctrl-C, and ends. Exits with 0, or with 1 and what was wrong; a child that hangs is shown as /proc and
+faulthandler have it. Nothing may be left over: no process, no thread, no descriptor, no memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import select
 import signal
@@ -29,6 +30,8 @@ GENERATIONS = 3
 FORKERS = 3
 # How long a family of three may take, in seconds.
 PATIENCE = 120
+# How much more memory the parent may have in use at the end, in MiB: the heaps of its threads differ from run to run.
+GROWTH = 64
 ERR_HANDLE = -2
 ERR_FORKED = -18
 
@@ -53,12 +56,23 @@ def show(path):
         return f"({e.strerror})"
 
 
+def prints_stack(pid):
+    """Whether the process, one of ours or a program that it started, has faulthandler's handler for SIGUSR1."""
+    for line in show(f"/proc/{pid}/status").splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1)
+    return False
+
+
 def dump(group):
-    """Print what the system tells of the processes of a group, and of their threads."""
+    """Print what the system tells of the processes of a group, and of their threads, and where they are in Python."""
     for name in os.listdir("/proc"):
         try:
             if not name.isdigit() or os.getpgid(int(name)) != group:
                 continue
+            if prints_stack(name):
+                os.kill(int(name), signal.SIGUSR1)
+                time.sleep(0.1)  # so that the texts do not mix
             print(" ", show(f"/proc/{name}/stat"), file=sys.stderr)
             for task in os.listdir(f"/proc/{name}/task"):
                 at = f"/proc/{name}/task/{task}"
@@ -95,13 +109,12 @@ class Callers:
     """Threads that are always inside a call of the library.
 
     Args:
-        pools: pools that they share.
+        kinds: for each thread, a function and its arguments, which it calls again and again.
     """
 
     def __init__(self, *kinds):
         self.over = False
         self.calls = 0
-        self.failure = None
         self.threads = [threading.Thread(target=self.run, args=kind, daemon=True) for kind in kinds]
         for thread in self.threads:
             thread.start()
@@ -166,9 +179,26 @@ def handle_of(pool):
     return pool._core.handle
 
 
-def strange_handles(handles):
+def refused(call, *args, **named):
+    try:
+        call(*args, **named)
+    except RuntimeError as e:
+        assert "forked" in str(e), e
+        return
+    raise AssertionError("a pool of another process takes calls")
+
+
+def strange(pools):
+    """The pools of the parent answer, in whatever state the parent's threads have left them."""
     library = lib()
-    for handle in handles:
+    for pool in pools:
+        refused(pool.map, twice, [1])
+        refused(pool.apply_async, twice, (1,), callback=print)
+        refused(pool.imap, twice, [1])
+        pool.close()
+        refused(pool.join)
+        pool.terminate()
+        handle = handle_of(pool)
         assert library.pp_pool_close(handle) == ERR_FORKED
         assert library.pp_pool_free(handle) == ERR_FORKED
         assert library.pp_pool_info(handle, None, None, 0, None) == ERR_FORKED
@@ -199,9 +229,9 @@ def notices_signals(by_main):
 METHODS = ("spawn", "fork", "forkserver")
 
 
-def live(generation, number, handles, by_main):
+def live(generation, number, inherited, by_main):
     """The life of a child."""
-    strange_handles(handles)
+    strange(inherited)
     method = METHODS[(number + generation) % len(METHODS)]
     ctx = polyproc.get_context(method)
     with warnings.catch_warnings():
@@ -221,20 +251,20 @@ def live(generation, number, handles, by_main):
     callers = Callers((mapping, own[0]), (applying, own[1]))
     while callers.calls < 4:
         time.sleep(0.001)
-    child(generation + 1, number, [handle_of(p) for p in own], by_main)
+    child(generation + 1, number, own, by_main)
     callers.join()
     for p in own:
         p.close()
         p.join()
 
 
-def child(generation, number, handles, by_main):
+def child(generation, number, pools, by_main):
     """Fork one and wait for its end."""
     pid = fork()
     if pid == 0:
         code = 1
         try:
-            live(generation, number, handles, by_main)
+            live(generation, number, pools, by_main)
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -260,15 +290,15 @@ def alive(fd):
 
 
 def run(families):
-    spawn, forked = polyproc.get_context("spawn"), polyproc.get_context("fork")
+    spawn, forked, served = map(polyproc.get_context, METHODS)
     pools = spawn.Pool(2), forked.Pool(2)
-    handles = [handle_of(p) for p in pools]
     callers = Callers(
         (mapping, pools[0]),
         (applying, pools[1]),
         (iterating, pools[0]),
         (starting, forked),
         (starting, spawn),
+        (starting, served),
         (opening, forked),
         (erring,),
     )
@@ -281,7 +311,7 @@ def run(families):
                 number = next(numbers, None)
             if number is None:
                 return
-            child(1, number, handles, threading.current_thread() is threading.main_thread())
+            child(1, number, pools, threading.current_thread() is threading.main_thread())
 
     # In a forked child the thread that forked is the main thread.
     forkers = [threading.Thread(target=forking) for _ in range(FORKERS - 1)]
@@ -297,24 +327,38 @@ def run(families):
     return callers.calls
 
 
+def resident():
+    """The memory that this process has in use, in MiB."""
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE") >> 20
+
+
+def belongings():
+    """What this process has that a run must not add to. (The fork server stays, and is nobody's leak.)"""
+    with open(f"/proc/self/task/{os.getpid()}/children") as f:
+        children = len(f.read().split())
+    return {"descriptors": descriptors(), "threads": threading.active_count(), "children": children}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--forks", type=int, default=60)
     families = (parser.parse_args().forks + GENERATIONS - 1) // GENERATIONS
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     began = time.monotonic()
     run(FORKERS)  # what stays for good is there after this
-    before = descriptors()
+    before, memory = belongings(), resident()
     calls = run(families)
-    after = descriptors()
-    if after != before:
-        print(f"descriptors: {before} before, {after} after", file=sys.stderr)
+    after, growth = belongings(), resident() - memory
+    if after != before or growth > GROWTH:
+        print(f"{before}, {memory} MiB before; {after}, {growth} MiB more after", file=sys.stderr)
         return 1
-    # The fork server, if there is one, is nobody's leak.
     print(
         f"{sys.version.split()[0]}: {families * GENERATIONS} forks in {time.monotonic() - began:.0f} s, "
-        f"{calls} calls by other threads meanwhile"
+        f"{calls} calls by other threads meanwhile, {memory} + {growth} MiB resident"
     )
     return 0
 

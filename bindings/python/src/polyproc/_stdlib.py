@@ -33,6 +33,8 @@ def module(name: str) -> ModuleType | None:
     found = sys.modules.get("multiprocessing." + name)
     if found is None or found.__name__.startswith(_ours + "."):
         return None
+    if getattr(found.__spec__, "_initializing", False):
+        return None  # a thread is importing it
     return found
 
 

@@ -69,7 +69,8 @@ class _Server:
         self._socket: socket.socket | None = None
         self._inherited = -1
         self._popen: Program | None = None
-        util.register_after_fork(self, _Server._renew_lock)
+        # Children by os.fork() count as well, therefore not by util.register_after_fork.
+        os.register_at_fork(after_in_child=self._renew_lock)
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()

@@ -30,6 +30,7 @@ import threading
 import time
 import types
 import warnings
+import weakref
 
 from . import _worker, context, util
 from ._worker import CALL, ITEM, MAP, PLAIN, PROTOCOL, STARMAP
@@ -502,6 +503,19 @@ class IMapUnorderedIterator(IMapIterator):
 
 # ---- the machine room
 
+# All that this process has, and those that it inherited by a fork.
+_cores: weakref.WeakSet[_Core] = weakref.WeakSet()
+
+
+def _disown() -> None:
+    """In a forked child: the pools are the parent's, and threads that are not here may have held their locks."""
+    for core in list(_cores):
+        core.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown)
+
 
 class _Until:
     """Something to wait for that is no job: a condition."""
@@ -523,6 +537,8 @@ class _Core:
     The condition's lock is reentrant because the garbage collector may end a pool or an iterator anywhere.
     """
 
+    disowned = False  # it belongs to a process that forked this one
+
     def __init__(self) -> None:
         self.jobs: dict[int, Any] = {}  # by number: not finished
         self.feeding: set[_Stream] = set()  # those whose input is not exhausted
@@ -539,6 +555,19 @@ class _Core:
         self.due: collections.deque[Any] = collections.deque()  # jobs whose callback is to be called
         self.draining: set[_Stream] = set()
         self.helper: threading.Thread | None = None
+        _cores.add(self)
+
+    def disown(self) -> None:
+        """From now on nothing waits here: what is asked for is refused. (Jobs are left alone: there may be very many.)"""
+        self.disowned = self.stopped = True
+        self.cond = threading.Condition(threading.RLock())
+        self.helper = None
+        self.feeding = set()
+
+    def check_owner(self) -> None:
+        """Raise RuntimeError in a process that inherited the pool by a fork."""
+        if self.disowned:
+            raise RuntimeError("the pool belongs to a process that forked this one")
 
     # -- to be filled in
 
@@ -640,6 +669,7 @@ class _Core:
         """Wait until ``job`` is ready; False: the timeout, in seconds, came first."""
         deadline = None if timeout is None else _monotonic() + timeout
         while not job._ready:
+            self.check_owner()
             if deadline is not None and _monotonic() >= deadline:
                 self.poll()
                 return bool(job._ready)
@@ -671,6 +701,7 @@ class _Core:
 
     def join(self) -> None:
         """Wait until all is done: whatever input there is, is read."""
+        self.check_owner()
         while self.feeding and not self.stopped:
             for stream in list(self.feeding):
                 stream.feed(stream.room())
@@ -1452,7 +1483,7 @@ class Pool:
         self.terminate()
 
     def __del__(self, _warn: Any = warnings.warn, RUN: str = RUN) -> None:
-        if self._state == RUN:
+        if self._state == RUN and not self._core.disowned:
             _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
 
     def __repr__(self) -> str:
@@ -1481,6 +1512,7 @@ class Pool:
     def _check_running(self) -> None:
         if self._state != RUN:
             raise ValueError("Pool not running")
+        self._core.check_owner()
 
 
 class _Spawning:

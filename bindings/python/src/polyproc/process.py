@@ -13,6 +13,7 @@ Only what every process needs is imported here: a child reads this module before
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import os
 import sys
@@ -523,6 +524,36 @@ class _ParentProcess(BaseProcess):
             deadline = None if timeout is None else time.monotonic() + timeout
             while os.getppid() == self._pid and (deadline is None or time.monotonic() < deadline):
                 time.sleep(0.02)
+
+
+def _forget_imports() -> None:
+    """In a forked child: begin anew the imports that other threads of the parent were in the middle of.
+
+    CPython leaves the child with their locks, so that it waits for ever where it needs such a module, or with half a module. Many
+    functions of this package import what they need when they need it; a fork must not depend on what other threads do in it. Modules
+    of programs are left alone: to import one of them again may mean to run the program again.
+    """
+    bootstrap: Any = sys.modules["_frozen_importlib"]
+    locks = getattr(bootstrap, "_module_locks", {})
+    me = _thread.get_ident()
+    for name, reference in list(locks.items()):
+        owner = getattr(reference(), "owner", me)
+        if owner == me:
+            continue
+        module = sys.modules.get(name)
+        if module is not None:
+            spec = getattr(module, "__spec__", None)
+            origin = getattr(spec, "origin", None) or ""
+            roots = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, os.__file__))
+            if not origin.startswith(roots) or "-packages" + os.sep in origin:
+                continue
+            if getattr(spec, "_initializing", False):
+                del sys.modules[name]
+        locks.pop(name, None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_imports)
 
 
 def ended_fd() -> int:

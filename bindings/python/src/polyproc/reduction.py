@@ -35,8 +35,8 @@ __all__ = ["ForkingPickler", "dump", "recv_handle", "register", "send_handle"]
 HAVE_SEND_HANDLE = sys.platform != "win32"
 
 _no_reducers: dict[type, Reduce] = {}
-# What the last dispatch table was made of: [copyreg's, the standard library's, ours, sockets known], and the table.
-_made_of: tuple[dict[type, Reduce], dict[type, Reduce], dict[type, Reduce], bool] | None = None
+# What the last dispatch table was made of: [copyreg's, the standard library's, ours, the class of sockets], and the table.
+_made_of: tuple[dict[type, Reduce], dict[type, Reduce], dict[type, Reduce], type | None] | None = None
 _table: dict[type, Reduce] = {}
 
 
@@ -45,11 +45,11 @@ def _dispatch_table(own: dict[type, Reduce]) -> dict[type, Reduce]:
     global _made_of, _table
     theirs = _stdlib.module("reduction")
     others = theirs.ForkingPickler._extra_reducers if theirs is not None else _no_reducers
-    sockets = "socket" in sys.modules
+    sockets = getattr(sys.modules.get("socket"), "socket", None)  # another thread may be importing the module
     if _made_of is None or _made_of != (copyreg.dispatch_table, others, own, sockets):
         table = {**copyreg.dispatch_table, **others}
-        if sockets:
-            table[sys.modules["socket"].socket] = _reduce_socket
+        if sockets is not None:
+            table[sockets] = _reduce_socket
         table.update(own)
         _made_of = (dict(copyreg.dispatch_table), dict(others), dict(own), sockets)
         _table = table
