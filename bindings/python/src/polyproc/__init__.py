@@ -109,6 +109,7 @@ SUBWARNING = 25
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from . import connection as connection
     from . import reduction as reducer
     from . import reduction as reduction
 del TYPE_CHECKING  # no public name of this package
@@ -118,10 +119,10 @@ def __getattr__(name: str) -> object:
     # The pickling machinery is loaded when it is first asked for: a child process needs only its unpickling half.
     if name == "reducer":
         return _default.reducer
-    if name == "reduction":
+    if name in ("connection", "reduction"):
         # Not "from . import reduction": that asks this function first.
-        __import__(__name__ + ".reduction")
-        return sys.modules[__name__ + ".reduction"]
+        __import__(f"{__name__}.{name}")
+        return sys.modules[f"{__name__}.{name}"]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 # A child executes the main script under the name __mp_main__, so what it pickles of the script's classes is of that module.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copyreg
 import io
 import sys
+from _thread import _local
 
 try:
     # The C half of pickle, without the Python half, which costs a child process milliseconds.
@@ -93,15 +94,24 @@ def dump(obj: Any, file: IO[bytes], protocol: int | None = None) -> None:
 # ---- descriptors
 
 
+class _Enclosing(_local):
+    """What takes the descriptors of the message that this thread is pickling, where the way it goes can carry them; else None."""
+
+    envelope: context.SpawningPopen | None = None
+
+
+enclosing = _Enclosing()
+
+
 def DupFd(fd: int) -> Any:
-    """An object that becomes, in the child process being started, a descriptor of the same file: call its detach() there.
+    """An object that becomes, in the process that unpickles it, a descriptor of the same file: call its detach() there.
 
     Raises:
-        ValueError: no process is being started in this thread.
+        ValueError: this thread is neither starting a process nor pickling for a connection that can carry descriptors.
     """
-    popen = context.get_spawning_popen()
+    popen = context.get_spawning_popen() or enclosing.envelope
     if popen is None:
-        raise ValueError("descriptors can only be sent to a process that is being started")
+        raise ValueError("descriptors can only be sent to a process that is being started, or over a Unix socket")
     return popen.DupFd(popen.duplicate_for_child(fd))
 
 
