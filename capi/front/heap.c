@@ -28,7 +28,8 @@ enum {
 	SLAB_SHIFT = 20,
 	SCAN_ENOUGH = PP__STACK / 2,
 	ADOPT_MS = 200,
-	ADOPT_MOST_MS = 3200
+	ADOPT_MOST_MS = 3200,
+	ROUNDS = 8 /* of looking for a block; what was found is not free after all only if somebody writes what is ours alone */
 };
 #define LEAST_SIZE (PP__SLAB_SIZE * (PP__SLAB_FIRST + 1))
 #define MOST_SIZE ((uint64_t)PP__SLABS_MOST * PP__SLAB_SIZE)
@@ -822,7 +823,7 @@ static int32_t pick_small(pp__heap *heap, uint32_t class, pp__pick *pick)
 	const uint64_t own = word_of(PP__SLAB_SMALL, class, 0, heap->me);
 	const uint64_t size = (uint64_t)1 << (SMALL_SHIFT + class);
 
-	for (int claims = 0; claims < 3;) {
+	for (int round = 0; round < ROUNDS; round++) {
 		if (pop(heap, list, own, pick))
 			return PP_OK;
 		while (list->current != 0 && slab_word(heap, list->current) == own) {
@@ -871,9 +872,8 @@ static int32_t pick_small(pp__heap *heap, uint32_t class, pp__pick *pick)
 		__atomic_store_n(&slab->word, own, __ATOMIC_SEQ_CST);
 		list->slab[list->count++] = i;
 		list->current = i;
-		claims++;
 	}
-	return PP_ERR_CORRUPT; /* somebody writes what is ours alone */
+	return PP_ERR_CORRUPT;
 }
 
 /* ---- large blocks ---------------------------------------------------------------------------------------------------------------- */
@@ -932,7 +932,7 @@ static int32_t pick_large(pp__heap *heap, uint32_t class, pp__pick *pick)
 	const uint64_t own = word_of(PP__SLAB_LARGE, class, 0, heap->me);
 	const uint64_t size = (uint64_t)1 << (LARGE_SHIFT + class);
 
-	for (int claims = 0; claims < 3;) {
+	for (int round = 0; round < ROUNDS; round++) {
 		if (pop(heap, list, own, pick)) {
 			pick->counted = pick->from == 1;
 			if (pick->from == 1)
@@ -960,7 +960,6 @@ static int32_t pick_large(pp__heap *heap, uint32_t class, pp__pick *pick)
 		list->slab[list->count++] = i;
 		for (uint32_t k = 16u >> class; k-- > 0;)
 			list->free[list->free_count++] = (uint32_t)((((uint64_t)i << SLAB_SHIFT) + k * size) >> SMALL_SHIFT);
-		claims++;
 	}
 	return PP_ERR_CORRUPT;
 }

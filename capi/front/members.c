@@ -37,20 +37,20 @@ static uint64_t *slot_of(const pp__heap *heap, uint32_t i)
 	return (uint64_t *)(void *)(heap->base + PP__MEMBERS_OFF + sizeof(pp__members_head)) + i;
 }
 
-static uint32_t owner_in(uint64_t word, uint32_t i)
+static uint32_t member_owner(uint64_t word, uint32_t i)
 {
 	return (uint32_t)(word >> GEN_SHIFT & GEN_MASK) << SLOT_BITS | (i + 1);
 }
 
-/* word_of reads the word of a member; false if it is not there any more. */
-static bool word_of(const pp__heap *heap, uint32_t owner, uint64_t *word_out)
+/* member_word reads the word of a member; false if it is not there any more. */
+static bool member_word(const pp__heap *heap, uint32_t owner, uint64_t *word_out)
 {
 	const uint32_t i = (owner & ((1u << SLOT_BITS) - 1)) - 1;
 
 	if (i >= PP__MEMBERS)
 		return false;
 	*word_out = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
-	return (*word_out & TAKEN) != 0 && owner_in(*word_out, i) == owner;
+	return (*word_out & TAKEN) != 0 && member_owner(*word_out, i) == owner;
 }
 
 /* start_time reads when a process started, /proc/PID/stat field 22: 0, or errno. */
@@ -182,14 +182,14 @@ bool pp__members_current(const pp__heap *heap, uint32_t owner)
 {
 	uint64_t word;
 
-	return word_of(heap, owner, &word);
+	return member_word(heap, owner, &word);
 }
 
 bool pp__members_still(const pp__heap *heap, uint32_t owner, uint64_t word)
 {
 	uint64_t is;
 
-	return word_of(heap, owner, &is) && is == word;
+	return member_word(heap, owner, &is) && is == word;
 }
 
 bool pp__heap_knows(uint64_t table, uint32_t owner)
@@ -216,7 +216,7 @@ bool pp__members_gone(pp__heap *heap, uint32_t owner, bool deep)
 
 	if (owner == PP__IN_FLIGHT)
 		return false;
-	if (!word_of(heap, owner, &word))
+	if (!member_word(heap, owner, &word))
 		return true;
 	const int32_t pid = (int32_t)(word >> PID_SHIFT);
 	if (process_gone(pid, word >> START_SHIFT & START_MASK))
@@ -236,7 +236,7 @@ int32_t pp__owner_pid(const pp__heap *heap, uint32_t owner)
 {
 	uint64_t word;
 
-	return word_of(heap, owner & ~PP__SLEEPERS, &word) ? (int32_t)(word >> PID_SHIFT) : 0;
+	return member_word(heap, owner & ~PP__SLEEPERS, &word) ? (int32_t)(word >> PID_SHIFT) : 0;
 }
 
 /* identity returns what a word says of this process, but for the generation; 0 with a message if that cannot be found out. */
@@ -262,7 +262,7 @@ uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out)
 		if ((old & TAKEN) != 0)
 			continue;
 		const uint64_t word = who | (((old >> GEN_SHIFT) + 1) & GEN_MASK) << GEN_SHIFT;
-		const uint32_t owner = owner_in(word, i);
+		const uint32_t owner = member_owner(word, i);
 		if (owner == PP__IN_FLIGHT)
 			continue;
 		/* First: another thread that meets the owner must know that it is ours. */
@@ -290,7 +290,7 @@ void pp__members_leave(pp__heap *heap, uint32_t owner)
 {
 	uint64_t word;
 
-	if (word_of(heap, owner, &word))
+	if (member_word(heap, owner, &word))
 		vacate(heap, owner, word);
 }
 
@@ -331,7 +331,7 @@ void pp__reap(pp__heap *heap, uint32_t most, bool deep)
 	for (uint32_t seen = 0, looked = 0; seen < PP__MEMBERS && looked < most; seen++) {
 		i = (i + 1) % PP__MEMBERS;
 		const uint64_t word = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
-		const uint32_t owner = owner_in(word, i);
+		const uint32_t owner = member_owner(word, i);
 		if ((word & TAKEN) == 0 || owner == __atomic_load_n(&heap->me, __ATOMIC_RELAXED))
 			continue;
 		looked++;
@@ -358,9 +358,9 @@ static void reap_own(pp__heap *heap)
 
 	for (uint32_t i = 0; i < PP__MEMBERS; i++) {
 		const uint64_t word = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
-		if ((word & TAKEN) == 0 || word >> PID_SHIFT != pid || pp__heap_knows(table, owner_in(word, i)))
+		if ((word & TAKEN) == 0 || word >> PID_SHIFT != pid || pp__heap_knows(table, member_owner(word, i)))
 			continue;
-		dead[n] = owner_in(word, i);
+		dead[n] = member_owner(word, i);
 		words[n++] = word;
 		if (n == BATCH)
 			break;
