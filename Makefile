@@ -47,7 +47,7 @@ ENGINE_SOURCES := go.mod go.sum $(wildcard capi/*.c capi/*.h) \
 
 # ---- build -----------------------------------------------------------------------------------------------------------
 
-.PHONY: help build demo test test-go test-c test-python check bench torture conformance install clean
+.PHONY: help build demo test test-go test-c test-python check bench torture stress conformance install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,7 +112,7 @@ test-c: build ## C programs against the header and the library
 	POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) $(GO) test -count=1 -timeout 10m -v ./tests/cdriver
 
 test-python: build $(VENV)/.made ## the Python package, on PYTHON and, in short, on PYTHONS
-	PYTHONPATH=bindings/python/src $(VENV_PYTHON) -m pytest -q tests/python tests/guide
+	PYTHONPATH=bindings/python/src $(VENV_PYTHON) -m pytest -q tests/python tests/guide tests/fork
 	$(VENV_PYTHON) tests/python/torture_pool.py --seconds $(TORTURE_SECONDS)
 	@for python in $(PYTHONS); do \
 		venv=build/venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
@@ -122,7 +122,7 @@ test-python: build $(VENV)/.made ## the Python package, on PYTHON and, in short,
 			touch $$venv/.made; \
 		fi; \
 		echo "== $$($$venv/bin/python --version)"; \
-		PYTHONPATH=bindings/python/src $$venv/bin/python -m pytest -q -m 'not slow' tests/python; \
+		PYTHONPATH=bindings/python/src $$venv/bin/python -m pytest -q -m 'not slow' tests/python tests/fork; \
 	done
 
 torture: build $(VENV)/.made ## kill workers at random, for MINUTES (1) in each language
@@ -130,10 +130,15 @@ torture: build $(VENV)/.made ## kill workers at random, for MINUTES (1) in each 
 		$(GO) test -count=1 -v -timeout $$(( $(MINUTES) * 20 + 20 ))m -run Torture ./shm/... ./core/...
 	$(VENV_PYTHON) tests/python/torture_pool.py --seconds $$(( $(MINUTES) * 60 ))
 
-conformance: build ## CPython's own multiprocessing tests (METHOD=spawn, see tests/conformance/README.md)
-	@tests/conformance/run_cpython_suite --module polyproc --path bindings/python/src \
-		--method $(or $(METHOD),spawn) --python $$($(PYTHON) -c 'import sys; print(sys.executable)') \
-		--json build/conformance-$(or $(METHOD),spawn).json $(CONFORMANCE_FLAGS)
+stress: build ## fork FORKS (750) times with each Python there is, while threads are inside calls
+	@for python in $$(tests/tools/pythons 3.9 3.11 3.12 3.13); do $$python tests/fork/stress.py --forks $(or $(FORKS),750); done
+
+RESULT = build/conformance-$(or $(SUITE),core)-$(or $(METHOD),spawn).json
+conformance: build ## CPython's own multiprocessing tests (METHOD=spawn, SUITE=core or main, see tests/conformance/README.md)
+	@tests/conformance/run_cpython_suite --module polyproc --path bindings/python/src --lenient \
+		--method $(or $(METHOD),spawn) --suite $(or $(SUITE),core) \
+		--python $$($(PYTHON) -c 'import sys; print(sys.executable)') --json $(RESULT) $(CONFORMANCE_FLAGS)
+	@$(PYTHON) tests/conformance/waiting_tool.py --brief $(RESULT)
 
 bench: build ## side by side with the alternatives: a table and build/bench.json
 	@tests/bench/run $(BENCH_FLAGS)

@@ -2,6 +2,7 @@
 """What of CPython's tests does not pass yet, and what it waits for: from the results of run_cpython_suite --lenient --json.
 
     waiting_tool.py RESULT.json ... > waiting.md
+    waiting_tool.py --brief RESULT.json ...     in a few lines
 
 Exit 1: some test fails for a reason that is not known here: that is a bug of ours, or a reason to be added below.
 """
@@ -48,11 +49,31 @@ def reason(name, words):
     return None
 
 
+def say_briefly(runs, waiting, unexplained):
+    """What passed, how many tests of which classes wait for what, and what fails."""
+    for (suite, run), (passed, ran, skipped) in sorted(runs.items()):
+        print(f"{suite} {run}: {passed} of {ran} passed, {skipped} skipped")
+    causes = {}
+    for cls, whys in waiting.items():
+        for why, methods in whys.items():
+            causes.setdefault(why, {})[cls] = sum(map(len, methods.values()))
+    for why, classes in sorted(causes.items()):
+        names = ", ".join(f"{cls} {count}" for cls, count in sorted(classes.items()))
+        print(f"{sum(classes.values())} wait for {why}: {names}")
+    print(f"{len(unexplained)} fail" + ":" * bool(unexplained))
+    for line in unexplained:
+        print(f"  {line}")
+
+
 def main():
     runs = {}
     waiting = {}
     unexplained = []
-    for path in sys.argv[1:]:
+    paths = sys.argv[1:]
+    brief = "--brief" in paths
+    if brief:
+        paths.remove("--brief")
+    for path in paths:
         with open(path) as file:
             result = json.load(file)
         meta = result["meta"]
@@ -68,6 +89,9 @@ def main():
                 continue
             cls, _, method = name.partition(".")
             waiting.setdefault(cls, {}).setdefault(why, {}).setdefault(method, set()).add(run)
+    if brief:
+        say_briefly(runs, waiting, unexplained)
+        return 1 if unexplained else 0
     print("# What waits for what comes later\n")
     print("Made by `waiting_tool.py` from runs of `run_cpython_suite --lenient`. Tests that skip themselves with the standard")
     print("library too are not counted as waiting.\n")

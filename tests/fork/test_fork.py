@@ -55,7 +55,8 @@ class Stopper:
 
     def find_spec(self, name, path=None, target=None):
         if name == self.name and threading.get_ident() != self.mine:
-            return importlib.util.spec_from_loader(name, self, origin=self.module.__file__)
+            path = "/.." + self.module.__file__  # paths need not be normal
+            return importlib.util.spec_from_loader(name, self, origin=path)
         return None
 
     def create_module(self, spec):

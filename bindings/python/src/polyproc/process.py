@@ -543,7 +543,8 @@ def _forget_imports() -> None:
         module = sys.modules.get(name)
         if module is not None:
             spec = getattr(module, "__spec__", None)
-            origin = getattr(spec, "origin", None) or ""
+            # As sys.path has it, a path may be in any form.
+            origin = os.path.abspath(getattr(spec, "origin", None) or "")
             roots = tuple(os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, os.__file__))
             if not origin.startswith(roots) or "-packages" + os.sep in origin:
                 continue
