@@ -44,6 +44,12 @@ SEMAPHORE_RECOVER = 1
 BARRIER_ACTION = 1
 PYTHON_SEMLOCK = 0
 
+QUEUE_EXCLUSIVE = 1
+QUEUE_EXISTING = 2
+CODEC_RAW = 0
+CODEC_PICKLE = 1
+TRY = -(1 << 63)
+
 
 class ProcessOptions(ctypes.Structure):
     """pp_process_options"""
@@ -193,6 +199,52 @@ class BarrierState(ctypes.Structure):
     ]
 
 
+class QueueOptions(ctypes.Structure):
+    """pp_queue_options"""
+
+    _fields_ = [
+        ("size", c_uint32),
+        ("flags", c_uint32),
+        ("maxsize", c_uint64),
+        ("name", c_char_p),
+    ]
+
+
+class QueueState(ctypes.Structure):
+    """pp_queue_state"""
+
+    _fields_ = [
+        ("size", c_uint64),
+        ("maxsize", c_uint64),
+        ("unfinished", c_uint64),
+        ("leased", c_uint64),
+        ("closed", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class Message(ctypes.Structure):
+    """pp_message"""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("size", c_uint64),
+        ("codec", c_uint32),
+        ("kind", c_uint32),
+        ("cell", c_uint64),
+        ("owner", c_uint64),
+    ]
+
+
+class Part(ctypes.Structure):
+    """pp_part"""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("size", c_uint64),
+    ]
+
+
 _status = c_int32
 _handle = c_uint64
 # Pointers to structures and arrays that a call fills in are declared as void pointers: byref(), an array, and an address that was
@@ -290,6 +342,22 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_barrier_reset": (_status, (_handle,)),
     "pp_barrier_info": (_status, (_handle, _p)),
     "pp_barrier_free": (_status, (_handle,)),
+    "pp_queue_create": (_status, (_p, _p)),
+    "pp_queue_free": (_status, (_handle,)),
+    "pp_queue_unlink": (_status, (c_char_p,)),
+    "pp_queue_put": (_status, (_handle, _p, c_size_t, c_uint32, c_int64)),
+    "pp_queue_put_parts": (_status, (_handle, _p, c_size_t, c_uint32, c_int64)),
+    "pp_queue_put_many": (_status, (_handle, _p, _p, c_size_t, c_uint32, c_int64, _p)),
+    "pp_queue_get": (_status, (_handle, _p, c_size_t, c_int64, _p)),
+    "pp_queue_get_many": (_status, (_handle, _p, c_size_t, _p, c_size_t, c_int64, _p)),
+    "pp_queue_take": (_status, (_handle, _p, c_size_t, c_int64, _p)),
+    "pp_queue_lease": (_status, (_handle, c_int64, _p)),
+    "pp_message_ack": (_status, (_p,)),
+    "pp_message_free": (None, (_p,)),
+    "pp_queue_info": (_status, (_handle, _p)),
+    "pp_queue_task_done": (_status, (_handle,)),
+    "pp_queue_join": (_status, (_handle, c_int64)),
+    "pp_queue_close": (_status, (_handle,)),
     "pp_worker_pending": (c_int32, ()),
     "pp_worker_attach": (_status, (_p,)),
     "pp_worker_attach_to": (_status, (_p, _p)),

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, Protocol
 
     from .pool import Pool as PoolType
+    from .queues import JoinableQueue as JoinableQueueType
+    from .queues import Queue as QueueType
+    from .queues import SimpleQueue as SimpleQueueType
 
     class SpawningPopen(Protocol):
         """What objects may ask of the start that they are being pickled for."""
@@ -142,9 +145,6 @@ _PLANNED = {
     "BoundedSemaphore": "0.3",
     "Event": "0.3",
     "Barrier": "0.3",
-    "Queue": "0.3",
-    "JoinableQueue": "0.3",
-    "SimpleQueue": "0.3",
     "RawValue": "0.4",
     "RawArray": "0.4",
     "Value": "0.4",
@@ -228,17 +228,23 @@ class BaseContext:
         """Return a barrier."""
         _missing("Barrier")
 
-    def Queue(self, maxsize: int = 0) -> Any:
-        """Return a queue."""
-        _missing("Queue")
+    def Queue(self, maxsize: int = 0, *, name: str | None = None) -> QueueType:
+        """Return a queue; one that other processes of this user open too, if it has a name."""
+        from .queues import Queue
 
-    def JoinableQueue(self, maxsize: int = 0) -> Any:
+        return Queue(maxsize, ctx=self.get_context(), name=name)
+
+    def JoinableQueue(self, maxsize: int = 0, *, name: str | None = None) -> JoinableQueueType:
         """Return a queue that knows when all its items are done."""
-        _missing("JoinableQueue")
+        from .queues import JoinableQueue
 
-    def SimpleQueue(self) -> Any:
+        return JoinableQueue(maxsize, ctx=self.get_context(), name=name)
+
+    def SimpleQueue(self, *, name: str | None = None) -> SimpleQueueType:
         """Return a queue with nothing but put and get."""
-        _missing("SimpleQueue")
+        from .queues import SimpleQueue
+
+        return SimpleQueue(ctx=self.get_context(), name=name)
 
     def Pool(
         self,

@@ -1,0 +1,510 @@
+"""Queues between processes. Mirrors multiprocessing/queues.py.
+
+A queue is shared memory (capi/front/queue.h): there is no feeder thread, no pipe and no process behind it. Differences from the
+standard library, all where that one has a weakness:
+
+* ``put`` pickles at once: an object that cannot be pickled raises there, and later changes to it are not seen by the receiver. When
+  ``put`` returns, the item is in the queue, whatever becomes of the process that has put it;
+* a process that is killed in the middle of ``put`` or ``get`` leaves the queue whole;
+* a queue can be sent: as an argument of a process or of a pool's task, and through another queue;
+* joining a process before its items were taken does not deadlock; ``join_thread`` and ``cancel_join_thread`` have nothing to wait for;
+* the timeout of ``get`` bounds the whole call; ``qsize``, ``empty`` and ``full`` are exact, on every platform;
+* ``name=``: a queue that unrelated processes of one user open, in /dev/shm. It stays until ``unlink``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from queue import Empty, Full
+from types import GenericAlias
+
+from . import _abi, _errors, _stdlib, context, reduction
+from ._lib import lib, pylib
+
+try:
+    from _pickle import dumps as _c_dumps
+except ImportError:
+    from pickle import dumps as _c_dumps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
+
+_INLINE_MOST = 32768  # longer messages lie in a block of their own
+_KEEP_GIL_MOST = 1 << 18  # copying more takes as long as giving the GIL away does
+_TRY = _abi.TRY
+# There was nothing, or another process was in the middle of a call all the time.
+_NO_ROOM = (_errors.FULL, _errors.TIMEOUT)
+_NO_ITEM = (_errors.EMPTY, _errors.TIMEOUT)
+_SLICE = 1.0  # seconds: a signal that comes just before a wait begins is noticed after it
+# pp_message as words: data, size, codec | kind << 32, cell, owner. What a pickle in the caller's buffer is:
+_SMALL_PICKLE = _abi.CODEC_PICKLE | 1 << 32
+
+_forking_pickler = reduction.ForkingPickler
+_loads = _forking_pickler.loads
+
+# ---- pickling
+
+# For how many reducers of the standard library and of ours the answer is known, and whether pickle alone does all of them.
+_known: tuple[int, int] = (-1, -1)
+_plain = False
+# What pickle does right without the standard library's reducers, by the function registered: methods, partial.
+_NATIVE = ("_reduce_method", "_reduce_method_descriptor", "_reduce_partial")
+_none: dict[type, Any] = {}
+
+
+def _dumps(obj: Any) -> bytes:
+    """The pickle of ``obj``, as ForkingPickler makes it, by the shortest way."""
+    global _known, _plain
+    theirs = sys.modules.get("multiprocessing.reduction")
+    others = _none if theirs is None else theirs.ForkingPickler._extra_reducers
+    own = _forking_pickler._extra_reducers
+    counts = (len(others), len(own))
+    if counts != _known:
+        others = _none if _stdlib.module("reduction") is None else others
+        # Sockets are the one thing that pickle refuses and ForkingPickler knows of itself.
+        _plain = not own and all(
+            getattr(reduce, "__name__", "") in _NATIVE or getattr(reduce, "__name__", "") == "_reduce_socket"
+            for reduce in others.values()
+        )
+        _known = counts
+    if not _plain:
+        return _forking_pickler.dumps(obj)
+    try:
+        return _c_dumps(obj)
+    except TypeError:
+        if "socket" not in sys.modules:
+            raise
+    return _forking_pickler.dumps(obj)
+
+
+# ---- the library's side
+
+
+class _Room:
+    """What a call of pp_queue_take fills in: a buffer and a pp_message. One call at a time."""
+
+    __slots__ = ("address", "bytes", "message", "message_address", "words")
+
+    def __init__(self) -> None:
+        import ctypes
+
+        buffer = (ctypes.c_char * _INLINE_MOST)()
+        self.bytes = memoryview(buffer)
+        self.address = ctypes.addressof(buffer)
+        self.message = _abi.Message()
+        self.words = memoryview(self.message).cast("B").cast("Q")
+        self.message_address = ctypes.addressof(self.message)
+
+    def value(self) -> Any:
+        """The object that the message is, which is given back."""
+        import ctypes
+
+        size, kind = self.words[1], self.words[2]
+        address = self.message.data
+        try:
+            view = memoryview((ctypes.c_char * size).from_address(address)).cast("B") if size else b""
+            if kind & 0xFFFFFFFF == _abi.CODEC_PICKLE:
+                return _loads(view)
+            return bytes(view)
+        finally:
+            lib().pp_message_free(self.message_address)
+
+
+_rooms: list[_Room] = []
+
+
+class _Part:
+    """Pieces of a message that are not put together first: the pickle of a large bytes object."""
+
+    @staticmethod
+    def put(handle: int, data: bytes, milliseconds: int) -> int:
+        import ctypes
+
+        head = b"\x80\x04\x8e" + len(data).to_bytes(8, "little")  # PROTO 4, BINBYTES8
+        parts = (_abi.Part * 3)()
+        for part, piece in zip(parts, (head, data, b".")):
+            part.data = ctypes.cast(ctypes.c_char_p(piece), ctypes.c_void_p).value
+            part.size = len(piece)
+        status: int = lib().pp_queue_put_parts(handle, parts, 3, _abi.CODEC_PICKLE, milliseconds)
+        return status
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(int(seconds * 1000) + 1, 1 << 53)
+
+
+def _create(maxsize: int, name: str | None, flags: int) -> int:
+    import ctypes
+
+    options = _abi.QueueOptions()
+    options.size = ctypes.sizeof(options)
+    options.flags = flags
+    options.maxsize = max(0, maxsize)
+    if maxsize > 0x7FFFFFFF:
+        raise ValueError("maxsize is too large")
+    if name is not None:
+        options.name = name.encode()
+        if b"\0" in name.encode():
+            raise ValueError("the name contains a null character")
+    handle = ctypes.c_uint64()
+    _errors.check(lib().pp_queue_create(ctypes.byref(options), ctypes.byref(handle)))
+    return handle.value
+
+
+def _export(handle: int) -> bytes:
+    import ctypes
+
+    ref = ctypes.create_string_buffer(_abi.REF_SIZE)
+    _errors.check(lib().pp_ref_export(handle, ref))
+    return ref.raw
+
+
+def _import(ref: bytes) -> int:
+    import ctypes
+
+    handle = ctypes.c_uint64()
+    _errors.check(lib().pp_ref_import(ref, _abi.KIND_QUEUE, ctypes.byref(handle), None))
+    return handle.value
+
+
+class _Base:
+    """What all queues share: the handle, and how it travels."""
+
+    _handle = 0
+    _name: str | None = None
+    _maxsize = 0
+    _closed = False
+
+    def _open(self, maxsize: int, name: str | None) -> None:
+        self._handle = _create(maxsize, name, 0)
+        self._name = name
+        self._attach()
+
+    def _attach(self) -> None:
+        library = pylib()
+        self._free = library.pp_queue_free
+        self._fast_put = library.pp_queue_put
+        self._fast_take = library.pp_queue_take
+        state = self._state()
+        self._maxsize = state.maxsize
+
+    def _state(self) -> Any:
+        import ctypes
+
+        state = _abi.QueueState()
+        status = pylib().pp_queue_info(self._handle, ctypes.byref(state))
+        if status:
+            raise _errors.error(status)
+        return state
+
+    def __del__(self) -> None:
+        handle, self._handle = self._handle, 0
+        if handle:
+            self._free(handle)
+
+    def __getstate__(self) -> Any:
+        if self._name is not None:
+            return (None, self._name)
+        return (_export(self._handle), None)
+
+    def __setstate__(self, state: Any) -> None:
+        ref, name = state[:2]
+        if name is not None:
+            self._handle = _create(0, name, _abi.QUEUE_EXISTING)
+            self._name = name
+        else:
+            self._handle = _import(ref)
+        self._attach()
+
+    @property
+    def name(self) -> str | None:
+        """The name that the queue was opened by, or None."""
+        return self._name
+
+    def unlink(self) -> None:
+        """Remove the name of a named queue. Who has opened it goes on with it.
+
+        Raises:
+            ValueError: the queue has no name.
+            FileNotFoundError: the name was removed already.
+        """
+        if self._name is None:
+            raise ValueError("the queue has no name")
+        _errors.check(lib().pp_queue_unlink(self._name.encode()))
+
+    def _broken(self, status: int) -> Exception:
+        if status == _errors.CLOSED:
+            return ValueError(f"Queue {self!r} is closed")
+        return _errors.error(status)
+
+    def _put(self, obj: Any, block: bool, timeout: float | None) -> bool:
+        """False: there was no room in time."""
+        if type(obj) is bytes and len(obj) > _INLINE_MOST:
+            data = obj
+            put = _Part.put
+            status = _errors.TIMEOUT
+        else:
+            data = _dumps(obj)
+            put = self._put_pickle
+            size = len(data)
+            if size <= _KEEP_GIL_MOST:
+                status = self._fast_put(self._handle, data, size, 1, _TRY)
+                if not status:
+                    return True
+            else:
+                status = _errors.TIMEOUT
+        if status not in _NO_ROOM:
+            raise self._broken(status)
+        if not block:
+            if status == _errors.TIMEOUT:
+                while (status := put(self._handle, data, 0)) == _errors.INTERRUPTED:
+                    pass
+        else:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while True:
+                left = _SLICE if deadline is None else max(0.0, deadline - time.monotonic())
+                status = put(self._handle, data, _milliseconds(min(left, _SLICE)) if left else 0)
+                if status in _NO_ROOM and (deadline is None or left > _SLICE):
+                    continue
+                if status != _errors.INTERRUPTED:
+                    break
+        if not status:
+            return True
+        if status in _NO_ROOM:
+            return False
+        raise self._broken(status)
+
+    @staticmethod
+    def _put_pickle(handle: int, data: bytes, milliseconds: int) -> int:
+        status: int = lib().pp_queue_put(handle, data, len(data), _abi.CODEC_PICKLE, milliseconds)
+        return status
+
+    def _get(self, block: bool, timeout: float | None) -> Any:
+        try:
+            room = _rooms.pop()
+        except IndexError:
+            room = _Room()
+        status = self._fast_take(self._handle, room.address, _INLINE_MOST, _TRY, room.message_address)
+        if status:
+            status = self._get_slowly(room, status, block, timeout)
+            if status:
+                _rooms.append(room)
+                if status in _NO_ITEM:
+                    raise Empty
+                raise self._broken(status)
+        if room.words[2] == _SMALL_PICKLE:
+            obj = _loads(room.bytes)  # which ends where the pickle does
+        else:
+            obj = room.value()
+        _rooms.append(room)
+        return obj
+
+    def _get_slowly(self, room: _Room, status: int, block: bool, timeout: float | None) -> int:
+        take = lib().pp_queue_take
+        if status not in _NO_ITEM:
+            return status
+        if not block:
+            while status in (_errors.TIMEOUT, _errors.INTERRUPTED):
+                status = take(self._handle, room.address, _INLINE_MOST, 0, room.message_address)
+                if status == _errors.TIMEOUT:
+                    break
+            return status
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _SLICE if deadline is None else max(0.0, deadline - time.monotonic())
+            status = take(
+                self._handle, room.address, _INLINE_MOST, _milliseconds(min(left, _SLICE)) if left else 0, room.message_address
+            )
+            if status in _NO_ITEM and (deadline is None or left > _SLICE):
+                continue
+            if status != _errors.INTERRUPTED:
+                return status
+
+    __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
+
+
+class Queue(_Base):
+    """A queue with the interface of queue.Queue, but for task_done and join.
+
+    Args:
+        maxsize: how many items it holds at most; 0 or less: no bound, ``put`` never waits.
+        ctx: the context that made it.
+        name: None, or a queue that any process of this user opens by this name; it is created if it is not there. maxsize is then that
+            of the process that created it.
+
+    Raises:
+        MemoryError: no memory, or a limit on it.
+        ValueError: no such name can be, or maxsize is too large.
+    """
+
+    def __init__(self, maxsize: int = 0, *, ctx: context.BaseContext, name: str | None = None) -> None:
+        self._open(maxsize, name)
+
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put ``obj`` into the queue; it is pickled here and now.
+
+        Args:
+            obj: anything that can be pickled.
+            block: wait for room if the queue is full.
+            timeout: seconds to wait for room at most; None: for ever.
+
+        Raises:
+            queue.Full: there was no room (in time).
+            ValueError: the queue is closed.
+            MemoryError: no memory, or a limit on it; the queue is as it was.
+            Exception: whatever pickling ``obj`` raises.
+        """
+        if self._closed:
+            raise ValueError(f"Queue {self!r} is closed")
+        if type(self)._on_queue_feeder_error is not Queue._on_queue_feeder_error:
+            # Somebody (concurrent.futures) wants to be told in this way.
+            try:
+                _dumps(obj)
+            except Exception as e:
+                self._on_queue_feeder_error(e, obj)
+                return
+        if not self._put(obj, block, timeout):
+            raise Full
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take the next object out of the queue.
+
+        Args:
+            block: wait for one if the queue is empty.
+            timeout: seconds that the call takes at most; None: for ever.
+
+        Raises:
+            queue.Empty: there was none (in time).
+            ValueError: the queue is closed.
+        """
+        if self._closed:
+            raise ValueError(f"Queue {self!r} is closed")
+        return self._get(block, timeout)
+
+    def put_nowait(self, obj: Any) -> None:
+        """``put(obj, False)``"""
+        self.put(obj, False)
+
+    def get_nowait(self) -> Any:
+        """``get(False)``"""
+        return self.get(False)
+
+    def qsize(self) -> int:
+        """How many items are in the queue at this moment."""
+        size: int = self._state().size
+        return size
+
+    def empty(self) -> bool:
+        """Whether there is no item in the queue at this moment."""
+        return self.qsize() == 0
+
+    def full(self) -> bool:
+        """Whether a put would have to wait at this moment."""
+        return 0 < self._maxsize <= self.qsize()
+
+    def close(self) -> None:
+        """This process will not use this object again: put and get raise ValueError. Other processes go on."""
+        self._closed = True
+
+    def join_thread(self) -> None:
+        """Do nothing: there is no thread, and what was put is in the queue. To be called after close, as ever.
+
+        Raises:
+            AssertionError: the queue is not closed.
+        """
+        assert self._closed, f"Queue {self!r} not closed"
+
+    def cancel_join_thread(self) -> None:
+        """Do nothing: there is no thread."""
+
+    @staticmethod
+    def _on_queue_feeder_error(e: BaseException, obj: Any) -> None:
+        """For concurrent.futures, which overrides it: called when an object cannot be pickled, instead of raising."""
+        import traceback
+
+        traceback.print_exc()
+
+
+class JoinableQueue(Queue):
+    """A Queue that knows when everything that was put into it has been dealt with."""
+
+    def task_done(self) -> None:
+        """Say that an item that was taken has been dealt with.
+
+        Raises:
+            ValueError: called more often than there were items.
+        """
+        status = pylib().pp_queue_task_done(self._handle)
+        if status == _errors.STATE:
+            raise ValueError("task_done() called too many times")
+        if status:
+            raise self._broken(status)
+
+    def join(self) -> None:
+        """Wait until task_done was called for every item."""
+        wait = lib().pp_queue_join
+        while True:
+            status = wait(self._handle, int(_SLICE * 1000))
+            if not status:
+                return
+            if status not in (_errors.TIMEOUT, _errors.INTERRUPTED):
+                raise self._broken(status)
+
+
+class _End:
+    """What is left of the pipe that the standard library's SimpleQueue has two ends of."""
+
+    closed = False
+
+
+class SimpleQueue(_Base):
+    """A queue with put, get, empty and close."""
+
+    def __init__(self, *, ctx: context.BaseContext, name: str | None = None) -> None:
+        self._open(0, name)
+
+    def _attach(self) -> None:
+        super()._attach()
+        self._reader = self._writer = _End()
+
+    def close(self) -> None:
+        """This process will not use this object again. Closing twice does nothing."""
+        self._closed = self._reader.closed = True
+
+    def empty(self) -> bool:
+        """Whether there is no item in the queue at this moment.
+
+        Raises:
+            OSError: the queue is closed.
+        """
+        self._check()
+        return not self._state().size
+
+    def get(self) -> Any:
+        """Take the next object out of the queue; wait for one.
+
+        Raises:
+            OSError: the queue is closed.
+        """
+        if self._closed:
+            self._check()
+        return self._get(True, None)
+
+    def put(self, obj: Any) -> None:
+        """Put ``obj`` into the queue; it is pickled here and now. This never waits for a reader.
+
+        Raises:
+            OSError: the queue is closed.
+            MemoryError: no memory, or a limit on it; the queue is as it was.
+        """
+        if self._closed:
+            self._check()
+        self._put(obj, True, None)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise OSError("handle is closed")
