@@ -817,7 +817,7 @@ PP_API int32_t pp_worker_step(int32_t status, int32_t code, const void *data, si
 
 /* ---- Python host -------------------------------------------------------------------------------------------------- */
 
-enum { PP_PYTHON_SEMLOCK = 0 };
+enum { PP_PYTHON_SEMLOCK = 0, PP_PYTHON_CHANNEL = 1 };
 
 /* pp_python_spec returns a PyType_Spec, a static one, for PyType_FromSpec of the CPython interpreter that this process runs; NULL if it runs none, or there is no such
  * type. For the Python binding of the same version: the types are not described here. Only where objects begin with 16 bytes (object.__basicsize__). */

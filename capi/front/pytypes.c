@@ -1,80 +1,20 @@
-/* pytypes.c - the Python types that are too hot for ctypes: pp_python_spec hands out a PyType_Spec, which the binding gives to PyType_FromSpec.
- *
- * There are no Python headers here and no link to libpython: what is needed of the stable ABI is declared below and looked up in the process
- * that has loaded us, so one library serves every CPython from 3.9 on. That rests on objects beginning with {refcount, type}, 16 bytes:
- * the binding asks for no type where object.__basicsize__ is another number (free-threaded builds, other interpreters).
+/* pytypes.c - the Python types that are too hot for ctypes: pp_python_spec hands out a PyType_Spec, which the binding gives to PyType_FromSpec. Here
+ * is that of locks and semaphores; that of queues and pipes is in pychannel.c.
  *
  * An uncontended call keeps the GIL; one that waits releases it, and lets Python's signal handlers run when it is interrupted.
- * No type takes part in cyclic garbage collection: instances refer to a function of the binding and to nothing else. A Python class that derives
+ * No type takes part in cyclic garbage collection: instances refer to functions of the binding and to nothing else. A Python class that derives
  * from one brings its own. */
 #include "front.h"
 
+#include "pyapi.h"
 #include "sync.h"
 
 #include <dlfcn.h>
 #include <string.h>
 
-typedef intptr_t py_size;
+pp__python pp__py;
 
-typedef struct py_object {
-	py_size refs;
-	struct py_object *type;
-} py_object;
-
-typedef struct py_method {
-	const char *name;
-	void *function;
-	int flags;
-	const char *doc;
-} py_method;
-
-typedef struct py_slot {
-	int slot;
-	void *value;
-} py_slot;
-
-typedef struct py_spec {
-	const char *name;
-	int basic_size;
-	int item_size;
-	unsigned flags;
-	py_slot *slots;
-} py_spec;
-
-/* typeslots.h, methodobject.h, object.h: of the stable ABI */
-enum { TP_DEALLOC = 52, TP_DOC = 56, TP_METHODS = 64, TP_FREE = 74 };
-enum { NOARGS = 0x0004, KEYWORDS = 0x0002, FASTCALL = 0x0080 };
-enum { BASETYPE = 1 << 10 };
-
-/* X(result, name, parameters): the functions; V(name): the objects. */
-#define PY_FUNCTIONS(X)                                                  \
-	X(void, Py_IncRef, (py_object *))                                    \
-	X(void, Py_DecRef, (py_object *))                                    \
-	X(void *, PyType_GetSlot, (py_object *, int))                        \
-	X(void *, PyEval_SaveThread, (void))                                 \
-	X(void, PyEval_RestoreThread, (void *))                              \
-	X(int, PyErr_CheckSignals, (void))                                   \
-	X(py_object *, PyErr_Occurred, (void))                               \
-	X(void, PyErr_SetString, (py_object *, const char *))                \
-	X(py_object *, PyErr_Format, (py_object *, const char *, ...))       \
-	X(int, PyObject_IsTrue, (py_object *))                               \
-	X(double, PyFloat_AsDouble, (py_object *))                           \
-	X(py_object *, PyLong_FromUnsignedLong, (unsigned long))             \
-	X(unsigned long long, PyLong_AsUnsignedLongLong, (py_object *))      \
-	X(long, PyLong_AsLong, (py_object *))                                \
-	X(py_size, PyTuple_Size, (py_object *))                              \
-	X(py_object *, PyTuple_GetItem, (py_object *, py_size))              \
-	X(int, PyUnicode_CompareWithASCIIString, (py_object *, const char *)) \
-	X(py_object *, PyObject_CallFunction, (py_object *, const char *, ...))
-
-#define DECLARE(result, name, parameters) result(*name) parameters;
-static struct {
-	PY_FUNCTIONS(DECLARE)
-	py_object *none, *true_, *false_, **type_error, **value_error;
-} py;
-#undef DECLARE
-
-static bool py_find(void)
+bool pp__py_find(void)
 {
 	static uint32_t found;
 
@@ -92,14 +32,10 @@ static bool py_find(void)
 	py.value_error = dlsym(RTLD_DEFAULT, "PyExc_ValueError");
 	if (py.none == NULL || py.true_ == NULL || py.false_ == NULL || py.type_error == NULL || py.value_error == NULL)
 		return false;
+	const unsigned long *const version = dlsym(RTLD_DEFAULT, "Py_Version"); /* from 3.11 on */
+	py.immortal = version != NULL && *version >= 0x030c0000;
 	__atomic_store_n(&found, 1, __ATOMIC_RELEASE);
 	return true;
-}
-
-static py_object *same(py_object *o)
-{
-	py.Py_IncRef(o);
-	return o;
 }
 
 /* ---- lock and semaphore -------------------------------------------------------------------------------------------------------- */
@@ -107,6 +43,7 @@ static py_object *same(py_object *o)
 typedef struct semlock {
 	py_object head;
 	pp__handle *handle; /* alive as long as number is ours; NULL: _adopt was not called */
+	void *object;       /* what it is of */
 	uint64_t number;
 	py_object *fail;    /* called with a status, raises */
 	uint32_t kind;
@@ -134,7 +71,7 @@ static int32_t take(semlock *self, uint64_t deadline)
 
 static bool take_fast(semlock *self)
 {
-	return self->kind == PP__KIND_LOCK ? pp__lock_fast(self->handle) : pp__semaphore_fast(self->handle);
+	return self->kind == PP__KIND_LOCK ? pp__lock_fast(self->object, self->handle->heap->me) : pp__semaphore_fast(self->object);
 }
 
 static py_object *semlock_take(semlock *self, uint64_t deadline)
@@ -152,7 +89,7 @@ static py_object *semlock_take(semlock *self, uint64_t deadline)
 		if (status == PP_ERR_INTERRUPTED && py.PyErr_CheckSignals() != 0)
 			return NULL;
 	} while (status == PP_ERR_INTERRUPTED || (status == PP_ERR_OWNER_DIED && self->silent));
-	return status == PP_OK ? same(py.true_) : status == PP_ERR_TIMEOUT ? same(py.false_) : failed(self, status);
+	return status == PP_OK ? constant(py.true_) : status == PP_ERR_TIMEOUT ? constant(py.false_) : failed(self, status);
 }
 
 /* The deadline that timeout seconds mean: negative ones are 0. */
@@ -175,6 +112,8 @@ static py_object *semlock_acquire(semlock *self, py_object *const *args, py_size
 
 	if (self->handle == NULL)
 		return failed(self, PP_ERR_HANDLE);
+	if (n == 0 && names == NULL)
+		return take_fast(self) ? constant(py.true_) : semlock_take(self, UINT64_MAX);
 	if (n > 2)
 		return py.PyErr_Format(*py.type_error, "acquire() takes at most 2 arguments (%zd given)", n);
 	for (py_size i = 0; i < n; i++)
@@ -195,7 +134,7 @@ static py_object *semlock_acquire(semlock *self, py_object *const *args, py_size
 	if (given[1] != NULL && given[1] != py.none && !deadline_of(given[1], &deadline))
 		return NULL;
 	if (take_fast(self))
-		return same(py.true_);
+		return constant(py.true_);
 	return semlock_take(self, block ? deadline : 0);
 }
 
@@ -205,7 +144,7 @@ static py_object *semlock_enter(semlock *self, py_object *none)
 	if (self->handle == NULL)
 		return failed(self, PP_ERR_HANDLE);
 	if (take_fast(self))
-		return same(py.true_);
+		return constant(py.true_);
 	return semlock_take(self, UINT64_MAX);
 }
 
@@ -214,8 +153,10 @@ static py_object *semlock_release(semlock *self, py_object *none)
 	(void)none;
 	if (self->handle == NULL)
 		return failed(self, PP_ERR_HANDLE);
+	if (self->kind == PP__KIND_LOCK && pp__lock_give_fast(self->object, self->handle->heap->me))
+		return constant(py.none);
 	const int32_t status = self->kind == PP__KIND_LOCK ? pp__lock_give(self->handle) : pp__semaphore_give(self->handle);
-	return status == PP_OK ? same(py.none) : failed(self, status);
+	return status == PP_OK ? constant(py.none) : failed(self, status);
 }
 
 static py_object *semlock_exit(semlock *self, py_object *const *args, py_size n)
@@ -231,7 +172,7 @@ static py_object *semlock_is_mine(semlock *self, py_object *none)
 	(void)none;
 	if (self->handle == NULL)
 		return failed(self, PP_ERR_HANDLE);
-	return same(self->kind == PP__KIND_LOCK && pp__lock_mine(self->handle) > 0 ? py.true_ : py.false_);
+	return constant(self->kind == PP__KIND_LOCK && pp__lock_mine(self->handle) > 0 ? py.true_ : py.false_);
 }
 
 /* _get_value(): how often it can be acquired now. */
@@ -270,7 +211,8 @@ static py_object *semlock_adopt(semlock *self, py_object *const *args, py_size n
 		return NULL;
 	}
 	py_object *const before = self->fail;
-	self->fail = same(args[3]);
+	self->fail = args[3];
+	py.Py_IncRef(args[3]);
 	if (before != NULL)
 		py.Py_DecRef(before);
 	pp__handle *const handle = pp__pin(number, (uint32_t)kind);
@@ -279,9 +221,10 @@ static py_object *semlock_adopt(semlock *self, py_object *const *args, py_size n
 	self->kind = (uint32_t)kind;
 	self->silent = (uint32_t)silent;
 	self->number = number;
+	self->object = pp__at(handle->heap, handle->off);
 	self->handle = handle;
 	pp__unpin(handle); /* it stays until the number is freed, which only the end of this instance does */
-	return same(py.none);
+	return constant(py.none);
 }
 
 static void semlock_dealloc(semlock *self)
@@ -314,9 +257,11 @@ static py_slot semlock_slots[] = {
 	{0, NULL},
 };
 
-static py_spec semlock_spec = {"polyproc.synchronize._FastSemLock", sizeof(semlock), 0, BASETYPE, semlock_slots};
+py_spec pp__semlock_spec = {"polyproc.synchronize._FastSemLock", sizeof(semlock), 0, BASETYPE, semlock_slots};
 
 void *pp_python_spec(uint32_t type)
 {
-	return type == PP_PYTHON_SEMLOCK && py_find() ? &semlock_spec : NULL;
+	if (type > PP_PYTHON_CHANNEL || !pp__py_find())
+		return NULL;
+	return type == PP_PYTHON_SEMLOCK ? &pp__semlock_spec : &pp__channel_spec;
 }

@@ -1,0 +1,202 @@
+/* pychannel.c - the Python type behind Queue.put, Queue.get, Connection.send and Connection.recv: what can be done at once is done here, with the GIL
+ * held, between one pickling call and one call of the library. Whatever is out of the ordinary, waiting above all, is left to functions of
+ * the binding (slow_put, slow_get), which do the same by way of ctypes. */
+#include "front.h"
+
+#include "pyapi.h"
+
+#include <string.h>
+
+/* What a message that is taken at once is copied to; larger ones are read where they are. */
+enum { ROOM = 4096 };
+
+enum { READ_ONLY = 0x100 }; /* PyBUF_READ */
+
+typedef struct channel {
+	py_object head;
+	uint64_t number; /* the handle, which belongs to the binding; 0: everything is left to the slow functions */
+	py_object *dumps, *loads;
+	py_object *slow_put, *slow_get;
+	uint32_t is_pipe;
+	uint32_t codec;
+} channel;
+
+static void drop(py_object **o)
+{
+	py_object *const was = *o;
+
+	*o = NULL;
+	if (was != NULL)
+		py.Py_DecRef(was);
+}
+
+/* slowly calls the binding's function with the same arguments. */
+static py_object *slowly(channel *self, py_object *function, py_object *const *args, py_size n, py_object *names)
+{
+	const py_size named = names == NULL ? 0 : py.PyTuple_Size(names);
+	py_object *keywords = NULL, *result = NULL;
+	py_object *const all = py.PyTuple_New(n + 1);
+
+	if (all == NULL)
+		return NULL;
+	py.PyTuple_SetItem(all, 0, same((py_object *)self));
+	for (py_size i = 0; i < n; i++)
+		py.PyTuple_SetItem(all, i + 1, same(args[i]));
+	if (named == 0 || (keywords = py.PyDict_New()) != NULL) {
+		for (py_size i = 0; i < named; i++)
+			py.PyDict_SetItem(keywords, py.PyTuple_GetItem(names, i), args[n + i]);
+		if (py.PyErr_Occurred() == NULL)
+			result = py.PyObject_Call(function, all, keywords);
+	}
+	py.Py_DecRef(all);
+	drop(&keywords);
+	return result;
+}
+
+/* try_put puts a message if there is room. */
+static int32_t try_put(const channel *self, py_object *bytes)
+{
+	char *data;
+	py_size size;
+
+	if (py.PyBytes_AsStringAndSize(bytes, &data, &size) != 0)
+		return PP_ERR_INVALID;
+	return self->is_pipe ? pp_pipe_send(self->number, data, (size_t)size, 0)
+	                     : pp_queue_put(self->number, data, (size_t)size, self->codec, PP_TRY);
+}
+
+static py_object *channel_put(channel *self, py_object *const *args, py_size n, py_object *names)
+{
+	if (self->slow_put == NULL)
+		return py.PyErr_Format(*py.type_error, "not initialized");
+	if (n < 1 || n > 3 || self->number == 0 || (n > 1 && self->is_pipe)) /* it looks at its arguments as Python does */
+		return slowly(self, self->slow_put, args, n, names);
+	py_object *const bytes = py.PyObject_CallFunctionObjArgs(self->dumps, args[0], NULL);
+	if (bytes == NULL)
+		return NULL;
+	py_object *result;
+	if (try_put(self, bytes) == PP_OK)
+		result = same(py.none);
+	else if (py.PyErr_Occurred() != NULL)
+		result = NULL;
+	else if (names != NULL) /* seldom */
+		result = slowly(self, self->slow_put, args, n, names);
+	else /* the bytes are not pickled again: slow_put(self, obj, block, timeout, bytes) */
+		result = py.PyObject_CallFunctionObjArgs(self->slow_put, (py_object *)self, args[0], n > 1 ? args[1] : py.true_, n > 2 ? args[2] : py.none, bytes,
+		                                         NULL);
+	py.Py_DecRef(bytes);
+	return result;
+}
+
+/* loaded unpickles bytes in memory that is ours as long as this call takes. *kept: somebody has kept a view of it. */
+static py_object *loaded(channel *self, const void *data, uint64_t size, bool *kept)
+{
+	py_object *view = size <= ROOM ? py.PyBytes_FromStringAndSize(data, (py_size)size)
+	                               : py.PyMemoryView_FromMemory((char *)data, (py_size)size, READ_ONLY);
+
+	*kept = false;
+	if (view == NULL)
+		return NULL;
+	py_object *const result = py.PyObject_CallFunctionObjArgs(self->loads, view, NULL);
+	if (size > ROOM) {
+		py_object *type, *value, *trace;
+		py.PyErr_Fetch(&type, &value, &trace);
+		py_object *released = py.PyObject_CallMethod(view, "release", NULL);
+		*kept = released == NULL;
+		drop(&released);
+		py.PyErr_Restore(type, value, trace); /* of the two errors the first */
+	}
+	drop(&view);
+	return result;
+}
+
+static py_object *channel_get(channel *self, py_object *const *args, py_size n, py_object *names)
+{
+	uint64_t room[ROOM / 8];
+	py_object *result;
+	bool kept;
+
+	if (self->slow_get == NULL)
+		return py.PyErr_Format(*py.type_error, "not initialized");
+	if (self->number == 0 || n > 2) /* else, if something is there, it does not matter how long one would have waited */
+		return slowly(self, self->slow_get, args, n, names);
+	if (self->is_pipe) {
+		const int64_t size = pp_pipe_recv_now(self->number, room, sizeof room);
+		if (size >= 0)
+			return loaded(self, room, (uint64_t)size, &kept);
+		pp_pipe_message message;
+		if (size != PP_ERR_TOO_BIG || pp_pipe_take(self->number, 0, &message) != PP_OK)
+			return slowly(self, self->slow_get, args, n, names);
+		result = loaded(self, message.data, message.size, &kept);
+		if (!kept)
+			pp_pipe_message_free(&message);
+		return result;
+	}
+	pp_message message;
+	if (pp_queue_take(self->number, room, sizeof room, PP_TRY, &message) != PP_OK)
+		return slowly(self, self->slow_get, args, n, names);
+	result = loaded(self, message.data, message.size, &kept);
+	if (!kept)
+		pp_message_free(&message);
+	return result;
+}
+
+/* _adopt(handle, is_pipe, codec, dumps, loads, slow_put, slow_get). Handle 0: all is slow from now on. */
+static py_object *channel_adopt(channel *self, py_object *const *args, py_size n)
+{
+	py_object **const into[] = {&self->dumps, &self->loads, &self->slow_put, &self->slow_get};
+
+	if (n != 7) {
+		py.PyErr_SetString(*py.type_error, "_adopt(handle, is_pipe, codec, dumps, loads, slow_put, slow_get)");
+		return NULL;
+	}
+	const uint64_t number = py.PyLong_AsUnsignedLongLong(args[0]);
+	const long is_pipe = py.PyLong_AsLong(args[1]), codec = py.PyLong_AsLong(args[2]);
+	if (py.PyErr_Occurred() != NULL)
+		return NULL;
+	self->number = number;
+	self->is_pipe = is_pipe != 0;
+	self->codec = (uint32_t)codec;
+	for (int i = 0; i < 4; i++) {
+		drop(into[i]);
+		*into[i] = same(args[i + 3]);
+	}
+	return same(py.none);
+}
+
+/* _retire(): the handle is no longer this instance's. */
+static py_object *channel_retire(channel *self, py_object *none)
+{
+	(void)none;
+	self->number = 0;
+	return same(py.none);
+}
+
+static void channel_dealloc(channel *self)
+{
+	py_object *const type = self->head.type;
+
+	drop(&self->dumps);
+	drop(&self->loads);
+	drop(&self->slow_put);
+	drop(&self->slow_get);
+	((void (*)(void *))py.PyType_GetSlot(type, TP_FREE))(self);
+	py.Py_DecRef(type);
+}
+
+static py_method channel_methods[] = {
+	{"_put", (void *)channel_put, FASTCALL | KEYWORDS, "_put($self, obj, /, block=True, timeout=None)\n--\n\nPickle and put."},
+	{"_get", (void *)channel_get, FASTCALL | KEYWORDS, "_get($self, /, block=True, timeout=None)\n--\n\nTake and unpickle."},
+	{"_adopt", (void *)channel_adopt, FASTCALL, NULL},
+	{"_retire", (void *)channel_retire, NOARGS, NULL},
+	{NULL, NULL, 0, NULL},
+};
+
+static py_slot channel_slots[] = {
+	{TP_DEALLOC, (void *)channel_dealloc},
+	{TP_METHODS, channel_methods},
+	{TP_DOC, (void *)"One end of a queue or pipe in the memory of the family."},
+	{0, NULL},
+};
+
+py_spec pp__channel_spec = {"polyproc._FastChannel", sizeof(channel), 0, BASETYPE, channel_slots};
