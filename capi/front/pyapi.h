@@ -78,6 +78,7 @@ typedef struct pp__python {
 	PY_FUNCTIONS(DECLARE)
 #undef DECLARE
 	py_object *none, *true_, *false_, **type_error, **value_error;
+	bool immortal; /* None, True and False are not counted: from 3.12 on */
 } pp__python;
 
 extern pp__python pp__py;
@@ -89,6 +90,14 @@ bool pp__py_find(void);
 static inline py_object *same(py_object *o)
 {
 	py.Py_IncRef(o);
+	return o;
+}
+
+/* constant returns a new reference to None, True or False. */
+static inline py_object *constant(py_object *o)
+{
+	if (!py.immortal)
+		o->refs += 1;
 	return o;
 }
 

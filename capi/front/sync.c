@@ -213,14 +213,13 @@ static int32_t interrupted(void)
 	return pp__fail(PP_ERR_INTERRUPTED, "a signal handler ran");
 }
 
-uint32_t pp__thread(void)
+__thread uint32_t pp__thread_number;
+
+uint32_t pp__thread_new(void)
 {
-	static __thread uint32_t number;
 	static uint32_t count; /* a forked child counts on, so its threads are not taken for the parent's */
 
-	if (number == 0)
-		number = __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED);
-	return number;
+	return pp__thread_number = __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED);
 }
 
 /* ---- lock ----------------------------------------------------------------------------------------------------------------- */
@@ -314,17 +313,6 @@ static int32_t lock_slow(pp__handle *handle, pp__lock *lock, uint64_t mine, uint
 	}
 	pace_end(&p);
 	return status == PP_ERR_INTERRUPTED ? interrupted() : status;
-}
-
-bool pp__lock_fast(pp__handle *handle)
-{
-	pp__lock *const lock = object_of(handle);
-
-	if (handle->heap->me == 0 || __atomic_load_n(&lock->turn, __ATOMIC_RELAXED) != 0 || !CAS(&lock->word, 0, my_word(handle->heap)))
-		return false;
-	PP__POINT(lock_taken);
-	__atomic_store_n(&lock->count, 1, __ATOMIC_RELAXED);
-	return true;
 }
 
 int32_t pp__lock_take(pp__handle *handle, uint64_t deadline, uint32_t levels)
@@ -516,22 +504,6 @@ static int32_t semaphore_try(pp__handle *handle, pp__semaphore *semaphore)
 			return PP_OK;
 		}
 	}
-}
-
-bool pp__semaphore_fast(pp__handle *handle)
-{
-	pp__semaphore *const semaphore = object_of(handle);
-	uint64_t v;
-
-	if ((semaphore->object.flags & PP__SYNC_RECOVER) != 0 || __atomic_load_n(&semaphore->turn, __ATOMIC_RELAXED) != 0)
-		return false;
-	do {
-		v = LOAD(&semaphore->word);
-		if (value_of(v) == 0 || value_of(v) > most_of(v))
-			return false;
-	} while (!CAS(&semaphore->word, v, v - 1));
-	PP__POINT(semaphore_taken);
-	return true;
 }
 
 static int32_t semaphore_slow(pp__handle *handle, pp__semaphore *semaphore, uint64_t deadline)

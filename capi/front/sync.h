@@ -148,16 +148,17 @@ PP__ASSERT_HEAP(sizeof(pp__event) == 128 && sizeof(pp__barrier) == 128 && offset
 /* ---- this process's side: sync.c; the handles are pinned by the caller. Deadlines as pp__mutex_lock's -------------------------------- */
 
 /* pp__thread is this thread's number. */
-uint32_t pp__thread(void);
+extern __thread uint32_t pp__thread_number __attribute__((visibility("hidden")));
+uint32_t pp__thread_new(void);
+static inline uint32_t pp__thread(void)
+{
+	const uint32_t number = pp__thread_number;
+	return number != 0 ? number : pp__thread_new();
+}
 
 /* PP_OK, PP_ERR_TIMEOUT, PP_ERR_OWNER_DIED, PP_ERR_INTERRUPTED, PP_ERR_STATE (RLock: too many levels), PP_ERR_NOMEM (cannot join).
  * levels: 1, or what pp__lock_release_all has returned. */
 int32_t pp__lock_take(pp__handle *handle, uint64_t deadline, uint32_t levels);
-
-/* pp__lock_fast takes the lock if that takes no more than one CAS, pp__semaphore_fast a permit. */
-bool pp__lock_fast(pp__handle *handle);
-bool pp__semaphore_fast(pp__handle *handle);
-
 int32_t pp__lock_give(pp__handle *handle); /* PP_OK, PP_ERR_STATE */
 
 /* pp__lock_mine reports whether this thread holds the lock: how often, 0: it does not. */
@@ -166,5 +167,41 @@ uint32_t pp__lock_mine(const pp__handle *handle);
 int32_t pp__semaphore_take(pp__handle *handle, uint64_t deadline);
 int32_t pp__semaphore_give(pp__handle *handle); /* PP_OK, PP_ERR_STATE */
 int32_t pp__semaphore_count(const pp__handle *handle, uint32_t *value_out);
+
+/* pp__lock_fast takes the lock if that takes no more than one CAS. me: heap.me. */
+static inline bool pp__lock_fast(pp__lock *lock, uint32_t me)
+{
+	uint64_t none = 0;
+
+	if (me == 0 || __atomic_load_n(&lock->turn, __ATOMIC_RELAXED) != 0 ||
+	    !__atomic_compare_exchange_n(&lock->word, &none, (uint64_t)pp__thread() << 32 | me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+		return false;
+	__atomic_store_n(&lock->count, 1, __ATOMIC_RELAXED);
+	return true;
+}
+
+/* pp__lock_give_fast gives up the one level of this thread, if nobody sleeps. */
+static inline bool pp__lock_give_fast(pp__lock *lock, uint32_t me)
+{
+	uint64_t mine = (uint64_t)pp__thread() << 32 | me;
+
+	return __atomic_load_n(&lock->count, __ATOMIC_RELAXED) == 1 && me != 0 &&
+	       __atomic_compare_exchange_n(&lock->word, &mine, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+/* pp__semaphore_fast takes a permit if there is one that has no name. */
+static inline bool pp__semaphore_fast(pp__semaphore *semaphore)
+{
+	uint64_t v = __atomic_load_n(&semaphore->word, __ATOMIC_RELAXED);
+
+	if (__atomic_load_n(&semaphore->turn, __ATOMIC_RELAXED) != 0)
+		return false;
+	do {
+		const uint32_t value = (uint32_t)v & PP__SYNC_VALUE_MOST;
+		if (value == 0 || value > v >> 32) /* with PP__SYNC_RECOVER it is 0 */
+			return false;
+	} while (!__atomic_compare_exchange_n(&semaphore->word, &v, v - 1, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+	return true;
+}
 
 #endif
