@@ -5,14 +5,10 @@
  *
  * deadline: 120 s
  */
-#include "require.h"
+#include "killsweep.h"
 
-#include <signal.h>
 #include <stdarg.h>
 #include <sys/mman.h>
-#include <sys/ptrace.h>
-#include <sys/types.h>
-#include <sys/wait.h>
 
 #include "../../capi/front/ring.c"
 
@@ -134,43 +130,31 @@ static void prepare(const sweep *w)
 		REQUIRE_EQ(put(&ring, 1 + i, w->len), PP_OK);
 }
 
+static const sweep *now;
+static pp__ring now_ring;
+
+static void open_end(void)
+{
+	const int32_t status = now->producer ? pp__ring_producer(&now_ring, &s->tail, &s->head, s->data, CAP)
+	                                     : pp__ring_consumer(&now_ring, &s->tail, &s->head, s->data, CAP);
+
+	if (status != PP_OK)
+		_exit(1);
+	bytes_of(OP_NUMBER);
+}
+
+static void run_op(void)
+{
+	now->op(&now_ring);
+}
+
 /* run executes k instructions of the operation in a child, then kills it. Returns 1 if the operation had ended by then. */
 static int run(const sweep *w, unsigned k)
 {
-	const pid_t child = fork();
+	unsigned done;
 
-	REQUIRE(child >= 0);
-	if (child == 0) {
-		pp__ring ring;
-		const int32_t status = w->producer ? pp__ring_producer(&ring, &s->tail, &s->head, s->data, CAP)
-		                                   : pp__ring_consumer(&ring, &s->tail, &s->head, s->data, CAP);
-		if (status != PP_OK || ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0)
-			_exit(1);
-		bytes_of(OP_NUMBER);
-		raise(SIGSTOP);
-		__atomic_store_n(&s->entered, 1, __ATOMIC_SEQ_CST);
-		w->op(&ring);
-		__atomic_store_n(&s->entered, 2, __ATOMIC_SEQ_CST);
-		raise(SIGSTOP);
-		_exit(0);
-	}
-	int status;
-	REQUIRE_EQ(waitpid(child, &status, 0), child);
-	REQUIRE(WIFSTOPPED(status));
-	unsigned done = 0;
-	/* Up to the operation, and then k instructions more. */
-	while (done < k && __atomic_load_n(&s->entered, __ATOMIC_SEQ_CST) < 2) {
-		REQUIRE_EQ(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
-		REQUIRE_EQ(waitpid(child, &status, 0), child);
-		REQUIRE(WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP);
-		if (__atomic_load_n(&s->entered, __ATOMIC_SEQ_CST) != 0)
-			done++;
-	}
-	const int ended = __atomic_load_n(&s->entered, __ATOMIC_SEQ_CST) == 2;
-	REQUIRE_EQ(kill(child, SIGKILL), 0);
-	REQUIRE_EQ(waitpid(child, &status, 0), child);
-	REQUIRE(WIFSIGNALED(status));
-	return ended;
+	now = w;
+	return kill_after(k, &s->entered, open_end, run_op, &done);
 }
 
 /* survive goes on where the dead child was, in its place, and at the other end. */
