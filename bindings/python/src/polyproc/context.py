@@ -138,13 +138,6 @@ class InitializerError(ProcessError):
 # Which release brings what this one lacks.
 _PLANNED = {
     "Pipe": "0.3",
-    "Lock": "0.3",
-    "RLock": "0.3",
-    "Condition": "0.3",
-    "Semaphore": "0.3",
-    "BoundedSemaphore": "0.3",
-    "Event": "0.3",
-    "Barrier": "0.3",
     "RawValue": "0.4",
     "RawArray": "0.4",
     "Value": "0.4",
@@ -200,33 +193,47 @@ class BaseContext:
 
     def Lock(self) -> Any:
         """Return a lock."""
-        _missing("Lock")
+        from .synchronize import Lock
+
+        return Lock(ctx=self.get_context())
 
     def RLock(self) -> Any:
         """Return a recursive lock."""
-        _missing("RLock")
+        from .synchronize import RLock
+
+        return RLock(ctx=self.get_context())
 
     def Condition(self, lock: Any = None) -> Any:
         """Return a condition."""
-        _missing("Condition")
+        from .synchronize import Condition
+
+        return Condition(lock, ctx=self.get_context())
 
     def Semaphore(self, value: int = 1) -> Any:
         """Return a semaphore."""
-        _missing("Semaphore")
+        from .synchronize import Semaphore
+
+        return Semaphore(value, ctx=self.get_context())
 
     def BoundedSemaphore(self, value: int = 1) -> Any:
         """Return a semaphore that is never released more often than acquired."""
-        _missing("BoundedSemaphore")
+        from .synchronize import BoundedSemaphore
+
+        return BoundedSemaphore(value, ctx=self.get_context())
 
     def Event(self) -> Any:
         """Return an event."""
-        _missing("Event")
+        from .synchronize import Event
+
+        return Event(ctx=self.get_context())
 
     def Barrier(
         self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
     ) -> Any:
         """Return a barrier."""
-        _missing("Barrier")
+        from .synchronize import Barrier
+
+        return Barrier(parties, action, timeout, ctx=self.get_context())
 
     def Queue(self, maxsize: int = 0, *, name: str | None = None) -> QueueType:
         """Return a queue; one that other processes of this user open too, if it has a name."""

@@ -1,0 +1,710 @@
+"""Locks, semaphores, conditions, events and barriers between processes. Mirrors multiprocessing/synchronize.py.
+
+The objects lie in the shared memory of the family of processes (capi/front/sync.h) and cost no descriptor and no name. Differences from the
+standard library:
+
+* a process that is killed leaves none of them unusable. Who acquires a :class:`Lock` or :class:`RLock` next after its holder died
+  gets an OwnerDiedError: the lock was not acquired, what it protects may be half done, and from then on it is free and works. Exactly one
+  acquirer is told. Inside :class:`Condition`, :class:`Event` and :class:`Barrier` nobody is; a waiter that dies breaks a barrier;
+* ``Semaphore(..., recover=True)``: what a process holds that dies is given back;
+* they can be pickled at any time, so a lock may be sent through a queue or given to a task of a pool. Only what the standard
+  library refuses when a process starts is refused: an object of a fork context in a process that is spawned;
+* ``Condition.notify`` does not wait for those whom it wakes; waiters are woken in the order in which they came;
+* ``Event.wait`` returns True if the event was set since it began to wait, even if it was cleared at once.
+
+Where CPython's objects have their usual form, the methods of locks and semaphores are those of a C type of the library
+(capi/front/pytypes.c); elsewhere, and with POLYPROC_PURE_CTYPES=1, they go through ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import operator
+import os
+import sys
+import threading
+import time
+from math import ceil
+
+from . import _abi, _errors, context, process
+from ._lib import lib, pylib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any, NoReturn
+
+    from .context import BaseContext
+
+__all__ = ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event"]
+
+RECURSIVE_MUTEX, SEMAPHORE = range(2)
+SEM_VALUE_MAX = _abi.SEMAPHORE_MOST
+
+BrokenBarrierError = threading.BrokenBarrierError
+
+_INTERRUPTED = _errors.INTERRUPTED
+_TIMEOUT = _errors.TIMEOUT
+
+
+# ---- handles
+
+
+def _is_fork(ctx: BaseContext | None) -> bool:
+    if ctx is None:
+        ctx = context._default_context.get_context()
+    return ctx.get_start_method() == "fork"
+
+
+def _export(handle: int, is_fork_ctx: bool) -> bytes:
+    """A reference to the object, for pickling."""
+    if is_fork_ctx and context.get_spawning_popen() is not None:
+        raise RuntimeError(
+            "A SemLock created in a fork context is being shared with a process in a spawn context. This is not supported. "
+            "Please use the same context to create multiprocessing objects and Process."
+        )
+    ref = ctypes.create_string_buffer(_abi.REF_SIZE)
+    _errors.check(pylib().pp_ref_export(handle, ref))
+    return ref.raw
+
+
+def _import(ref: bytes, kind: int) -> int:
+    handle = ctypes.c_uint64()
+    if len(ref) != _abi.REF_SIZE:
+        raise ValueError("not a reference to a shared object")
+    _errors.check(pylib().pp_ref_import(ref, kind, ctypes.byref(handle), None))
+    return handle.value
+
+
+def _new(function: Callable[..., int], *args: int) -> int:
+    handle = ctypes.c_uint64()
+    _errors.check(function(*args, ctypes.byref(handle)))
+    return handle.value
+
+
+def _milliseconds(seconds: float) -> int:
+    """What the library takes for so many seconds: not less, so that nobody is woken too early."""
+    if not seconds > 0:
+        return 0
+    return -1 if seconds > 1e9 else ceil(seconds * 1000)
+
+
+def _wait(call: Callable[[int], int], timeout: float | None) -> int:
+    """Call until it is not ended by a signal; Python's own handlers run in between. Returns the status."""
+    if timeout is None:
+        while True:
+            status = call(-1)
+            if status != _INTERRUPTED:
+                return status
+    end = time.monotonic() + timeout
+    while True:
+        status = call(_milliseconds(timeout))
+        if status != _INTERRUPTED:
+            return status
+        timeout = end - time.monotonic()
+
+
+# ---- locks and semaphores
+
+
+def _fail(status: int) -> NoReturn:
+    if status == _errors.STATE:
+        raise ValueError("semaphore or lock released too many times")
+    raise _errors.error(status)
+
+
+def _fail_recursive(status: int) -> NoReturn:
+    if status == _errors.STATE:
+        raise AssertionError("attempt to release recursive lock not owned by thread")
+    raise _errors.error(status)
+
+
+class _PureSemLock:
+    """What the C type does, by ctypes."""
+
+    __slots__ = ("_fail", "_free", "_give", "_kind", "_number", "_quiet", "_take", "_try")
+
+    def __new__(cls, *args: object, **kwargs: object) -> Any:
+        self = super().__new__(cls)
+        self._number = 0
+        return self
+
+    def _adopt(self, handle: int, kind: int, silent: bool, fail: Callable[[int], NoReturn]) -> None:
+        quick, slow = pylib(), lib()
+        self._number = handle
+        self._kind = kind
+        self._quiet = silent
+        self._fail = fail
+        if kind == _abi.KIND_LOCK:
+            self._try = quick.pp_lock_acquire
+            self._take = slow.pp_lock_acquire
+            self._give = quick.pp_lock_release
+            self._free = quick.pp_lock_free
+        else:
+            self._try = quick.pp_semaphore_acquire
+            self._take = slow.pp_semaphore_acquire
+            self._give = quick.pp_semaphore_release
+            self._free = quick.pp_semaphore_free
+
+    def __del__(self) -> None:
+        if self._number:
+            self._free(self._number)
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Acquire the semaphore or lock."""
+        if timeout is not None:
+            timeout = float(timeout)
+        if not self._number:
+            raise ValueError("not initialized")
+        while True:
+            status: int = self._try(self._number, 0)
+            if status == _TIMEOUT and block:
+                status = _wait(lambda ms: self._take(self._number, ms), timeout)
+            if status == 0:
+                return True
+            if status == _TIMEOUT:
+                return False
+            if not (status == _errors.OWNER_DIED and self._quiet):
+                self._fail(status)
+
+    def release(self) -> None:
+        """Release the semaphore or lock."""
+        status = self._give(self._number)
+        if status:
+            self._fail(status)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *args: object) -> None:
+        self.release()
+
+    def _is_mine(self) -> bool:
+        return self._kind == _abi.KIND_LOCK and _lock_state(self._number).held == _abi.LOCK_BY_ME
+
+    def _get_value(self) -> int:
+        if self._kind == _abi.KIND_LOCK:
+            return int(_lock_state(self._number).held == _abi.LOCK_FREE)
+        value = ctypes.c_uint32()
+        _errors.check(pylib().pp_semaphore_value(self._number, ctypes.byref(value)))
+        return value.value
+
+
+def _lock_state(handle: int) -> _abi.LockState:
+    state = _abi.LockState()
+    _errors.check(pylib().pp_lock_info(handle, ctypes.byref(state)))
+    return state
+
+
+def _fast_type() -> Any:
+    """The C type, or the class above."""
+    if (
+        os.environ.get("POLYPROC_PURE_CTYPES", "0") in ("", "0")
+        and sys.implementation.name == "cpython"
+        and object.__basicsize__ == 16
+    ):
+        spec = pylib().pp_python_spec(_abi.PYTHON_SEMLOCK)
+        if spec:
+            make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p)(("PyType_FromSpec", ctypes.pythonapi))
+            return make(spec)
+    return _PureSemLock
+
+
+if TYPE_CHECKING:
+    _Base = _PureSemLock
+else:
+    _Base = _fast_type()
+
+
+class _View:
+    """``lock._semlock``: what programs that look into the standard library's locks find there."""
+
+    name = None
+
+    def __init__(self, owner: SemLock) -> None:
+        self._owner = owner
+        self.handle = owner._handle
+        self.kind = RECURSIVE_MUTEX if isinstance(owner, RLock) else SEMAPHORE
+        self.maxvalue = owner._maxvalue
+        self.acquire = owner.acquire
+        self.release = owner.release
+        self._is_mine = owner._is_mine
+        self._get_value = owner._get_value
+
+    def _count(self) -> int:
+        """How often this process holds the lock."""
+        if self._owner._what != _abi.KIND_LOCK:
+            return 0
+        state = _lock_state(self.handle)
+        return state.levels if state.held in (_abi.LOCK_BY_ME, _abi.LOCK_BY_THREAD) else 0
+
+    def _is_zero(self) -> bool:
+        return self._get_value() == 0
+
+
+class SemLock(_Base):
+    """Base of locks and semaphores."""
+
+    # Not in __dict__: as long as that does not exist, Python finds methods faster.
+    __slots__ = ("__dict__", "__weakref__", "_handle", "_is_fork_ctx", "_maxvalue", "_silent", "_what")
+
+    def __init__(self, kind: int, value: int, maxvalue: int, *, ctx: BaseContext | None) -> None:
+        self._is_fork_ctx = _is_fork(ctx)
+        if kind == RECURSIVE_MUTEX:
+            self._open(_new(pylib().pp_lock_new, _abi.LOCK_RECURSIVE), _abi.KIND_LOCK, 1)
+        elif kind == SEMAPHORE:
+            self._open_semaphore(value, maxvalue, 0)
+        else:
+            raise ValueError("unrecognized kind")
+
+    def _open_semaphore(self, value: int, maxvalue: int, flags: int) -> None:
+        value, maxvalue = operator.index(value), operator.index(maxvalue)
+        if max(value, maxvalue) > SEM_VALUE_MAX:
+            raise OverflowError("signed integer is greater than maximum")
+        if not 0 <= value <= maxvalue:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._open(_new(pylib().pp_semaphore_new, value, maxvalue, flags), _abi.KIND_SEMAPHORE, maxvalue)
+
+    def _open(self, handle: int, what: int, maxvalue: int, silent: bool = False) -> None:
+        self._handle = handle
+        self._what = what
+        self._maxvalue = maxvalue
+        self._silent = silent
+        self._adopt(handle, what, silent, _fail_recursive if isinstance(self, RLock) else _fail)
+
+    @property
+    def _semlock(self) -> _View:
+        return _View(self)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return (_export(self._handle, self._is_fork_ctx), self._what, self._maxvalue, self._silent)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        ref, what, maxvalue, silent = state
+        self._is_fork_ctx = False
+        self._open(_import(ref, what), what, maxvalue, silent)
+
+    def _holder(self) -> tuple[str, int]:
+        """Who holds the lock, in words, and how often."""
+        state = _lock_state(self._handle)
+        if state.held == _abi.LOCK_FREE:
+            return "None", 0
+        if state.held == _abi.LOCK_BY_ME:
+            name = process.current_process().name
+            thread = threading.current_thread().name
+            return (name if thread == "MainThread" else f"{name}|{thread}"), state.levels
+        return ("SomeOtherThread" if state.held == _abi.LOCK_BY_THREAD else "SomeOtherProcess"), -1
+
+
+class Semaphore(SemLock):
+    """A counter that never goes below zero.
+
+    Args:
+        value: what it begins with.
+        recover: what a process has acquired that dies is released again. The counter then never goes above ``value``: at most 65,535.
+    """
+
+    def __init__(self, value: int = 1, *, ctx: BaseContext | None, recover: bool = False) -> None:
+        self._start(value, SEM_VALUE_MAX, ctx, recover)
+
+    def _start(self, value: int, maxvalue: int, ctx: BaseContext | None, recover: bool) -> None:
+        self._is_fork_ctx = _is_fork(ctx)
+        if recover:
+            self._open_semaphore(value, value, _abi.SEMAPHORE_RECOVER)
+        else:
+            self._open_semaphore(value, maxvalue, 0)
+
+    def get_value(self) -> int:
+        """The counter."""
+        return self._get_value()
+
+    def _shown(self) -> object:
+        try:
+            return self._get_value()
+        except Exception:
+            return "unknown"
+
+    def __repr__(self) -> str:
+        return f"<{self.__class__.__name__}(value={self._shown()})>"
+
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore whose counter never goes above the value it began with: ``release`` raises ValueError."""
+
+    def __init__(self, value: int = 1, *, ctx: BaseContext | None, recover: bool = False) -> None:
+        self._start(value, value, ctx, recover)
+
+    def __repr__(self) -> str:
+        return f"<{self.__class__.__name__}(value={self._shown()}, maxvalue={self._maxvalue})>"
+
+
+class Lock(SemLock):
+    """A lock. Whoever holds it waits for itself; any thread of any process may release it."""
+
+    def __init__(self, *, ctx: BaseContext | None) -> None:
+        self._is_fork_ctx = _is_fork(ctx)
+        self._open(_new(pylib().pp_lock_new, 0), _abi.KIND_LOCK, 1)
+
+    def __repr__(self) -> str:
+        try:
+            name = self._holder()[0]
+        except Exception:
+            name = "unknown"
+        return f"<{self.__class__.__name__}(owner={name})>"
+
+
+class RLock(SemLock):
+    """A lock that the thread that holds it may acquire again, and must release as often."""
+
+    def __init__(self, *, ctx: BaseContext | None) -> None:
+        SemLock.__init__(self, RECURSIVE_MUTEX, 1, 1, ctx=ctx)
+
+    def __repr__(self) -> str:
+        try:
+            name, levels = self._holder()
+            count: object = "nonzero" if levels < 0 else levels
+        except Exception:
+            name, count = "unknown", "unknown"
+        return f"<{self.__class__.__name__}({name}, {count})>"
+
+
+def _silent_lock(ctx: BaseContext | None) -> RLock:
+    """A lock for use inside of a condition: that a holder died is not told."""
+    lock: RLock = RLock.__new__(RLock)
+    lock._is_fork_ctx = _is_fork(ctx)
+    lock._open(_new(pylib().pp_lock_new, _abi.LOCK_RECURSIVE), _abi.KIND_LOCK, 1, silent=True)
+    return lock
+
+
+def _silent_twin(lock: SemLock) -> _PureSemLock:
+    """The same lock, but that a holder died is not told."""
+    if lock._silent:
+        return lock
+    if lock._what != _abi.KIND_LOCK:
+        raise TypeError("a condition needs a Lock or an RLock")
+    twin = _Base()
+    handle = _import(_export(lock._handle, False), _abi.KIND_LOCK)
+    twin._adopt(handle, _abi.KIND_LOCK, True, _fail_recursive if isinstance(lock, RLock) else _fail)
+    return twin
+
+
+# ---- condition
+
+
+class _Object:
+    """Base of what is used through ctypes alone."""
+
+    _handle = 0
+    _kind: int
+    _free: Callable[[int], int]
+
+    def _open(self, handle: int) -> None:
+        self._handle = handle
+        library = pylib()
+        self._free = getattr(library, _FREE[self._kind])
+
+    def __del__(self) -> None:
+        if self._handle:
+            self._free(self._handle)
+
+
+_FREE = {
+    _abi.KIND_CONDITION: "pp_condition_free",
+    _abi.KIND_EVENT: "pp_event_free",
+    _abi.KIND_BARRIER: "pp_barrier_free",
+}
+
+
+class _Count:
+    """Looks like a semaphore to those who ask a condition for its counters."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def get_value(self) -> int:
+        return self._value
+
+
+class Condition(_Object):
+    """A condition variable.
+
+    Args:
+        lock: a Lock or RLock of this package; by default an RLock of its own. Acquired through the condition it tells nobody that
+            a holder died.
+    """
+
+    _kind = _abi.KIND_CONDITION
+
+    def __init__(self, lock: Any = None, *, ctx: BaseContext | None) -> None:
+        self._is_fork_ctx = _is_fork(ctx)
+        self._lock: SemLock = _silent_lock(ctx) if lock is None else lock
+        self._open(_new(pylib().pp_condition_new))
+        self._make_methods()
+
+    def _make_methods(self) -> None:
+        self._guard = _silent_twin(self._lock)
+        self.acquire = self._guard.acquire
+        self.release = self._guard.release
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return (self._lock, _export(self._handle, self._is_fork_ctx))
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._lock, ref = state
+        self._is_fork_ctx = False
+        self._open(_import(ref, self._kind))
+        self._make_methods()
+
+    def __enter__(self) -> bool:
+        return self._guard.__enter__()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._guard.release()
+
+    def _waiting(self) -> int:
+        waiting = ctypes.c_uint32()
+        _errors.check(pylib().pp_condition_waiting(self._handle, ctypes.byref(waiting)))
+        return waiting.value
+
+    @property
+    def _sleeping_count(self) -> _Count:
+        return _Count(self._waiting())
+
+    @property
+    def _woken_count(self) -> _Count:
+        return _Count(0)
+
+    @property
+    def _wait_semaphore(self) -> _Count:
+        return _Count(0)
+
+    def __repr__(self) -> str:
+        try:
+            waiting: object = self._waiting()
+        except Exception:
+            waiting = "unknown"
+        return f"<{self.__class__.__name__}({self._lock}, {waiting})>"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Release the lock, wait to be notified, and acquire the lock again.
+
+        Returns:
+            False if the time was over first.
+        """
+        assert self._guard._is_mine(), "must acquire() condition before using wait()"
+        quick, slow = pylib(), lib()
+        place, levels = ctypes.c_uint64(), ctypes.c_uint32()
+        handle, lock = self._handle, self._lock._handle
+        timeout = None if timeout is None else float(timeout)
+        waiting = False
+        try:
+            _errors.check(quick.pp_condition_enter(handle, lock, ctypes.byref(place), ctypes.byref(levels)))
+            waiting = True
+            status = _wait(lambda ms: slow.pp_condition_sleep(handle, place, ms), timeout)
+            if status in (0, _TIMEOUT):
+                waiting = False
+            else:
+                _errors.check(status)
+            return bool(status == 0)
+        finally:
+            if waiting:
+                quick.pp_condition_leave(handle, place)
+            if levels.value:
+                status = _errors.OWNER_DIED
+                while status == _errors.OWNER_DIED:
+                    status = _wait(lambda ms: slow.pp_lock_restore(lock, levels, ms), None)
+                _errors.check(status)
+
+    def notify(self, n: int = 1) -> None:
+        """Wake n of those who wait, in the order in which they came."""
+        assert self._guard._is_mine(), "lock is not owned"
+        if n > 0:
+            _errors.check(pylib().pp_condition_notify(self._handle, min(n, SEM_VALUE_MAX)))
+
+    def notify_all(self) -> None:
+        """Wake all who wait."""
+        self.notify(n=sys.maxsize)
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        """Wait until the predicate is true, and return what it returned last."""
+        result = predicate()
+        end = None if timeout is None else time.monotonic() + timeout
+        left = None
+        while not result:
+            if end is not None:
+                left = end - time.monotonic()
+                if left <= 0:
+                    break
+            self.wait(left)
+            result = predicate()
+        return result
+
+
+# ---- event
+
+
+class Event(_Object):
+    """A flag that processes wait for."""
+
+    _kind = _abi.KIND_EVENT
+
+    def __init__(self, *, ctx: BaseContext | None) -> None:
+        self._is_fork_ctx = _is_fork(ctx)
+        self._open(_new(pylib().pp_event_new))
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return (_export(self._handle, self._is_fork_ctx),)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._is_fork_ctx = False
+        self._open(_import(state[0], self._kind))
+
+    def is_set(self) -> bool:
+        """Whether the flag is set."""
+        status = pylib().pp_event_is_set(self._handle)
+        if status < 0:
+            raise _errors.error(status)
+        return bool(status == 1)
+
+    def set(self) -> None:
+        """Set the flag, and wake all who wait."""
+        _errors.check(pylib().pp_event_set(self._handle))
+
+    def clear(self) -> None:
+        """Clear the flag."""
+        _errors.check(pylib().pp_event_clear(self._handle))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the flag is set.
+
+        Returns:
+            False if the time was over first.
+        """
+        timeout = None if timeout is None else float(timeout)
+        handle = self._handle
+        status = pylib().pp_event_wait(handle, 0)
+        if status == _TIMEOUT:
+            wait = lib().pp_event_wait
+            status = _wait(lambda ms: wait(handle, ms), timeout)
+        if status == _TIMEOUT:
+            return False
+        _errors.check(status)
+        return True
+
+    def __repr__(self) -> str:
+        try:
+            status = "set" if self.is_set() else "unset"
+        except Exception:
+            status = "unknown"
+        return f"<{type(self).__qualname__} at {id(self):#x} {status}>"
+
+
+# ---- barrier
+
+
+class Barrier(threading.Barrier):
+    """A point that a number of parties reach together."""
+
+    _handle = 0
+
+    def __init__(
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        *,
+        ctx: BaseContext | None,
+    ) -> None:
+        self._is_fork_ctx = _is_fork(ctx)
+        parties = operator.index(parties)
+        if parties < 1:
+            raise ValueError("parties must be > 0")
+        if parties > 65535:
+            raise ValueError("parties must be < 65536")
+        flags = 0 if action is None else _abi.BARRIER_ACTION
+        self._open(_new(pylib().pp_barrier_new, parties, flags), parties, action, timeout)
+
+    def _open(self, handle: int, parties: int, action: Callable[[], object] | None, timeout: float | None) -> None:
+        self._handle = handle
+        self._free = pylib().pp_barrier_free
+        self._parties = parties
+        self._action = action
+        self._timeout = timeout
+
+    def __del__(self) -> None:
+        if self._handle:
+            self._free(self._handle)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return (_export(self._handle, self._is_fork_ctx), self._parties, self._action, self._timeout)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        ref, parties, action, timeout = state
+        self._is_fork_ctx = False
+        self._open(_import(ref, _abi.KIND_BARRIER), parties, action, timeout)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until all parties are here; the last to come runs the action before the others go on.
+
+        Returns:
+            A number from 0 to parties - 1, another one for each party.
+
+        Raises:
+            BrokenBarrierError: the barrier is or was broken, by abort, reset, a timeout, an action that failed, or the death of a waiter.
+        """
+        if timeout is None:
+            timeout = self._timeout
+        place, index = ctypes.c_uint64(), ctypes.c_uint32()
+        pointers = ctypes.byref(place), ctypes.byref(index)
+        wait, handle = lib().pp_barrier_wait, self._handle
+        try:
+            status = _wait(lambda ms: wait(handle, ms, *pointers), timeout)
+        finally:
+            if place.value:
+                pylib().pp_barrier_leave(handle, place)
+        self._check(status)
+        if self._action is not None and index.value == self._parties - 1:
+            try:
+                self._action()
+            except BaseException:
+                self.abort()
+                raise
+            self._check(pylib().pp_barrier_release(handle))
+        return index.value
+
+    def _check(self, status: int) -> None:
+        if status in (_errors.BROKEN, _TIMEOUT):
+            raise BrokenBarrierError
+        _errors.check(status)
+
+    def reset(self) -> None:
+        """Make the barrier empty and whole. Those who wait get a BrokenBarrierError."""
+        _errors.check(pylib().pp_barrier_reset(self._handle))
+
+    def abort(self) -> None:
+        """Break the barrier: who waits, and who comes, gets a BrokenBarrierError, until it is reset."""
+        _errors.check(pylib().pp_barrier_abort(self._handle))
+
+    def _info(self) -> _abi.BarrierState:
+        state = _abi.BarrierState()
+        _errors.check(pylib().pp_barrier_info(self._handle, ctypes.byref(state)))
+        return state
+
+    @property
+    def parties(self) -> int:
+        """How many are needed."""
+        return self._parties
+
+    @property
+    def n_waiting(self) -> int:
+        """How many are here and wait for others."""
+        return int(self._info().waiting)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the barrier is broken."""
+        return bool(self._info().broken)
