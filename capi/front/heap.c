@@ -29,6 +29,7 @@ enum {
 	SCAN_ENOUGH = PP__STACK / 2,
 	ADOPT_MS = 200,
 	ADOPT_MOST_MS = 3200,
+	EVICT_LOOKS = 64,
 	ROUNDS = 8 /* of looking for a block; what was found is not free after all only if somebody writes what is ours alone */
 };
 #define LEAST_SIZE (PP__SLAB_SIZE * (PP__SLAB_FIRST + 1))
@@ -313,6 +314,11 @@ pp__heap *pp__family_heap(void)
 	}
 	pthread_mutex_unlock(&family_lock);
 	return heap != NULL && pp__join(heap) != 0 ? heap : NULL;
+}
+
+pp__heap *pp__heap_family(void)
+{
+	return __atomic_load_n(&family, __ATOMIC_ACQUIRE);
 }
 
 pp__heap *pp__heap_by_id(uint64_t id)
@@ -1040,6 +1046,23 @@ static int32_t pick_once(pp__heap *heap, uint64_t size, pp__pick *pick)
 	return pick_run(heap, size, pick);
 }
 
+/* trim_small gives back our slabs of a class that have no block in use. all: the one that new blocks come from too. */
+static void trim_small(pp__heap *heap, uint32_t class, bool all)
+{
+	pp__slabs *const list = &heap->private->small[class];
+	const uint64_t own = word_of(PP__SLAB_SMALL, class, 0, heap->me);
+
+	list->skip = list->overflow = 0;
+	for (uint32_t at = list->count; at-- > 0;) {
+		const uint32_t i = list->slab[at];
+		if (slab_word(heap, i) == own && ((i == list->current && !all) || small_used(heap, i, class)))
+			continue;
+		drop_slab(list, at);
+		if (slab_cas(heap, i, own, word_of(PP__SLAB_CLAIMED, 0, 0, heap->me)))
+			release(heap, i);
+	}
+}
+
 /* trim gives back what of ours is free and warm. */
 static void trim(pp__heap *heap)
 {
@@ -1072,19 +1095,8 @@ static void trim(pp__heap *heap)
 			}
 		}
 	}
-	for (uint32_t class = 0; class < PP__SMALL_CLASSES; class++) {
-		pp__slabs *const list = &p->small[class];
-		const uint64_t own = word_of(PP__SLAB_SMALL, class, 0, heap->me);
-		list->skip = 0;
-		for (uint32_t at = list->count; at-- > 0;) {
-			const uint32_t i = list->slab[at];
-			if (slab_word(heap, i) == own && small_used(heap, i, class))
-				continue;
-			drop_slab(list, at);
-			if (slab_cas(heap, i, own, word_of(PP__SLAB_CLAIMED, 0, 0, heap->me)))
-				release(heap, i);
-		}
-	}
+	for (uint32_t class = 0; class < PP__SMALL_CLASSES; class++)
+		trim_small(heap, class, true);
 	for (uint32_t at = p->runs.count; at-- > 0;) {
 		const uint32_t i = p->runs.slab[at];
 		const uint64_t word = slab_word(heap, i);
@@ -1167,6 +1179,46 @@ int32_t pp__alloc(pp__heap *heap, uint64_t size, uint32_t tag, uint64_t *off_out
 	return PP_OK;
 }
 
+/* evict gives back storage of free blocks, size bytes if it finds as much: not our own, and not of the owner of the block that is being
+ * freed. Else a process that has nothing to do any more would keep warm what those lack who work. */
+static bool evict(pp__heap *heap, uint64_t size, uint32_t me, uint32_t spared)
+{
+	const uint32_t top = top_of(heap);
+	uint32_t *const cursor = &heap->private->evict_cursor;
+	uint64_t found = 0;
+
+	for (uint32_t seen = 0; seen < EVICT_LOOKS && seen < top - PP__SLAB_FIRST && found < size; seen++) {
+		uint32_t i = __atomic_add_fetch(cursor, 1, __ATOMIC_RELAXED);
+		if (i < PP__SLAB_FIRST || i >= top)
+			__atomic_store_n(cursor, i = PP__SLAB_FIRST, __ATOMIC_RELAXED);
+		const uint64_t word = slab_word(heap, i);
+		const uint32_t kind = kind_in(word), class = class_in(word);
+		pp__slab *const slab = slab_at(heap, i);
+		if (owner_in(word) == me || owner_in(word) == spared)
+			continue;
+		for (uint32_t k = 0; kind == PP__SLAB_LARGE && class < PP__LARGE_CLASSES && k < 16u >> class; k++) {
+			const uint64_t room = (uint64_t)1 << (LARGE_SHIFT + class);
+			uint32_t v = 1;
+			if (__atomic_load_n(&slab->state[k], __ATOMIC_RELAXED) != 1 ||
+			    !__atomic_compare_exchange_n(&slab->state[k], &v, PP__GIVING | me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+				continue;
+			warm_sub(heap, room);
+			pp__storage_punch(heap->fd, ((uint64_t)i << SLAB_SHIFT) + k * room, room);
+			__atomic_store_n(&slab->state[k], 0, __ATOMIC_SEQ_CST);
+			found += room;
+		}
+		uint32_t v = 1;
+		if (kind == PP__SLAB_RUN && __atomic_load_n(&slab->state[0], __ATOMIC_RELAXED) == 1 &&
+		    __atomic_compare_exchange_n(&slab->state[0], &v, PP__GIVING | me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+			const uint64_t room = (uint64_t)__atomic_load_n(&slab->reserved, __ATOMIC_RELAXED) << 12;
+			warm_sub(heap, room);
+			give_back(heap, i);
+			found += room;
+		}
+	}
+	return found >= size;
+}
+
 bool pp__free(pp__heap *heap, uint64_t off, uint32_t tag)
 {
 	uint64_t room, word;
@@ -1176,7 +1228,8 @@ bool pp__free(pp__heap *heap, uint64_t off, uint32_t tag)
 	if (state == NULL || tag < 2 || (tag & PP__GIVING) != 0 || __atomic_load_n(state, __ATOMIC_ACQUIRE) != tag)
 		return false;
 	const uint32_t kind = kind_in(word);
-	if (kind != PP__SLAB_SMALL && __atomic_load_n(&pp__head(heap)->warm, __ATOMIC_RELAXED) + room > PP__WARM_MOST && (me = pp__join(heap)) != 0)
+	if (kind != PP__SLAB_SMALL && __atomic_load_n(&pp__head(heap)->warm, __ATOMIC_RELAXED) + room > PP__WARM_MOST && (me = pp__join(heap)) != 0 &&
+	    (room > PP__WARM_MOST / 2 || !evict(heap, room, me, owner_in(word))))
 		to = PP__GIVING | me;
 	if (!__atomic_compare_exchange_n(state, &from, to, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 		return false;
@@ -1196,6 +1249,8 @@ bool pp__free(pp__heap *heap, uint64_t off, uint32_t tag)
 		pthread_mutex_lock(&p->lock);
 		if (list->free_count < PP__STACK)
 			list->free[list->free_count++] = (uint32_t)(off >> SMALL_SHIFT);
+		else if (kind == PP__SLAB_SMALL && ++list->overflow >= 2 * blocks_of(class_in(word)))
+			trim_small(heap, class_in(word), false);
 		else
 			list->skip = 0;
 		pthread_mutex_unlock(&p->lock);

@@ -43,7 +43,8 @@
  * and become FREE; SMALL and LARGE ones are taken over by a CAS that changes the owner in the word; so are free runs; runs in use stay as they are.
  *
  * Free blocks keep their storage until head.warm, the sum over all LARGE and RUN, passes PP__WARM_MOST: a first touch costs fifty times a
- * warm one. Who frees beyond that gives the storage back at once. The sum is hardly ever exact, after deaths: who looks for slabs of the dead counts anew.
+ * warm one. Who frees beyond that gives the storage back at once, or that of some block that others have left free: 1 -> 2^31 | owner, punch,
+ * -> 0. So the owner of a slab takes a free block by CAS too, and looks for another if that fails. The sum is hardly ever exact, after deaths: who looks for slabs of the dead counts anew.
  *
  * REFERENCES. An object is a block that begins with pp__object. A process that has a handle of it holds one cell of the refs:
  * owner << 32 | off / 128; cell 0 is never used. Taking one: refs + 1, by a CAS of the 64-bit word of generation and refs (never from 0), then the cell;

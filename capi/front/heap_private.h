@@ -26,6 +26,7 @@ typedef struct pp__slabs {
 	uint32_t current; /* small: where fresh blocks come from; 0: none */
 	uint32_t cursor;  /* where the next look for free blocks begins */
 	uint32_t skip;    /* so many slabs may be claimed before the next look */
+	uint32_t overflow; /* small: freed blocks that had no room below since slabs were last given back */
 	uint32_t free_count;
 	uint32_t free[PP__STACK]; /* offset / 128; what is not free any more is skipped when taken */
 } pp__slabs;
@@ -56,6 +57,7 @@ struct pp__heap_private {
 	uint64_t reap_at;
 	uint64_t deep_at;          /* a lock was tried, and its owner's memory map read */
 	uint32_t reap_cursor;
+	uint32_t evict_cursor;
 	pp__slabs small[PP__SMALL_CLASSES];
 	pp__slabs large[PP__LARGE_CLASSES];
 	pp__slabs runs;
@@ -125,7 +127,9 @@ bool pp__pick_commit(pp__heap *heap, const pp__pick *pick, uint32_t tag);
 void pp__pick_abandon(pp__heap *heap, const pp__pick *pick);
 /* pp__state_of finds the state of the block that begins at off, NULL if there is none. */
 uint32_t *pp__state_of(const pp__heap *heap, uint64_t off, uint64_t *room_out, uint64_t *word_out);
-/* pp__heap_known finds a heap of this process by its id. */
+/* pp__heap_family is the family's heap if this process has it already. */
+pp__heap *pp__heap_family(void);
+/* pp__heap_by_id finds a heap of this process. */
 pp__heap *pp__heap_by_id(uint64_t id);
 
 extern pthread_mutex_t pp__heaps_lock;

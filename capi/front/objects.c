@@ -384,8 +384,9 @@ int32_t pp__object_new(pp__heap *heap, uint32_t kind, uint64_t size, pp__handle 
 	if (h == NULL)
 		return PP_ERR_NOMEM;
 	pthread_mutex_lock(&heap->private->lock);
-	int32_t status = pp__pick_block(heap, size, &pick);
-	if (status == PP_OK) {
+	int32_t status;
+	/* Again if somebody else gives back what was free, see pp__alloc. */
+	for (int tries = 0; (status = pp__pick_block(heap, size, &pick)) == PP_OK; tries++) {
 		/* The block is free still: who dies before the commit leaves a cell that means nothing. */
 		pp__object *const object = (pp__object *)pp__at(heap, pick.off);
 		memset(object, 0, size);
@@ -393,13 +394,14 @@ int32_t pp__object_new(pp__heap *heap, uint32_t kind, uint64_t size, pp__handle 
 		object->generation = generation;
 		object->refs = 1;
 		cell = pp__cell_take(heap, me, pick.off);
-		if (cell == 0) {
-			pp__pick_abandon(heap, &pick);
-			status = PP_ERR_NOMEM;
-		} else if (!pp__pick_commit(heap, &pick, generation)) {
+		if (cell != 0 && pp__pick_commit(heap, &pick, generation))
+			break;
+		if (cell != 0)
 			cell_clear(heap, cell, cell_of(me, pick.off));
-			pp__pick_abandon(heap, &pick);
-			status = PP_ERR_CORRUPT;
+		pp__pick_abandon(heap, &pick);
+		if (cell == 0 || tries == 100) {
+			status = cell == 0 ? PP_ERR_NOMEM : PP_ERR_CORRUPT;
+			break;
 		}
 	}
 	pthread_mutex_unlock(&heap->private->lock);
@@ -595,6 +597,9 @@ void pp__heap_in_parent(void)
 			pp__unpin(h);
 		}
 	}
+	/* Who only forks meets no other occasion. */
+	if (handles && pp__heap_family() != NULL)
+		nurseries(pp__heap_family(), now);
 }
 
 void pp__heap_in_child(void)
