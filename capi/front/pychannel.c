@@ -10,6 +10,9 @@
 /* What a message that is taken at once is copied to; larger ones are read where they are. */
 enum { ROOM = 4096 };
 
+/* Copying more takes longer than giving the GIL away does: left to slow_put. It puts bytes objects of more than LARGE without copying them into a pickle first. */
+enum { KEEP_GIL_MOST = 1 << 18, LARGE = 32768 };
+
 enum { READ_ONLY = 0x100 }; /* PyBUF_READ */
 
 typedef struct channel {
@@ -17,6 +20,7 @@ typedef struct channel {
 	uint64_t number; /* the handle, which belongs to the binding; 0: everything is left to the slow functions */
 	py_object *dumps, *loads;
 	py_object *slow_put, *slow_get;
+	py_object *bytes_type; /* borrowed; NULL: not known yet */
 	uint32_t is_pipe;
 	uint32_t codec;
 } channel;
@@ -53,6 +57,15 @@ static py_object *slowly(channel *self, py_object *function, py_object *const *a
 	return result;
 }
 
+/* is_large_bytes: something that is its own pickle but for a few bytes at its ends. */
+static bool is_large_bytes(const channel *self, py_object *o)
+{
+	char *data;
+	py_size size;
+
+	return self->bytes_type != NULL && o->type == self->bytes_type && py.PyBytes_AsStringAndSize(o, &data, &size) == 0 && size > LARGE;
+}
+
 /* try_put puts a message if there is room. */
 static int32_t try_put(const channel *self, py_object *bytes)
 {
@@ -61,6 +74,8 @@ static int32_t try_put(const channel *self, py_object *bytes)
 
 	if (py.PyBytes_AsStringAndSize(bytes, &data, &size) != 0)
 		return PP_ERR_INVALID;
+	if (size > KEEP_GIL_MOST)
+		return PP_ERR_TIMEOUT;
 	return self->is_pipe ? pp_pipe_send(self->number, data, (size_t)size, 0)
 	                     : pp_queue_put(self->number, data, (size_t)size, self->codec, PP_TRY);
 }
@@ -71,9 +86,12 @@ static py_object *channel_put(channel *self, py_object *const *args, py_size n, 
 		return py.PyErr_Format(*py.type_error, "not initialized");
 	if (n < 1 || n > 3 || self->number == 0 || (n > 1 && self->is_pipe)) /* it looks at its arguments as Python does */
 		return slowly(self, self->slow_put, args, n, names);
+	if (!self->is_pipe && is_large_bytes(self, args[0]))
+		return slowly(self, self->slow_put, args, n, names);
 	py_object *const bytes = py.PyObject_CallFunctionObjArgs(self->dumps, args[0], NULL);
 	if (bytes == NULL)
 		return NULL;
+	self->bytes_type = bytes->type;
 	py_object *result;
 	if (try_put(self, bytes) == PP_OK)
 		result = same(py.none);
@@ -135,7 +153,12 @@ static py_object *channel_get(channel *self, py_object *const *args, py_size n, 
 	pp_message message;
 	if (pp_queue_take(self->number, room, sizeof room, PP_TRY, &message) != PP_OK)
 		return slowly(self, self->slow_get, args, n, names);
-	result = loaded(self, message.data, message.size, &kept);
+	if (message.codec == self->codec) {
+		result = loaded(self, message.data, message.size, &kept);
+	} else { /* bytes of a C or Go program */
+		result = py.PyBytes_FromStringAndSize(message.data, (py_size)message.size);
+		kept = false;
+	}
 	if (!kept)
 		pp_message_free(&message);
 	return result;

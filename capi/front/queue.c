@@ -275,8 +275,8 @@ static int32_t more_cells(view *v)
 	return corrupt("a table of cells", load64(link));
 }
 
-/* claim returns a cell of this process, in state CLAIMED. */
-static int32_t claim(view *v, pp__queue_cell **cell_out, uint32_t *number_out)
+/* claim_cell returns a cell of this process, in state CLAIMED. */
+static int32_t claim_cell(view *v, pp__queue_cell **cell_out, uint32_t *number_out)
 {
 	const uint32_t me = pp__join(v->heap);
 
@@ -515,8 +515,8 @@ static int32_t grow(view *v, cursor *c, uint64_t need, uint32_t from)
 	return PP_OK;
 }
 
-/* place writes a record behind the producer's cursor. */
-static int32_t place(view *v, cursor *c, const pp_part *parts, size_t n, uint32_t len, uint32_t kind, uint32_t codec, uint32_t from)
+/* place_record writes a record behind the producer's cursor. */
+static int32_t place_record(view *v, cursor *c, const pp_part *parts, size_t n, uint32_t len, uint32_t kind, uint32_t codec, uint32_t from)
 {
 	const uint64_t need = PP__QUEUE_RECORD_HEAD + padded(len);
 
@@ -600,7 +600,7 @@ static int32_t put_small(view *v, const pp_part *parts, size_t n, uint32_t len, 
 	}
 	if (status != PP_OK)
 		return put_failed(status);
-	status = place(v, &c, parts, n, len, cell != NULL ? PP__QUEUE_BULK : PP__QUEUE_INLINE, codec, c.crossings);
+	status = place_record(v, &c, parts, n, len, cell != NULL ? PP__QUEUE_BULK : PP__QUEUE_INLINE, codec, c.crossings);
 	if (status == PP_OK) {
 		if (cell != NULL) {
 			__atomic_store_n(&cell->seq, c.items, __ATOMIC_RELAXED);
@@ -631,7 +631,7 @@ static int32_t put_bulk(view *v, const pp_part *parts, size_t n, uint64_t size, 
 		if (__atomic_load_n(&v->q->closed, __ATOMIC_SEQ_CST) != 0)
 			return put_failed(PP_ERR_CLOSED);
 	}
-	status = claim(v, &cell, &number);
+	status = claim_cell(v, &cell, &number);
 	if (status != PP_OK)
 		return status;
 	status = alloc(v, size, 0, &ref);
@@ -833,7 +833,7 @@ static int32_t get_bulk(view *v, const want *w, found *f, bool *pinned)
 {
 	pp__queue_cell *cell;
 	uint32_t number, state = w->lease ? PP__CELL_LEASING : PP__CELL_TAKING;
-	int32_t status = claim(v, &cell, &number);
+	int32_t status = claim_cell(v, &cell, &number);
 
 	if (status != PP_OK) {
 		end_get(v, 0, 0);
@@ -990,7 +990,7 @@ static int32_t put_some(view *v, const uint8_t *data, const uint64_t *sizes, siz
 	const uint32_t from = c.crossings;
 	while (done < n && done < room && status == PP_OK && sizes[done] <= PP__QUEUE_INLINE_MOST) {
 		const pp_part part = {data, sizes[done]};
-		status = place(v, &c, &part, 1, (uint32_t)sizes[done], PP__QUEUE_INLINE, codec, from);
+		status = place_record(v, &c, &part, 1, (uint32_t)sizes[done], PP__QUEUE_INLINE, codec, from);
 		if (status == PP_OK)
 			data += sizes[done++];
 	}
@@ -1113,8 +1113,8 @@ int32_t pp_queue_lease(pp_queue queue, int64_t timeout_ms, pp_message *message_o
 	return get(queue, timeout_ms, &w);
 }
 
-/* cell_of finds the cell of a message, if it is this process's still. */
-static pp__queue_cell *cell_of(const view *v, const pp_message *m, uint32_t state)
+/* cell_of_message finds the cell of a message, if it is this process's still. */
+static pp__queue_cell *cell_of_message(const view *v, const pp_message *m, uint32_t state)
 {
 	const uint32_t me = pp__join(v->heap), number = (uint32_t)(m->cell >> 24);
 	pp__queue_table *table = table_at(v->heap, load64(&v->q->cells));
@@ -1143,7 +1143,7 @@ int32_t pp_message_ack(pp_message *message)
 
 	if (message == NULL || message->kind != M_LEASED || !view_of_message(message, &v))
 		return pp__fail(PP_ERR_STATE, "queue: the message is not leased");
-	pp__queue_cell *const cell = cell_of(&v, message, PP__CELL_LEASED);
+	pp__queue_cell *const cell = cell_of_message(&v, message, PP__CELL_LEASED);
 	if (cell == NULL)
 		return pp__fail(PP_ERR_STATE, "queue: the message was leased by another process");
 	set(cell, (uint32_t)(cell->word >> 32), PP__CELL_HELD);
@@ -1162,7 +1162,7 @@ void pp_message_free(pp_message *message)
 	if (message->kind == M_MALLOC) {
 		free((void *)(uintptr_t)message->data);
 	} else if (view_of_message(message, &v)) {
-		pp__queue_cell *const cell = cell_of(&v, message, message->kind == M_HELD ? PP__CELL_HELD : PP__CELL_LEASED);
+		pp__queue_cell *const cell = cell_of_message(&v, message, message->kind == M_HELD ? PP__CELL_HELD : PP__CELL_LEASED);
 		if (cell != NULL && message->kind == M_HELD) {
 			free_cell(&v, cell);
 		} else if (cell != NULL) {

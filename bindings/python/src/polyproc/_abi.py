@@ -43,6 +43,7 @@ SEMAPHORE_MOST = 0x7FFFFFFF
 SEMAPHORE_RECOVER = 1
 BARRIER_ACTION = 1
 PYTHON_SEMLOCK = 0
+PYTHON_CHANNEL = 1
 
 QUEUE_EXCLUSIVE = 1
 QUEUE_EXISTING = 2
@@ -304,6 +305,8 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_pipe_export": (_status, (_handle, c_int32, _p)),
     "pp_pipe_import": (_status, (_p, c_int32, _p)),
     "pp_pipe_forget": (None, (_p,)),
+    "pp_fd_export": (_status, (c_int32, _p)),
+    "pp_fd_import": (_status, (_p, _p)),
     "pp_pipe_free": (_status, (_handle,)),
     "pp_ref_export": (_status, (_handle, _p)),
     "pp_ref_import": (_status, (_p, c_uint32, _p, _p)),

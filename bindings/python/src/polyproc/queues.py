@@ -14,6 +14,7 @@ standard library, all where that one has a weakness:
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from queue import Empty, Full
@@ -133,6 +134,41 @@ class _Part:
         return status
 
 
+class _PureChannel:
+    """What the library's type for queues is where it cannot be had: it leaves everything to the slow functions."""
+
+    __slots__ = ("__dict__", "__weakref__")
+
+    def _adopt(self, *args: object) -> None:
+        pass
+
+    def _retire(self) -> None:
+        pass
+
+
+def _channel_type() -> type:
+    """The library's type, with _put(obj, block=True, timeout=None) and _get(block=True, timeout=None); or _PureChannel."""
+    import ctypes
+
+    if (
+        os.environ.get("POLYPROC_PURE_CTYPES", "0") in ("", "0")
+        and sys.implementation.name == "cpython"
+        and object.__basicsize__ == 16
+    ):
+        spec = pylib().pp_python_spec(_abi.PYTHON_CHANNEL)
+        if spec:
+            make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p)(("PyType_FromSpec", ctypes.pythonapi))
+            fast: type = make(spec)
+            return fast
+    return _PureChannel
+
+
+if TYPE_CHECKING:
+    _Channel = _PureChannel
+else:
+    _Channel = _channel_type()
+
+
 def _milliseconds(seconds: float) -> int:
     return min(int(seconds * 1000) + 1, 1 << 53)
 
@@ -171,7 +207,7 @@ def _import(ref: bytes) -> int:
     return handle.value
 
 
-class _Base:
+class _Base(_Channel):
     """What all queues share: the handle, and how it travels."""
 
     _handle = 0
@@ -189,8 +225,9 @@ class _Base:
         self._free = library.pp_queue_free
         self._fast_put = library.pp_queue_put
         self._fast_take = library.pp_queue_take
-        state = self._state()
-        self._maxsize = state.maxsize
+        self._maxsize = self._state().maxsize
+        if type(self)._on_queue_feeder_error is _Base._on_queue_feeder_error:
+            self._adopt(self._handle, 0, _abi.CODEC_PICKLE, _dumps, _loads, type(self)._slow_put, type(self)._slow_get)
 
     def _state(self) -> Any:
         import ctypes
@@ -204,6 +241,7 @@ class _Base:
     def __del__(self) -> None:
         handle, self._handle = self._handle, 0
         if handle:
+            self._retire()
             self._free(handle)
 
     def __getstate__(self) -> Any:
@@ -236,33 +274,50 @@ class _Base:
             raise ValueError("the queue has no name")
         _errors.check(lib().pp_queue_unlink(self._name.encode()))
 
-    def _broken(self, status: int) -> Exception:
-        if status == _errors.CLOSED:
-            return ValueError(f"Queue {self!r} is closed")
-        return _errors.error(status)
+    def _closed_error(self) -> Exception:
+        return ValueError(f"Queue {self!r} is closed")
 
-    def _put(self, obj: Any, block: bool, timeout: float | None) -> bool:
-        """False: there was no room in time."""
-        if type(obj) is bytes and len(obj) > _INLINE_MOST:
-            data = obj
-            put = _Part.put
-            status = _errors.TIMEOUT
-        else:
-            data = _dumps(obj)
-            put = self._put_pickle
-            size = len(data)
-            if size <= _KEEP_GIL_MOST:
-                status = self._fast_put(self._handle, data, size, 1, _TRY)
-                if not status:
-                    return True
+    def _broken(self, status: int) -> Exception:
+        return self._closed_error() if status == _errors.CLOSED else _errors.error(status)
+
+    @staticmethod
+    def _on_queue_feeder_error(e: BaseException, obj: Any) -> None:
+        """For concurrent.futures: where it is overridden, it is called when an object cannot be pickled, and put does not raise."""
+        import traceback
+
+        traceback.print_exc()
+
+    def _slow_put(
+        self, obj: Any, block: bool = True, timeout: float | None = None, data: bytes | None = None
+    ) -> None:
+        """put, without the library's type. data: the pickle of obj, if it is there already and could not be put at once."""
+        if self._closed:
+            raise self._closed_error()
+        put = self._put_pickle
+        status = _errors.TIMEOUT
+        if data is None:
+            if type(obj) is bytes and len(obj) > _INLINE_MOST:
+                data = obj
+                put = _Part.put
             else:
-                status = _errors.TIMEOUT
+                try:
+                    data = _dumps(obj)
+                except Exception as e:
+                    if type(self)._on_queue_feeder_error is _Base._on_queue_feeder_error:
+                        raise
+                    self._on_queue_feeder_error(e, obj)
+                    return
+                size = len(data)
+                if size <= _KEEP_GIL_MOST:
+                    status = self._fast_put(self._handle, data, size, 1, _TRY)
+                    if not status:
+                        return
         if status not in _NO_ROOM:
             raise self._broken(status)
         if not block:
-            if status == _errors.TIMEOUT:
-                while (status := put(self._handle, data, 0)) == _errors.INTERRUPTED:
-                    pass
+            status = _errors.INTERRUPTED
+            while status == _errors.INTERRUPTED:
+                status = put(self._handle, data, 0)
         else:
             deadline = None if timeout is None else time.monotonic() + timeout
             while True:
@@ -273,9 +328,9 @@ class _Base:
                 if status != _errors.INTERRUPTED:
                     break
         if not status:
-            return True
+            return
         if status in _NO_ROOM:
-            return False
+            raise Full
         raise self._broken(status)
 
     @staticmethod
@@ -283,7 +338,10 @@ class _Base:
         status: int = lib().pp_queue_put(handle, data, len(data), _abi.CODEC_PICKLE, milliseconds)
         return status
 
-    def _get(self, block: bool, timeout: float | None) -> Any:
+    def _slow_get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """get, without the library's type."""
+        if self._closed:
+            raise self._closed_error()
         try:
             room = _rooms.pop()
         except IndexError:
@@ -358,17 +416,7 @@ class Queue(_Base):
             MemoryError: no memory, or a limit on it; the queue is as it was.
             Exception: whatever pickling ``obj`` raises.
         """
-        if self._closed:
-            raise ValueError(f"Queue {self!r} is closed")
-        if type(self)._on_queue_feeder_error is not Queue._on_queue_feeder_error:
-            # Somebody (concurrent.futures) wants to be told in this way.
-            try:
-                _dumps(obj)
-            except Exception as e:
-                self._on_queue_feeder_error(e, obj)
-                return
-        if not self._put(obj, block, timeout):
-            raise Full
+        self._slow_put(obj, block, timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the next object out of the queue.
@@ -381,9 +429,7 @@ class Queue(_Base):
             queue.Empty: there was none (in time).
             ValueError: the queue is closed.
         """
-        if self._closed:
-            raise ValueError(f"Queue {self!r} is closed")
-        return self._get(block, timeout)
+        return self._slow_get(block, timeout)
 
     def put_nowait(self, obj: Any) -> None:
         """``put(obj, False)``"""
@@ -409,6 +455,7 @@ class Queue(_Base):
     def close(self) -> None:
         """This process will not use this object again: put and get raise ValueError. Other processes go on."""
         self._closed = True
+        self._retire()
 
     def join_thread(self) -> None:
         """Do nothing: there is no thread, and what was put is in the queue. To be called after close, as ever.
@@ -420,13 +467,6 @@ class Queue(_Base):
 
     def cancel_join_thread(self) -> None:
         """Do nothing: there is no thread."""
-
-    @staticmethod
-    def _on_queue_feeder_error(e: BaseException, obj: Any) -> None:
-        """For concurrent.futures, which overrides it: called when an object cannot be pickled, instead of raising."""
-        import traceback
-
-        traceback.print_exc()
 
 
 class JoinableQueue(Queue):
@@ -474,6 +514,7 @@ class SimpleQueue(_Base):
     def close(self) -> None:
         """This process will not use this object again. Closing twice does nothing."""
         self._closed = self._reader.closed = True
+        self._retire()
 
     def empty(self) -> bool:
         """Whether there is no item in the queue at this moment.
@@ -481,7 +522,8 @@ class SimpleQueue(_Base):
         Raises:
             OSError: the queue is closed.
         """
-        self._check()
+        if self._closed:
+            raise self._closed_error()
         return not self._state().size
 
     def get(self) -> Any:
@@ -490,9 +532,7 @@ class SimpleQueue(_Base):
         Raises:
             OSError: the queue is closed.
         """
-        if self._closed:
-            self._check()
-        return self._get(True, None)
+        return self._slow_get()
 
     def put(self, obj: Any) -> None:
         """Put ``obj`` into the queue; it is pickled here and now. This never waits for a reader.
@@ -501,10 +541,15 @@ class SimpleQueue(_Base):
             OSError: the queue is closed.
             MemoryError: no memory, or a limit on it; the queue is as it was.
         """
-        if self._closed:
-            self._check()
-        self._put(obj, True, None)
+        self._slow_put(obj)
 
-    def _check(self) -> None:
-        if self._closed:
-            raise OSError("handle is closed")
+    def _closed_error(self) -> Exception:
+        return OSError("handle is closed")
+
+
+if _Channel is not _PureChannel and not TYPE_CHECKING:
+    # What can be done at once is done in C, between one call of pickle and one of the library.
+    for _class in (Queue, SimpleQueue):
+        _class.put = _Channel._put
+        _class.get = _Channel._get
+    del _class
