@@ -226,8 +226,9 @@ class _Base(_Channel):
         self._fast_put = library.pp_queue_put
         self._fast_take = library.pp_queue_take
         self._maxsize = self._state().maxsize
-        if type(self)._on_queue_feeder_error is _Base._on_queue_feeder_error:
-            self._adopt(self._handle, 0, _abi.CODEC_PICKLE, _dumps, _loads, type(self)._slow_put, type(self)._slow_get)
+        hooked = type(self)._on_queue_feeder_error is not _Base._on_queue_feeder_error
+        handle = 0 if hooked else self._handle  # 0: all goes the slow way, which knows of the hook
+        self._adopt(handle, 0, _abi.CODEC_PICKLE, _dumps, _loads, type(self)._slow_put, type(self)._slow_get)
 
     def _state(self) -> Any:
         import ctypes
