@@ -254,6 +254,20 @@ def test_end_of_a_program(tmp_path, how, method):
         assert program.gone_within(5) is not None
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_to_warn_of(tmp_path, method):
+    source = f"""
+        import polyproc as mp
+        if __name__ == "__main__":
+            for _ in range(2):
+                with mp.get_context({method!r}).Pool(2) as pool:
+                    print(pool.apply(abs, (-7,)))
+    """
+    with Program(tmp_path, source, "-X", "dev", "-W", "error") as program:
+        out, err, code = program.end()
+        assert (out, err, code) == ("7\n7\n", "", 0)
+
+
 def test_pool_in_an_attribute_of_a_global(tmp_path):
     text = """
         import polyproc

@@ -10,9 +10,9 @@ told who has taken the place (pp_pool_fill); it supervises that process from the
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
-import threading
 from ctypes import byref
 
 from . import _abi, _errors, _worker, forkserver, popen_fork, popen_forkserver, process, util
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Workers"]
 
+# What each worker needs: the fork server has it ready for all.
+_FOR_WORKERS = (f"{__package__}._lib", f"{__package__}._worker")
+
 
 class _Request(popen_forkserver.Popen):
     """A child of the fork server that the engine supervises, and nobody here."""
@@ -34,7 +37,7 @@ class _Request(popen_forkserver.Popen):
         self._fds = []
         self.temporary_fds = []
         try:
-            self.pid, self.status_fd = forkserver.fork(pickle_process(self, process_obj), self._fds)
+            self.pid, self.status_fd = forkserver.fork(pickle_process(self, process_obj), self._fds, _FOR_WORKERS)
         finally:
             util.close_fds(*self.temporary_fds)
 
@@ -73,7 +76,8 @@ class Workers:
         self._start: Any = _Fork if ctx.get_start_method() == "fork" else _Request
         self._initializer = initializer
         self._initargs = initargs
-        self._thread: threading.Thread | None = None
+        self._keeper = 0  # the thread that starts later workers
+        self._kept = _thread.allocate_lock()  # held as long as it lives
         self.names: list[str] = []  # of the first workers
 
     def start(self, count: int) -> None:
@@ -83,55 +87,84 @@ class Workers:
             OSError: one could not be started.
             Exception: the initializer or its arguments cannot be pickled (forkserver).
         """
-        for _ in range(count):
-            self._fill(0)
-        self._thread = threading.Thread(target=self._keep, name="polyproc-workers", daemon=True)
-        self._thread.start()
+        # All are forked before the engine is told of the first: what it does then writes to memory, which after a fork is to be
+        # copied, and it would be so for each of them.
+        filled: list[tuple[_abi.Vacancy, Any]] = []
+        try:
+            for _ in range(count):
+                vacancy = self._vacancy(0)
+                if vacancy is None:
+                    break
+                worker = self._worker(vacancy)
+                self.names.append(worker.name)
+                filled.append((vacancy, self._start_in(vacancy, worker)))
+        finally:
+            for vacancy, child in filled:
+                self._fill(vacancy, child)
+        # Not threading.Thread: it would wait until the thread runs, next to workers that are starting just then.
+        self._kept.acquire()
+        popen_fork.own_threads += 1
+        try:
+            self._keeper = _thread.start_new_thread(self._keep, ())
+        except BaseException:
+            self._kept.release()
+            popen_fork.own_threads -= 1
+            raise
 
-    def _fill(self, timeout_ms: int) -> bool:
-        """Fill the next vacancy. False: there will be no more."""
+    def _vacancy(self, timeout_ms: int) -> _abi.Vacancy | None:
+        """The next vacancy; it must be filled. None: there will be no more."""
         vacancy = _abi.Vacancy()
         status = lib().pp_pool_vacancy(self._handle, timeout_ms, byref(vacancy))
         if status in (_errors.CLOSED, _errors.HANDLE):
-            return False
+            return None
         _errors.check(status)
+        return vacancy
+
+    def _worker(self, vacancy: _abi.Vacancy) -> Any:
+        """The process object for a vacancy."""
+        worker = self._process(
+            target=_worker.serve_vacancy,
+            args=(
+                _worker.Memory(vacancy.fd),
+                vacancy.lane,
+                vacancy.generation,
+                vacancy.parent_pid,
+                self._initializer,
+                self._initargs,
+            ),
+            daemon=True,
+        )
+        worker.name = worker.name.replace("Process", "PoolWorker")
+        return worker
+
+    def _start_in(self, vacancy: _abi.Vacancy, worker: Any) -> Any:
+        """Start it. If that fails, the engine is told."""
         try:
-            worker = self._process(
-                target=_worker.serve_vacancy,
-                args=(
-                    _worker.Memory(vacancy.fd),
-                    vacancy.lane,
-                    vacancy.generation,
-                    vacancy.parent_pid,
-                    self._initializer,
-                    self._initargs,
-                ),
-                daemon=True,
-            )
-            worker.name = worker.name.replace("Process", "PoolWorker")
-            if self._thread is None:
-                self.names.append(worker.name)
-            child = self._start(worker)
+            return self._start(worker)
         except BaseException:
             lib().pp_pool_fill(self._handle, byref(vacancy), 0, -1)
             raise
+
+    def _fill(self, vacancy: _abi.Vacancy, child: Any) -> None:
         _errors.check(lib().pp_pool_fill(self._handle, byref(vacancy), child.pid, child.status_fd))
-        return True
 
     def _keep(self) -> None:
-        popen_fork.own_threads += 1
         try:
-            more = True
-            while more:
+            while True:
                 try:
-                    more = self._fill(-1)
+                    vacancy = self._vacancy(-1)
+                    if vacancy is None:
+                        return
+                    self._fill(vacancy, self._start_in(vacancy, self._worker(vacancy)))
                 except Exception as e:
                     # The engine has been told. It asks again, or gives up and tells the tasks.
                     util.info("no worker could be started: %r", e)
         finally:
             popen_fork.own_threads -= 1
+            self._kept.release()
 
     def end(self) -> None:
         """Wait for the end of the thread: the pool has no vacancies any more."""
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        if self._keeper != _thread.get_ident():
+            with self._kept:
+                pass

@@ -61,12 +61,36 @@ class Passed:
         return passed_fds[self.place]
 
 
+class _End:
+    """The client's end of a socket pair. It lives as long as the process does, which a socket object is warned of."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def send(self, request: bytes, fds: Sequence[int]) -> None:
+        import socket
+
+        rights = struct.pack(f"{len(fds)}i", *fds)
+        sender = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, self._fd)
+        try:
+            sender.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        finally:
+            sender.detach()
+
+    def close(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
+
+
 class _Server:
     """The client's side: the server that serves this process, those that it forks, and the children that the server forks for them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
+        self._end: _End | None = None
         self._inherited = -1
         self._popen: Program | None = None
         # Children by os.fork() count as well, therefore not by util.register_after_fork.
@@ -112,17 +136,14 @@ class _Server:
 
     def _ask(self, request: bytes, payload_fd: int, fds: Sequence[int]) -> tuple[int, int] | None:
         """Ask once. None: the server was killed, a new one may do."""
-        import socket
-
         status_r, status_w = os.pipe()
         try:
             # With the lock, as another thread might find the server dead and close the socket.
             try:
                 with self._lock:
                     server = self._running()
-                    rights = struct.pack(f"{len(fds) + 3}i", status_w, payload_fd, server.fileno(), *fds)
                     try:
-                        server.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+                        server.send(request, [status_w, payload_fd, server.fileno(), *fds])
                     except ConnectionError:
                         pass  # nobody will answer
             finally:
@@ -146,25 +167,23 @@ class _Server:
         with self._lock:
             self._running()
 
-    def _running(self) -> socket.socket:
-        if self._socket is None:
+    def _running(self) -> _End:
+        if self._end is None:
             if self._inherited >= 0:
-                import socket
-
-                self._socket = socket.socket(fileno=self._inherited)
+                self._end = _End(self._inherited)
                 self._inherited = -1
             else:
-                self._socket = self._start()
-        return self._socket
+                self._end = self._start()
+        return self._end
 
-    def _discard(self, server: socket.socket) -> bool:
+    def _discard(self, server: _End) -> bool:
         """Forget the server if it has ended. Returns whether it has."""
         with self._lock:
-            if self._socket is server:  # else another thread has noticed as well
+            if self._end is server:  # else another thread has noticed as well
                 if not _has_ended(server):
                     return False
                 server.close()
-                self._socket = self._popen = None
+                self._end = self._popen = None
             return True
 
     @property
@@ -175,14 +194,14 @@ class _Server:
         """End the server, unless other clients hold it, and wait until it has ended: for tests."""
         popen = self._popen
         with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-            self._socket = self._popen = None
+            if self._end is not None:
+                self._end.close()
+            self._end = self._popen = None
         if popen is not None:
             process.wait_readable(popen.sentinel, None)
             popen.finalizer()
 
-    def _start(self) -> socket.socket:
+    def _start(self) -> _End:
         import pickle
         import socket
 
@@ -199,10 +218,10 @@ class _Server:
             except BaseException:
                 ours.close()
                 raise
-        return ours
+        return _End(ours.detach())
 
 
-def _has_ended(server: socket.socket) -> bool:
+def _has_ended(server: _End) -> bool:
     import select
 
     poll = select.poll()

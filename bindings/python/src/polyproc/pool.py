@@ -780,8 +780,8 @@ def _help(core: _Core) -> None:
 
 
 _RESULT_SIZE = 56  # pp_result
-_BATCH = 512  # results that one call takes
-_SLAB = 1 << 20  # bytes of results that one call takes without allocating
+_BATCHES = 32, 512  # results that one call takes: in a new pool, and in one that has had many at once
+_SLAB_SHARE = 2048  # bytes of results for each of these that one call takes without allocating
 _SLICE_MS = 500  # a signal that comes just before a thread sleeps is seen after so long at the latest
 
 
@@ -794,7 +794,7 @@ class _ProcessCore(_Core):
     def __init__(self, options: Any) -> None:
         super().__init__()
         import struct
-        from ctypes import addressof, byref, c_char, c_size_t, c_uint64
+        from ctypes import addressof, byref, c_size_t, c_uint64
 
         from . import _errors
         from ._lib import lib
@@ -813,15 +813,25 @@ class _ProcessCore(_Core):
         self.first_at = addressof(self.first_out)
         self.count_out = c_size_t()
         self.count_at = addressof(self.count_out)
-        self.results = (c_char * (_RESULT_SIZE * _BATCH))()
-        self.results_at = addressof(self.results)
-        self.results_view = memoryview(self.results).cast("B")
-        self.slab = (c_char * _SLAB)()
-        self.slab_at = addressof(self.slab)
-        self.slab_view = memoryview(self.slab).cast("B")
+        self.make_room(_BATCHES[0])
         self.unpack = struct.Struct("=8xQi12xQQQ").iter_unpack  # cookie, status, size, data, owned
         self.unpack_more = struct.Struct("=20xiii24x").unpack_from  # code, pid, exit code
         self.collect = self.library.pp_pool_collect
+
+    def make_room(self, batch: int) -> None:
+        """Have memory for so many results at once. What ctypes allocates it writes to: a megabyte would be a good part of the time that
+        a pool takes to its first result."""
+        from ctypes import addressof, c_char
+
+        self.batch = batch
+        self.results = (c_char * (_RESULT_SIZE * batch))()
+        self.results_at = addressof(self.results)
+        self.results_view = memoryview(self.results).cast("B")
+        self.slab_size = _SLAB_SHARE * batch
+        self.slab = (c_char * self.slab_size)()
+        self.slab_at = addressof(self.slab)
+        self.slab_view = memoryview(self.slab).cast("B")
+        self.crowd = batch // 4 if batch < _BATCHES[1] else batch  # more results at once are a reason for more room
 
     # -- to the workers
 
@@ -1003,11 +1013,13 @@ class _ProcessCore(_Core):
     def take(self, timeout_ms: int) -> int:
         """Take outcomes from the engine, waiting for the first. Returns 0 if there is none left to come, else 1 + how many there were."""
         count = self.count_out
+        if count.value > self.crowd:
+            self.make_room(_BATCHES[1])
         count.value = 0
         self.position = 0
         try:
             status = self.collect(
-                self.handle, self.results_at, _BATCH, self.slab_at, _SLAB, timeout_ms, self.count_at
+                self.handle, self.results_at, self.batch, self.slab_at, self.slab_size, timeout_ms, self.count_at
             )
             n = count.value
             if n:
@@ -1129,7 +1141,7 @@ class _ProcessCore(_Core):
         if kill:
             library.pp_pool_terminate(self.handle)
             # What was done before stays done.
-            while self.pumper is None and not self.wanted and not self.ended and self.take(0) > _BATCH:
+            while self.pumper is None and not self.wanted and not self.ended and self.take(0) > _BATCHES[0]:
                 pass
         else:
             library.pp_pool_close(self.handle)
