@@ -446,8 +446,15 @@ class Queue(_Base):
         return size
 
     def empty(self) -> bool:
-        """Whether there is no item in the queue at this moment."""
-        return self.qsize() == 0
+        """Whether there is no item in the queue at this moment.
+
+        Raises:
+            OSError: the queue is closed, and was used before.
+        """
+        state = self._state()
+        if self._closed and state.unfinished:
+            raise OSError(f"Queue {self!r} is closed")
+        return not state.size
 
     def full(self) -> bool:
         """Whether a put would have to wait at this moment."""
