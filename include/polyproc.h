@@ -471,6 +471,11 @@ PP_API int32_t pp_pipe_export(pp_pipe end, int32_t with_fd, uint8_t ref_out[32])
 PP_API int32_t pp_pipe_import(const uint8_t ref[32], int32_t fd, pp_pipe *end_out);
 PP_API void pp_pipe_forget(const uint8_t ref[32]);
 
+/* pp_fd_export leaves a copy of a descriptor with the family, and writes its name, 32 bytes, by which one process takes it over, once: pp_fd_import (close-on-exec). It is there even if this process
+ * dies. Returns PP_OK; PP_ERR_INVALID; PP_ERR_NOT_FOUND (it was taken); PP_ERR_NOMEM (too many are on their way, or none is free); PP_ERR_SYSTEM. */
+PP_API int32_t pp_fd_export(int32_t fd, uint8_t name_out[32]);
+PP_API int32_t pp_fd_import(const uint8_t name[32], int32_t *fd_out);
+
 /* pp_pipe_free gives the handle back. The end is closed when no process has it any more. */
 PP_API int32_t pp_pipe_free(pp_pipe end);
 

@@ -24,7 +24,10 @@
 #define FULL_NS (10u * MS)
 
 /* pp__handle.words: */
-enum { END = 0, LOOKED = 1, CLOSING = 2 };
+enum { END = 0, LOOKED = 1, CLOSING = 2, SPIN = 3 };
+
+/* How long a receiver looks at the ring before it sleeps, ns: as long as that has been worth it lately, see spin. A wake-up costs both sides a few thousand. */
+enum { SPIN_FIRST = 8000, SPIN_MOST = 32000, SPIN_LEAST = 1000 };
 
 /* A call. */
 typedef struct {
@@ -316,13 +319,13 @@ static int32_t push(const call *call, const item *what)
 		}
 		if (recovered)
 			(void)wake(call, true);
+		if (status != PP_ERR_TIMEOUT || call->deadline == 0 || closing(call)) {
+			pp__mutex_unlock(&way->send_lock);
+			return status == PP_ERR_TIMEOUT && call->deadline != 0 ? PP_ERR_CLOSED : status;
+		}
 		const uint32_t seq = pp__bell_enter(&way->space);
 		const bool room = __atomic_load_n(&way->head, __ATOMIC_SEQ_CST) != way->seen_head;
 		pp__mutex_unlock(&way->send_lock);
-		if (status != PP_ERR_TIMEOUT || call->deadline == 0)
-			return status;
-		if (closing(call))
-			return PP_ERR_CLOSED;
 		if (room)
 			continue;
 		const uint64_t ns = until(call, slice);
@@ -516,6 +519,34 @@ static int32_t finish(const call *call, want *what)
 	return PP_OK;
 }
 
+/* spin waits a moment for a message without a system call, and reports whether there is one. Each success doubles the next moment, each failure halves it; far down, it is tried now and then only. */
+static bool spin(const call *call)
+{
+	static int cpus;
+	uint64_t *const budget = &call->handle->words[SPIN];
+	uint64_t most = __atomic_load_n(budget, __ATOMIC_RELAXED);
+
+	if (cpus == 0)
+		cpus = pp_cpu_count();
+	if (cpus == 1)
+		return false;
+	if (most < SPIN_LEAST) { /* counts up: 1/16 of the sleeps */
+		__atomic_store_n(budget, most + SPIN_LEAST / 16, __ATOMIC_RELAXED);
+		return false;
+	}
+	const uint64_t tail = __atomic_load_n(&call->way->tail, __ATOMIC_RELAXED), began = pp__now_ns();
+	do {
+		for (int i = 0; i < 16; i++)
+			pp__pause();
+		if (__atomic_load_n(&call->way->tail, __ATOMIC_SEQ_CST) != tail) {
+			__atomic_store_n(budget, 2 * most < SPIN_MOST ? 2 * most : SPIN_MOST, __ATOMIC_RELAXED);
+			return true;
+		}
+	} while (pp__now_ns() - began < most);
+	__atomic_store_n(budget, most / 2, __ATOMIC_RELAXED);
+	return false;
+}
+
 /* doze sleeps with recv_lock held: one system call that waits for bytes and reads them. The ring was seen empty. PP_OK: look again; PP_ERR_EOF; PP_ERR_INTERRUPTED; PP_ERR_STATE: the socket does not
  * block, the program has made it so. */
 static int32_t doze(const call *call)
@@ -547,7 +578,7 @@ static int32_t pull(const call *call, want *what, bool now)
 {
 	pp__heap *const heap = call->handle->heap;
 	pp__pipe_way *const way = call->way;
-	bool hup = false, thorough = false, nonblocking = false;
+	bool hup = false, thorough = false, nonblocking = false, spun = false;
 	int32_t interrupted = PP_OK;
 
 	for (;;) {
@@ -587,6 +618,12 @@ static int32_t pull(const call *call, want *what, bool now)
 		if (ns == 0) {
 			pp__mutex_unlock(&way->recv_lock);
 			return PP_ERR_TIMEOUT;
+		}
+		if (!spun) {
+			spun = true;
+			pp__mutex_unlock(&way->recv_lock);
+			(void)spin(call);
+			continue;
 		}
 		if (ns == (uint64_t)PP__SLICE_MS * MS && what->how != LOOK && !nonblocking && __atomic_load_n(&way->watched, __ATOMIC_SEQ_CST) == 0) {
 			status = doze(call);
@@ -713,6 +750,46 @@ int32_t pp_pipe_descriptor(pp_pipe of, int32_t *fd_out)
 	return end(&call, status);
 }
 
+/* name_of makes a name for the depot that no other has: the owner's, and its own count. (A reference does not begin so.) */
+static pp__pipe_fd name_of(pp__heap *heap)
+{
+	return (pp__pipe_fd){{UINT64_MAX, pp__join(heap), pp__tag(heap), pp__now_ns()}};
+}
+
+int32_t pp_fd_export(int32_t fd, uint8_t name_out[32])
+{
+	if (name_out == NULL)
+		return pp__fail(PP_ERR_INVALID, "pp_fd_export: NULL");
+	pp__heap *const heap = pp__family_heap();
+	if (heap == NULL)
+		return PP_ERR_NOMEM;
+	const pp__pipe_fd named = name_of(heap);
+	memcpy(name_out, named.name, sizeof named.name);
+	int32_t status;
+	while ((status = pp__depot_put(heap, named.name, fd)) == PP_ERR_INTERRUPTED) {
+	}
+	return status;
+}
+
+int32_t pp_fd_import(const uint8_t name[32], int32_t *fd_out)
+{
+	uint64_t words[4];
+	int fd;
+
+	if (name == NULL || fd_out == NULL)
+		return pp__fail(PP_ERR_INVALID, "pp_fd_import: NULL");
+	pp__heap *const heap = pp__family_heap();
+	if (heap == NULL)
+		return PP_ERR_NOMEM;
+	memcpy(words, name, sizeof words);
+	int32_t status;
+	while ((status = pp__depot_take(heap, words, &fd)) == PP_ERR_INTERRUPTED) {
+	}
+	if (status == PP_OK)
+		*fd_out = fd;
+	return status;
+}
+
 int32_t pp_pipe_send_fd(pp_pipe to, int32_t fd, int64_t timeout_ms)
 {
 	call call;
@@ -721,8 +798,7 @@ int32_t pp_pipe_send_fd(pp_pipe to, int32_t fd, int64_t timeout_ms)
 	if (status != PP_OK)
 		return status;
 	pp__heap *const heap = call.handle->heap;
-	/* No two have the same: the owner's, and its own count. */
-	const pp__pipe_fd named = {{UINT64_MAX, pp__join(heap), pp__tag(heap), pp__now_ns()}};
+	const pp__pipe_fd named = name_of(heap);
 	status = pp__depot_put(heap, named.name, fd);
 	if (status == PP_OK) {
 		status = push(&call, &(item){&named, sizeof named, 0, PP__PIPE_FD});
@@ -775,6 +851,7 @@ static void become(pp__handle *handle, int fd, uint64_t which)
 	handle->words[END] = which;
 	handle->words[LOOKED] = 0;
 	handle->words[CLOSING] = 0;
+	handle->words[SPIN] = SPIN_FIRST;
 }
 
 int32_t pp_pipe_create(uint32_t flags, pp_pipe ends_out[2])
@@ -864,6 +941,7 @@ int32_t pp_pipe_import(const uint8_t from[32], int32_t fd, pp_pipe *end_out)
 			close(given);
 		return status;
 	}
+	(void)fcntl(given, F_SETFD, FD_CLOEXEC); /* one that a program was started with is inherited no further */
 	become(handle, given, ref.reserved);
 	*end_out = handle->number;
 	return PP_OK;

@@ -305,6 +305,8 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_pipe_export": (_status, (_handle, c_int32, _p)),
     "pp_pipe_import": (_status, (_p, c_int32, _p)),
     "pp_pipe_forget": (None, (_p,)),
+    "pp_fd_export": (_status, (c_int32, _p)),
+    "pp_fd_import": (_status, (_p, _p)),
     "pp_pipe_free": (_status, (_handle,)),
     "pp_ref_export": (_status, (_handle, _p)),
     "pp_ref_import": (_status, (_p, c_uint32, _p, _p)),

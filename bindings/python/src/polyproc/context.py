@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, NoReturn, Protocol
 
+    from ._pipe import Connection
     from .pool import Pool as PoolType
     from .queues import JoinableQueue as JoinableQueueType
     from .queues import Queue as QueueType
@@ -137,7 +138,6 @@ class InitializerError(ProcessError):
 
 # Which release brings what this one lacks.
 _PLANNED = {
-    "Pipe": "0.3",
     "RawValue": "0.4",
     "RawArray": "0.4",
     "Value": "0.4",
@@ -187,9 +187,11 @@ class BaseContext:
         """Return a manager of shared objects."""
         _missing("Manager")
 
-    def Pipe(self, duplex: bool = True) -> Any:
-        """Return the two ends of a pipe."""
-        _missing("Pipe")
+    def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:
+        """Return the two ends of a pipe; if not duplex, the one that receives first."""
+        from ._pipe import Pipe
+
+        return Pipe(duplex)
 
     def Lock(self) -> Any:
         """Return a lock."""

@@ -163,16 +163,24 @@ def recvfds(sock: socket.socket, size: int) -> list[int]:
 
 
 def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
-    """Send a descriptor over a connection that is a Unix socket underneath. The pid matters on Windows only."""
+    """Send a descriptor over an end of a pipe, or a connection that is a Unix socket. The pid matters on Windows only."""
     import socket
+
+    if hasattr(conn, "_send_fd"):
+        conn._send_fd(handle)
+        return
 
     with socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sendfds(sock, [handle])
 
 
 def recv_handle(conn: Any) -> int:
-    """Receive a descriptor over a connection that is a Unix socket underneath."""
+    """Receive a descriptor over an end of a pipe, or a connection that is a Unix socket."""
     import socket
+
+    if hasattr(conn, "_recv_fd"):
+        fd: int = conn._recv_fd()
+        return fd
 
     with socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         return recvfds(sock, 1)[0]

@@ -1,0 +1,367 @@
+"""Pipe() and its connections: what the standard library documents, and what it cannot do."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import select
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+import polyproc
+from polyproc import reduction
+from polyproc.connection import wait
+
+METHODS = ("fork", "spawn", "forkserver")
+LIMIT = 30.0
+
+
+def echo(conn, other=None):
+    if other is not None:
+        other.close()
+    while True:
+        try:
+            message = conn.recv()
+        except EOFError:
+            return
+        conn.send(message)
+        del message
+
+
+def send_all(conn, messages):
+    for message in messages:
+        conn.send(message)
+
+
+def receive(conn):
+    assert conn.poll(LIMIT)
+    return conn.recv()
+
+
+def test_messages_of_every_kind_and_size():
+    a, b = polyproc.Pipe()
+    for obj in (None, 1, "text", (1, [2, {3: "x"}]), b"x" * 16384, b"y" * 100_000, ["z" * 3_000_000], range(5)):
+        a.send(obj)
+        assert b.poll()
+        assert b.recv() == obj
+        assert not b.poll()
+    b.send_bytes(b"")
+    assert a.recv_bytes() == b""
+    a.close()
+    b.close()
+
+
+def test_bytes_and_their_arguments():
+    a, b = polyproc.Pipe()
+    data = bytes(range(100))
+    for buf in (data, bytearray(data), memoryview(data), array.array("i", range(25))):
+        raw = bytes(memoryview(buf).cast("B"))
+        a.send_bytes(buf)
+        assert b.recv_bytes() == raw
+        a.send_bytes(buf, 10)
+        assert b.recv_bytes() == raw[10:]
+        a.send_bytes(buf, 10, 20)
+        assert b.recv_bytes() == raw[10:30]
+        a.send_bytes(buf, 100)
+        assert b.recv_bytes() == b""
+    for arguments in ((-1,), (101,), (0, -1), (0, 101), (90, 11)):
+        with pytest.raises(ValueError):
+            a.send_bytes(data, *arguments)
+    with pytest.raises(TypeError):
+        a.send_bytes("text")
+    with pytest.raises(ValueError, match="negative maxlength"):
+        b.recv_bytes(-1)
+    room = array.array("i", [0] * 10)
+    a.send_bytes(data[:8])
+    assert b.recv_bytes_into(room, 4) == 8
+    assert bytes(memoryview(room).cast("B"))[4:12] == data[:8]
+    a.send_bytes(data)
+    with pytest.raises(polyproc.BufferTooShort) as caught:
+        b.recv_bytes_into(room)
+    assert caught.value.args == (data,)
+    for offset in (-1, 41):
+        with pytest.raises(ValueError):
+            b.recv_bytes_into(room, offset)
+    big = b"v" * 300_000
+    a.send_bytes(memoryview(big)[1:])
+    large = bytearray(400_000)
+    assert b.recv_bytes_into(large, 5) == len(big) - 1
+    assert large[5 : 4 + len(big)] == big[1:]
+    a.send_bytes(data)
+    with pytest.raises(OSError, match="bad message length"):
+        b.recv_bytes(99)
+    with pytest.raises(OSError, match="write-only"):
+        b.recv()
+    b.send("the other direction")
+    assert a.recv() == "the other direction"
+
+
+def test_one_way_and_closed():
+    reader, writer = polyproc.Pipe(duplex=False)
+    assert (reader.readable, reader.writable, writer.readable, writer.writable) == (True, False, False, True)
+    for use in (lambda: reader.send(1), lambda: reader.send_bytes(b"")):
+        with pytest.raises(OSError, match="read-only"):
+            use()
+    for use in (writer.recv, writer.recv_bytes, writer.poll, lambda: writer.recv_bytes_into(bytearray(1))):
+        with pytest.raises(OSError, match="write-only"):
+            use()
+    with writer:
+        writer.send(1)
+    assert writer.closed
+    writer.close()
+    assert reader.poll()
+    assert reader.recv() == 1
+    assert reader.poll()
+    with pytest.raises(EOFError):
+        reader.recv()
+    with pytest.raises(EOFError):
+        reader.recv_bytes()
+    reader.close()
+    for use in (reader.recv, reader.poll, reader.fileno, lambda: writer.send(1), reader.__enter__().poll):
+        with pytest.raises(OSError, match="handle is closed"):
+            use()
+
+
+def test_broken_pipe():
+    a, b = polyproc.Pipe()
+    a.send(1)
+    b.close()
+    with pytest.raises(BrokenPipeError):
+        a.send(2)
+    with pytest.raises(EOFError):
+        a.recv()
+
+
+def test_what_cannot_be_pickled_leaves_the_pipe_whole():
+    a, b = polyproc.Pipe()
+    with pytest.raises(Exception, match="pickle"):
+        a.send(lambda: 0)
+    a.send_bytes(b"no pickle")
+    with pytest.raises(Exception):  # noqa: B017 (whatever pickle raises)
+        b.recv()
+    a.send("next")
+    assert b.recv() == "next"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_processes(method):
+    ctx = polyproc.get_context(method)
+    a, b = ctx.Pipe()
+    process = ctx.Process(target=echo, args=(b, a))
+    process.start()
+    b.close()
+    for obj in (1, "x" * 100_000, b"y" * 5_000_000):
+        a.send(obj)
+        assert receive(a) == obj
+    other, theirs = ctx.Pipe()
+    a.send(theirs)
+    theirs.close()
+    back = receive(a)
+    back.send("through")
+    assert receive(other) == "through"
+    back.close()
+    assert other.poll(LIMIT)
+    with pytest.raises(EOFError):
+        other.recv()
+    a.close()
+    process.join(LIMIT)
+    assert process.exitcode == 0
+    process.close()
+
+
+def pool_task(conn):
+    conn.send(os.getpid())
+
+
+def test_sent_to_a_pool():
+    reader, writer = polyproc.Pipe(False)
+    with polyproc.get_context("spawn").Pool(1) as pool:
+        pool.apply(pool_task, (writer,))
+        assert receive(reader) != os.getpid()
+    pool.join()
+
+
+def test_sent_by_one_who_is_dead_by_then():
+    ctx = polyproc.get_context("fork")
+    a, b = ctx.Pipe()
+
+    def child():
+        reader, writer = ctx.Pipe(False)
+        writer.send(b"w" * 1_000_000)
+        b.send(reader)
+        b.send(b"z" * 2_000_000)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = ctx.Process(target=child)
+    process.start()
+    process.join(LIMIT)
+    assert process.exitcode == -signal.SIGKILL
+    reader = receive(a)
+    assert receive(a) == b"z" * 2_000_000
+    assert receive(reader) == b"w" * 1_000_000
+    with pytest.raises(EOFError):
+        reader.recv()
+    process.close()
+
+
+def test_descriptors():
+    a, b = polyproc.Pipe()
+    reading, writing = os.pipe()
+    reduction.send_handle(a, writing, None)
+    a.send("after it")
+    os.close(writing)
+    fd = reduction.recv_handle(b)
+    assert not os.get_inheritable(fd)
+    os.write(fd, b"hello")
+    os.close(fd)
+    assert os.read(reading, 10) == b"hello"
+    assert os.read(reading, 10) == b""
+    os.close(reading)
+    assert b.recv() == "after it"
+    with pytest.raises(OSError):
+        reduction.send_handle(a, reading, None)
+    one, two = socket.socketpair()
+    with one, two:
+        a.send([one])
+        (copy,) = b.recv()
+        with copy:
+            copy.send(b"by a copy")
+            assert two.recv(20) == b"by a copy"
+
+
+def test_the_descriptor_tells_the_truth():
+    a, b = polyproc.Pipe()
+
+    def readable():
+        return bool(select.select([b], [], [], 0)[0])
+
+    for first in (0, 1, 3):
+        for _ in range(first):
+            a.send("before it is asked for")
+        for left in range(first, 0, -1):
+            assert readable()
+            b.recv()
+            assert readable() == (left > 1)
+        assert not readable()
+        assert wait([b], 0) == []
+    a.send(b"x" * 100_000)
+    assert wait([a, b], LIMIT) == [b]
+    b.recv()
+    a.close()
+    assert readable()
+    b.close()
+
+
+def test_the_descriptor_is_asked_for_while_somebody_waits():
+    a, b = polyproc.Pipe()
+    got = []
+    thread = threading.Thread(target=lambda: got.extend(b.recv() for _ in range(2)))
+    thread.start()
+    fd = b.fileno()
+    for i in range(3):
+        a.send(i)
+    thread.join(LIMIT)
+    assert got == [0, 1]
+    assert select.select([fd], [], [], LIMIT)[0] == [fd]
+    assert b.recv() == 2
+    assert not select.select([fd], [], [], 0)[0]
+
+
+def test_asyncio():
+    a, b = polyproc.Pipe()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        got: asyncio.Queue[object] = asyncio.Queue()
+        loop.add_reader(b.fileno(), lambda: got.put_nowait(b.recv()))
+        for i in range(100):
+            a.send(i)
+            assert await asyncio.wait_for(got.get(), LIMIT) == i
+        loop.remove_reader(b.fileno())
+
+    asyncio.run(main())
+
+
+def test_poll_waits_as_long_as_it_is_told():
+    a, b = polyproc.Pipe()
+    began = time.monotonic()
+    assert not b.poll(0.15)
+    assert time.monotonic() - began >= 0.15
+    assert not b.poll(-1)
+    timer = threading.Timer(0.05, a.send, ("there",))
+    timer.start()
+    assert b.poll(LIMIT)
+    assert b.recv() == "there"
+    timer.join()
+    threading.Timer(0.05, a.close).start()
+    assert b.poll(None)
+
+
+def test_a_full_pipe_waits_and_a_signal_handler_runs_meanwhile():
+    a, b = polyproc.Pipe()
+    ran = []
+
+    def handler(number, frame):
+        ran.append(number)
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for call in (b.recv, lambda: [a.send(b"x" * 1000) for _ in range(1000)]):
+            ran.clear()
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+            with pytest.raises(KeyboardInterrupt):
+                call()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    count = 0
+    while b.poll():
+        assert b.recv() == b"x" * 1000
+        count += 1
+    assert 0 < count < 1000
+
+
+@pytest.mark.parametrize("size", [10, 3000, 40_000])
+def test_many_senders_and_receivers(size):
+    ctx = polyproc.get_context("fork")
+    a, b = ctx.Pipe()
+    senders = [
+        ctx.Process(target=send_all, args=(a, [(who, i, "x" * size) for i in range(300)])) for who in range(3)
+    ]
+    for process in senders:
+        process.start()
+    last = [-1] * 3
+    for _ in range(900):
+        who, i, text = receive(b)
+        assert i == last[who] + 1
+        assert len(text) == size
+        last[who] = i
+    for process in senders:
+        process.join(LIMIT)
+        assert process.exitcode == 0
+        process.close()
+    assert not b.poll()
+
+
+def test_end_when_the_last_holder_is_killed():
+    ctx = polyproc.get_context("fork")
+    a, b = ctx.Pipe()
+    process = ctx.Process(target=signal.pause)
+    process.start()
+    b.close()
+    assert not a.poll(0.05)
+    process.kill()
+    with pytest.raises(EOFError):
+        a.recv()
+    with pytest.raises(BrokenPipeError):
+        a.send(1)
+    process.join(LIMIT)
+    process.close()
