@@ -188,17 +188,41 @@ class _Envelope:
         self.fds = []
 
 
+class _Packing(_local):
+    """This thread's pickler and what it writes to, while they are not in use: making them anew costs more than a small message."""
+
+    idle: tuple[reduction.ForkingPickler, io.BytesIO] | None = None
+
+
+_packing = _Packing()
+
+
 def _pickle(obj: Any, envelope: _Envelope) -> bytes:
     """The pickle of ``obj``; duplicates of its descriptors are in the envelope afterwards."""
     outer = reduction.enclosing.envelope
     reduction.enclosing.envelope = envelope
+    idle = _packing.idle
+    if idle is None:
+        buffer = io.BytesIO()
+        pickler = reduction.ForkingPickler(buffer)
+    else:
+        _packing.idle = None  # what is being pickled may send something itself
+        pickler, buffer = idle
+        pickler.dispatch_table = reduction._dispatch_table(pickler._extra_reducers)
     try:
-        return reduction.ForkingPickler.dumps(obj)
+        pickler.dump(obj)
     except BaseException:
         envelope.close()
         raise
     finally:
         reduction.enclosing.envelope = outer
+    data = buffer.getvalue()
+    if len(data) <= _SMALL:
+        pickler.clear_memo()
+        buffer.seek(0)
+        buffer.truncate()
+        _packing.idle = pickler, buffer
+    return data
 
 
 def _unpickle(data: Any, fds: list[int]) -> Any:
@@ -450,6 +474,26 @@ def _bytes_view(buf: Any) -> memoryview:
     raise TypeError("the buffer is not contiguous")
 
 
+def _unix_socket(handle: int) -> socket.socket:
+    """A socket object of its own for a descriptor.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    import socket
+
+    fd = os.dup(handle)
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:  # ENOTSOCK: the descriptor was not taken
+        os.close(fd)
+    else:
+        if sock.family == socket.AF_UNIX:
+            return sock
+        sock.close()
+    raise ValueError("descriptors can be sent over Unix sockets only")
+
+
 class Connection(_Base):
     """Messages over a descriptor of a stream: a socket or a pipe.
 
@@ -517,13 +561,7 @@ class Connection(_Base):
         import socket
 
         handle = self._check_closed()
-        try:
-            sock = socket.socket(fileno=os.dup(handle))
-        except OSError:
-            raise ValueError("descriptors can be sent over Unix sockets only") from None
-        with sock:
-            if sock.family != socket.AF_UNIX:
-                raise ValueError("descriptors can be sent over Unix sockets only")
+        with _unix_socket(handle) as sock:
             for i in range(0, len(fds), _DESCRIPTORS_AT_ONCE):
                 some = fds[i : i + _DESCRIPTORS_AT_ONCE]
                 self._send_parts(handle, [_header.pack(_DESCRIPTORS)])
@@ -658,7 +696,7 @@ class Connection(_Base):
         import socket
 
         numbers = array.array("i")
-        with socket.socket(fileno=os.dup(handle)) as sock:
+        with _unix_socket(handle) as sock:
             while True:
                 try:
                     message, ancillary, flags, _ = sock.recvmsg(1, socket.CMSG_SPACE(numbers.itemsize * _DESCRIPTORS_AT_ONCE))
