@@ -48,7 +48,9 @@
  *
  * REFERENCES. An object is a block that begins with pp__object. A process that has a handle of it holds one cell of the refs:
  * owner << 32 | off / 128; cell 0 is never used. Taking one: refs + 1, by a CAS of the 64-bit word of generation and refs (never from 0), then the cell;
- * dropping: the cell by CAS to 0, then refs - 1; who brings refs to 0 destroys the object. A new object: the cell first, while its block is still
+ * dropping: the cell by CAS to 0, then refs - 1; who brings refs to 0 destroys the object. The last reference is dropped in another order: refs by CAS
+ * from 1 to 0, destroy, the cell to 0, the block; so a cell of a dead owner whose object has 0 refs says that destroying is to be done (again). The cells
+ * of the dead are first made one's own, by CAS: one at a time destroys. A new object: the cell first, while its block is still
  * free; then the block's state (a cell whose block is not in use means nothing). The cells of the dead are dropped by whoever sweeps (joining, or running short). Death between the two steps keeps the object
  * for the family's life: never too early. A reference on its way (pickled into a message) holds a cell of the owner
  * PP__IN_FLIGHT; who receives it takes the cell over by CAS, and if another did before, takes a reference of its own.
@@ -209,7 +211,8 @@ bool pp__retag(pp__heap *heap, uint64_t off, uint32_t from, uint32_t to);
 typedef struct pp__handle pp__handle;
 typedef struct pp__kind {
 	const char *name; /* for messages: "lock" */
-	/* the last reference of all processes was dropped: free what the object has (its own block is freed by the caller). May be NULL. */
+	/* the last reference of all processes was dropped: free what the object has (its own block is freed by the caller). If a process dies
+	 * in the middle of it, the next does it again. May be NULL. */
 	void (*destroy)(pp__heap *heap, uint64_t off);
 	/* this process's last use is over, its reference is dropped already (and the object perhaps gone): close descriptors, free local memory. A
 	 * named heap may be closed here. May be NULL. In a forked child it runs for handles that the parent had freed during the fork. */

@@ -78,14 +78,21 @@ uint32_t pp__cell_take(pp__heap *heap, uint32_t owner, uint64_t off)
 	return i != 0 ? i : take_below(heap, 1, top, value);
 }
 
+/* cell_hint: this one is free. */
+static void cell_hint(pp__heap *heap, uint32_t i)
+{
+	uint32_t *const hint = &pp__head(heap)->refs_hint;
+	uint32_t is = __atomic_load_n(hint, __ATOMIC_RELAXED);
+
+	while (i < is && !__atomic_compare_exchange_n(hint, &is, i, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
+
 static bool cell_clear(pp__heap *heap, uint32_t i, uint64_t value)
 {
 	if (i == 0 || i >= refs_top(heap) || !__atomic_compare_exchange_n(cell_at(heap, i), &value, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 		return false;
-	uint32_t *const hint = &pp__head(heap)->refs_hint;
-	uint32_t is = __atomic_load_n(hint, __ATOMIC_RELAXED);
-	while (i < is && !__atomic_compare_exchange_n(hint, &is, i, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-		;
+	cell_hint(heap, i);
 	return true;
 }
 
@@ -122,6 +129,15 @@ static bool refs_add(pp__object *object, uint32_t generation)
 	return false;
 }
 
+/* empty_object frees what an object has that nobody refers to any more. It may run again for the same object. */
+static void empty_object(pp__heap *heap, uint64_t off, pp__object *object, uint64_t room)
+{
+	const uint32_t kind = __atomic_load_n(&object->kind, __ATOMIC_RELAXED);
+
+	if (kind < PP__KINDS && pp__kinds[kind] != NULL && pp__kinds[kind]->size <= room && pp__kinds[kind]->destroy != NULL)
+		pp__kinds[kind]->destroy(heap, off);
+}
+
 /* refs_drop drops a reference that the caller had, and the object with the last one. generation 0: any. */
 static void refs_drop(pp__heap *heap, uint64_t off, uint32_t generation)
 {
@@ -138,10 +154,65 @@ static void refs_drop(pp__heap *heap, uint64_t off, uint32_t generation)
 	} while (!__atomic_compare_exchange_n(counted(object), &is, is - ((uint64_t)1 << 32), false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE));
 	if (is >> 32 != 1)
 		return;
-	const uint32_t kind = __atomic_load_n(&object->kind, __ATOMIC_RELAXED);
-	if (kind < PP__KINDS && pp__kinds[kind] != NULL && pp__kinds[kind]->size <= room && pp__kinds[kind]->destroy != NULL)
-		pp__kinds[kind]->destroy(heap, off);
+	empty_object(heap, off, object, room);
 	pp__free(heap, off, is_generation);
+}
+
+/* drop_reference drops the reference that a cell of ours stands for. The last one's cell stays until the object is empty: if we die on the
+ * way, who sweeps behind us goes on. The block itself is freed after that, because a cell without its object may be anything's. */
+static void drop_reference(pp__heap *heap, uint32_t cell, uint64_t value, uint32_t generation)
+{
+	const uint64_t off = (value & UINT32_MAX) << 7;
+	uint32_t is_generation;
+	uint64_t room;
+
+	if (cell == 0 || cell >= refs_top(heap) || __atomic_load_n(cell_at(heap, cell), __ATOMIC_ACQUIRE) != value)
+		return;
+	pp__object *const object = object_at(heap, off, &is_generation, &room);
+	if (object != NULL && (generation == 0 || is_generation == generation)) {
+		uint64_t is = __atomic_load_n(counted(object), __ATOMIC_ACQUIRE);
+		/* 0: whose cell this was died on the way. */
+		while ((uint32_t)is == is_generation && is >> 32 <= 1) {
+			if (is >> 32 == 1 &&
+			    !__atomic_compare_exchange_n(counted(object), &is, is_generation, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE))
+				continue;
+			empty_object(heap, off, object, room);
+			if (cell_clear(heap, cell, value))
+				pp__free(heap, off, is_generation);
+			return;
+		}
+		/* Others have it too: the two steps are as close as can be, for who dies between them keeps the object for ever. */
+		if ((uint32_t)is == is_generation) {
+			uint64_t from = value;
+			if (!__atomic_compare_exchange_n(cell_at(heap, cell), &from, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+				return;
+			while (!__atomic_compare_exchange_n(counted(object), &is, is - ((uint64_t)1 << 32), false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE))
+				if ((uint32_t)is != is_generation || is >> 32 == 0)
+					return;
+			cell_hint(heap, cell);
+			if (is >> 32 == 1) {
+				empty_object(heap, off, object, room);
+				pp__free(heap, off, is_generation);
+			}
+			return;
+		}
+	}
+	if (cell_clear(heap, cell, value))
+		refs_drop(heap, off, generation);
+}
+
+/* take_over makes the cell of somebody who is no more, or of a message, ours, and drops the reference. */
+static void take_over(pp__heap *heap, uint32_t cell, uint64_t value, uint32_t generation)
+{
+	const uint64_t off = (value & UINT32_MAX) << 7, ours = cell_of(__atomic_load_n(&heap->me, __ATOMIC_ACQUIRE), off);
+
+	if (ours >> 32 == 0) { /* not a member yet */
+		if (cell_clear(heap, cell, value))
+			refs_drop(heap, off, generation);
+	} else if (cell != 0 && cell < refs_top(heap) &&
+	           __atomic_compare_exchange_n(cell_at(heap, cell), &value, ours, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+		drop_reference(heap, cell, ours, generation);
+	}
 }
 
 void pp__sweep(pp__heap *heap, const uint32_t *dead, uint32_t n)
@@ -156,8 +227,8 @@ void pp__sweep(pp__heap *heap, const uint32_t *dead, uint32_t n)
 			continue;
 		for (uint32_t k = 0; k < n && !drop; k++)
 			drop = owner == dead[k];
-		if ((drop || !pp__members_current(heap, owner)) && cell_clear(heap, i, value))
-			refs_drop(heap, (value & UINT32_MAX) << 7, 0);
+		if (drop || !pp__members_current(heap, owner))
+			take_over(heap, i, value, 0);
 	}
 }
 
@@ -265,8 +336,8 @@ static void handle_closed(pp__handle *h, bool reference)
 	const pp__kind *const kind = h->kind < PP__KINDS ? pp__kinds[h->kind] : NULL;
 	pp__heap *const heap = h->heap;
 
-	if (reference && cell_clear(heap, h->cell, cell_of(__atomic_load_n(&heap->me, __ATOMIC_ACQUIRE), h->off)))
-		refs_drop(heap, h->off, h->generation);
+	if (reference)
+		drop_reference(heap, h->cell, cell_of(__atomic_load_n(&heap->me, __ATOMIC_ACQUIRE), h->off), h->generation);
 	if (kind != NULL && kind->closed != NULL)
 		kind->closed(h);
 	handle_spare(index_of(h));
@@ -519,8 +590,8 @@ void pp__ref_forget(const pp__ref *ref)
 {
 	pp__heap *const heap = pp__heap_by_id(ref->heap_id);
 
-	if (heap != NULL && cell_clear(heap, ref->cell, cell_of(PP__IN_FLIGHT, ref->off)))
-		refs_drop(heap, ref->off, ref->generation);
+	if (heap != NULL && pp__join(heap) != 0)
+		take_over(heap, ref->cell, cell_of(PP__IN_FLIGHT, ref->off), ref->generation);
 }
 
 /* ---- fork ------------------------------------------------------------------------------------------------------------------- */

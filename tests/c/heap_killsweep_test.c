@@ -20,6 +20,7 @@ typedef struct shared {
 	uint32_t word; /* a mutex */
 	pp__ref ref;
 	uint64_t destroyed;
+	uint64_t belongs; /* a block that is the object's */
 	bool sent; /* ref is whole */
 } shared;
 
@@ -29,9 +30,9 @@ static pp__handle *handle;
 
 static void destroy(pp__heap *h, uint64_t off)
 {
-	(void)h;
 	(void)off;
 	__atomic_fetch_add(&s->destroyed, 1, __ATOMIC_SEQ_CST);
+	pp__free(h, s->belongs, TAG + 2);
 }
 
 static const pp__kind kind = {"test", destroy, NULL, 0};
@@ -156,6 +157,8 @@ static void have_object(void)
 	joined();
 	new_object();
 	s->off = handle->off;
+	if (pp__alloc(heap, 5000, TAG + 2, &s->belongs, NULL) != PP_OK)
+		_exit(1);
 }
 
 /* As a process is that makes its second object; to clear the states of a first slab is tens of thousands of instructions. */
@@ -165,6 +168,7 @@ static void warm_object(void)
 	if (pp__handle_free(handle->number, PP__KIND_BARRIER) != PP_OK)
 		_exit(1);
 	s->destroyed = 0;
+	s->belongs = 0;
 }
 
 static void free_handle(void)
@@ -318,13 +322,14 @@ static void after_free(int ended)
 	settled(0, 0);
 }
 
-/* An object of the dead alone is gone, whole; or it leaks, when the cell was cleared and the count was not. */
+/* An object of the dead alone is gone, and all that it had; its own block may leak, when the cell was cleared and the block was not free yet. */
 static void after_object(int ended)
 {
 	const kit_count c = settled(0, ended ? 0 : 1);
 	leaked += kit_used(&c) != 0;
 	REQUIRE_EQ(c.cells, 0);
-	REQUIRE(s->destroyed <= 1);
+	REQUIRE(s->destroyed <= 2);
+	REQUIRE(s->belongs == 0 || !pp__free(heap, s->belongs, TAG + 2));
 }
 
 static void after_new_object(int ended)
