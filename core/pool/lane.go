@@ -41,6 +41,7 @@ type lane struct {
 	isDirty    bool    // staged records are to be published
 	closing    bool    // told to end
 	ready      bool    // has been ready
+	fruitless  bool    // this process has finished no task
 	vacant     bool    // the host is to start its process
 	initFailed bool
 	spoilt     error // what is wrong with what the worker wrote: nothing more is read
@@ -87,7 +88,7 @@ func (p *Pool) laneAt(slot int) (*lane, error) {
 		ln.large = shm.NewWindows(p.seg, 16)
 	}
 	*ln = lane{p: p, slot: slot, mem: ln.mem, head: ln.head, generation: generation, tasks: ln.tasks, results: ln.results, large: ln.large,
-		finished: ln.finished, seen: ln.finished}
+		finished: ln.finished, seen: ln.finished, fruitless: true}
 	return ln, nil
 }
 
@@ -263,7 +264,8 @@ func (ln *lane) result(rec shm.Record, r *Result) error {
 	ln.pending.pop()
 	ln.waiting--
 	ln.finished++
-	ln.slow = false
+	ln.slow, ln.fruitless = false, false
+	ln.p.barren = 0
 	ln.p.freeBlock(block)
 	ln.p.complete(j, i, r)
 	if slot >= 0 {

@@ -108,6 +108,7 @@ type Pool struct {
 	freed      bool
 	failure    *Result // why no worker can be started: the outcome of every task from then on
 	startFails int     // starts that failed in a row
+	barren     int     // workers in a row that were ready, and died without having finished a task or lost one
 	respawns   int     // goroutines and timers that will start a worker
 	timers     map[*time.Timer]struct{}
 	initSaid   []byte     // what the last initializer that failed said

@@ -24,6 +24,13 @@ const (
 	killWeight  = 10
 )
 
+// How fast workers are replaced that do nothing but die, though they were ready: see barrenDelay.
+const (
+	barrenFree  = 3 // so many in a row, besides one for each worker of the pool, are replaced at once
+	barrenFirst = 10 * time.Millisecond
+	barrenMost  = time.Second
+)
+
 // maxSaid is how much of what an initializer says is kept, bytes.
 const maxSaid = 16 << 20
 
@@ -107,6 +114,7 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 	if p.terminated && status.Signal == syscall.SIGKILL {
 		lost = &Result{Outcome: Closed} // it was not the worker's fault
 	}
+	lostTasks := false
 	var untouched []again
 	for ln.pending.len() > 0 {
 		e := *ln.pending.at(0)
@@ -116,6 +124,7 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 		case e.head.state.Load() == taskTaken:
 			p.freeBlock(e.block)
 			p.complete(e.job, e.i, lost)
+			lostTasks = true
 		default:
 			untouched = append(untouched, again{e.job, e.i, e.block})
 		}
@@ -147,12 +156,26 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 				failure = &Result{Outcome: BadInit, Data: p.initSaid}
 			}
 			delay = p.startFailed(failure)
+		} else if ln.fruitless && !ln.closing && !lostTasks {
+			p.barren++
+			delay = p.barrenDelay()
 		}
 		p.ensure(delay)
 	}
 	p.feed()
 	p.settle()
 	p.wakeAll()
+}
+
+// barrenDelay is how long the replacement of a worker waits that was ready and died without having done anything. A program whose workers
+// all do so, for whatever reason, is not to spend its time on starting them. It is never given up: the next one may do better, and
+// tasks that crash their workers do not count, as they come to an end by that.
+func (p *Pool) barrenDelay() time.Duration {
+	n := p.barren - barrenFree - p.opt.Workers
+	if n <= 0 {
+		return 0
+	}
+	return min(barrenFirst<<min(n-1, 16), barrenMost)
 }
 
 // startFailed decides what follows from a start that failed: nothing can be started (the pool's failure is set), or another
