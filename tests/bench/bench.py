@@ -57,6 +57,10 @@ def python(name: str, case: str, workers: int, count: int, method: str = "spawn"
     return Contender(name, command)
 
 
+def messages(name: str, case: str, count: int, method: str = "fork") -> Contender:
+    return Contender(name, [sys.executable, str(HERE / "messages.py"), name, case, method, str(count)])
+
+
 def program(binary: str, name: str, workers: int, count: int, shown: str = "") -> Contender:
     return Contender(shown or name, [str(ROOT / "build/bench" / binary), name, str(workers), str(count)], 1e6 / count)
 
@@ -160,6 +164,30 @@ def cases() -> list[Case]:
             "x",
             [python("polyproc", "wide-cpu", 64, 50000)],
         ),
+        *[
+            Case(
+                f"Python: {title}",
+                "us",
+                [messages(name, case, count) for name in both],
+                {"multiprocessing": target} if target else {},
+            )
+            for title, case, count, target in (
+                ("Queue, 1 producer, 1 consumer, small", "queue", 20000, 5),
+                ("Queue, 2 producers, 2 consumers, small", "queue-2x2", 10000, 5),
+                ("Queue, there and back", "queue-pingpong", 5000, 2.5),
+                ("Queue, 1 MB of bytes", "queue-1m", 300, 4),
+                ("SimpleQueue, small", "simple", 20000, 3),
+                ("Pipe, small", "pipe", 20000, 3),
+                ("Pipe, there and back", "pipe-pingpong", 5000, 1.5),
+                ("Pipe, 1 MB of bytes", "pipe-1m", 300, 2),
+                ("Event, wake and back", "event", 5000, 1.2),
+                ("Lock, contended by two processes", "lock-contended", 50000, 1.5),
+                ("with lock, uncontended", "with", 200000, 1.8),
+                ("Lock, acquire and release", "lock-bare", 200000, 1),
+                ("Semaphore, acquire and release", "semaphore-bare", 200000, 1),
+                ("RLock, acquire and release", "rlock-bare", 200000, None),
+            )
+        ],
         Case(
             "C: pp_pool_map, chunk 1",
             "us/task",

@@ -4,7 +4,7 @@
 
 NAME is a package with multiprocessing's interface. Prints one number, in microseconds:
 
-    queue simple pipe    per item: one producer, the parent consumes COUNT small integers
+    queue simple pipe    per item: one producer, the parent consumes COUNT small integers; from the producer's go to the last item
     queue-2x2            per item: two producers, two consumers, COUNT each
     queue-pingpong pipe-pingpong
                          a small item there and back
@@ -79,11 +79,11 @@ def contend(lock, count, ready):
 
 def one_way(context, queue, item, count):
     ready = context.Event()
-    child = context.Process(target=produce, args=(queue, item, count + 1, ready))
+    child = context.Process(target=produce, args=(queue, item, count, ready))
     child.start()
-    ready.set()
-    queue.get()  # it runs
+    time.sleep(0.1)  # it waits
     start = time.perf_counter()
+    ready.set()
     for _ in range(count):
         queue.get()
     took = time.perf_counter() - start
@@ -135,12 +135,12 @@ def queue_pingpong(context, count):
 def through_pipe(context, item, count, target, receive):
     ready = context.Event()
     reader, writer = context.Pipe(duplex=False)
-    child = context.Process(target=target, args=(writer, item, count + 1, ready))
+    child = context.Process(target=target, args=(writer, item, count, ready))
     child.start()
-    ready.set()
+    time.sleep(0.1)  # it waits
     get = getattr(reader, receive)
-    get()
     start = time.perf_counter()
+    ready.set()
     for _ in range(count):
         get()
     took = time.perf_counter() - start
