@@ -15,11 +15,102 @@ import (
 	"testing"
 )
 
-// The shared memory of a pool is described twice: capi/front/lane.h for C, core/pool/layout.go for Go. Both are read here and
+// What lies in shared memory is described twice: capi/front/lane.h, heap.h and queue.h for C, layout files in Go. Both are read here and
 // compared, number by number and offset by offset.
 
-// layoutStructs are the structs of layout.go and their names in lane.h.
-var layoutStructs = map[string]string{
+// layout is one header and the Go package that says the same.
+type layout struct {
+	header    string
+	dir       string
+	structs   map[string]string // of Go, and their names in the header
+	constants map[string]string // of Go, and what they are in the header
+}
+
+var layouts = map[string]layout{
+	"pool":  {"lane.h", "core/pool", poolStructs, poolConstants},
+	"heap":  {"heap.h", "shm", heapStructs, heapConstants},
+	"queue": {"queue.h", "core/queue", queueStructs, queueConstants},
+}
+
+var heapStructs = map[string]string{
+	"heapHead":   "pp__heap_head",
+	"slab":       "pp__slab",
+	"objectHead": "pp__object",
+	"refBytes":   "pp__ref",
+}
+
+var heapConstants = map[string]string{
+	"heapMagic":       "PP__HEAP_MAGIC",
+	"heapABI":         "PP__HEAP_ABI",
+	"slabSize":        "PP__SLAB_SIZE",
+	"slabsMost":       "PP__SLABS_MOST",
+	"slabFirst":       "PP__SLAB_FIRST",
+	"membersOff":      "PP__MEMBERS_OFF",
+	"heapMembers":     "PP__MEMBERS",
+	"slabsOff":        "PP__SLABS_OFF",
+	"refsOff":         "PP__REFS_OFF",
+	"refsMost":        "PP__REFS_MOST",
+	"inFlight":        "PP__IN_FLIGHT",
+	"warmMost":        "PP__WARM_MOST",
+	"slabFree":        "PP__SLAB_FREE",
+	"slabClaimed":     "PP__SLAB_CLAIMED",
+	"slabSmall":       "PP__SLAB_SMALL",
+	"slabLarge":       "PP__SLAB_LARGE",
+	"slabRun":         "PP__SLAB_RUN",
+	"slabTail":        "PP__SLAB_TAIL",
+	"sizeHeapHead":    "sizeof(pp__heap_head)",
+	"sizeMembersHead": "sizeof(pp__members_head)",
+	"sizeSlab":        "sizeof(pp__slab)",
+	"sizeObject":      "sizeof(pp__object)",
+	"sizeRef":         "sizeof(pp__ref)",
+	"KindNone":        "PP__KIND_NONE",
+	"KindLock":        "PP__KIND_LOCK",
+	"KindSemaphore":   "PP__KIND_SEMAPHORE",
+	"KindCondition":   "PP__KIND_CONDITION",
+	"KindEvent":       "PP__KIND_EVENT",
+	"KindBarrier":     "PP__KIND_BARRIER",
+	"KindQueue":       "PP__KIND_QUEUE",
+	"KindPipe":        "PP__KIND_PIPE",
+	"kindMost":        "PP__KINDS",
+}
+
+var queueStructs = map[string]string{
+	"bell":  "pp__bell",
+	"head":  "pp__queue",
+	"chunk": "pp__queue_chunk",
+	"bulk":  "pp__queue_bulk",
+	"cell":  "pp__queue_cell",
+	"table": "pp__queue_table",
+}
+
+var queueConstants = map[string]string{
+	"chunkLeast":   "PP__QUEUE_CHUNK_LEAST",
+	"classes":      "PP__QUEUE_CLASSES",
+	"chunkHead":    "PP__QUEUE_CHUNK_HEAD",
+	"recordHead":   "PP__QUEUE_RECORD_HEAD",
+	"inlineMost":   "PP__QUEUE_INLINE_MOST",
+	"itemsMost":    "PP__QUEUE_ITEMS_MOST",
+	"tableCells":   "PP__QUEUE_CELLS",
+	"sliceMillis":  "PP__SLICE_MS",
+	"kindInline":   "PP__QUEUE_INLINE",
+	"kindBulk":     "PP__QUEUE_BULK",
+	"kindNext":     "PP__QUEUE_NEXT",
+	"cellFree":     "PP__CELL_FREE",
+	"cellClaimed":  "PP__CELL_CLAIMED",
+	"cellHeld":     "PP__CELL_HELD",
+	"cellLeased":   "PP__CELL_LEASED",
+	"cellReturned": "PP__CELL_RETURNED",
+	"cellPutting":  "PP__CELL_PUTTING",
+	"cellTaking":   "PP__CELL_TAKING",
+	"cellLeasing":  "PP__CELL_LEASING",
+	"cellCopying":  "PP__CELL_COPYING",
+	"sizeQueue":    "sizeof(pp__queue)",
+	"sizeChunk":    "sizeof(pp__queue_chunk)",
+	"sizeTable":    "sizeof(pp__queue_table)",
+	"sizeBulk":     "sizeof(pp__queue_bulk)",
+}
+
+var poolStructs = map[string]string{
 	"bell":       "pp__bell",
 	"module":     "pp__module",
 	"board":      "pp__board",
@@ -29,8 +120,7 @@ var layoutStructs = map[string]string{
 	"bulkRef":    "pp__bulk_ref",
 }
 
-// layoutConstants are the constants of layout.go and what they are in lane.h.
-var layoutConstants = map[string]string{
+var poolConstants = map[string]string{
 	"magic":          "PP__MAGIC",
 	"abiVersion":     "PP__ABI",
 	"boardSize":      "PP__BOARD_SIZE",
@@ -56,10 +146,10 @@ var layoutConstants = map[string]string{
 	"outMaxDefault":  "0xffffffff",
 }
 
-// pool type-checks core/pool as it is for linux/amd64, bodies of functions left out.
-func pool(t *testing.T) *types.Package {
+// check type-checks a package as it is for linux/amd64, bodies of functions left out.
+func check(t *testing.T, room string) *types.Package {
 	t.Helper()
-	dir := "../../core/pool"
+	dir := "../../" + room
 	set := token.NewFileSet()
 	var files []*ast.File
 	out, err := exec.Command("go", "list", "-f", `{{join .GoFiles "\n"}}`, dir).Output()
@@ -78,7 +168,7 @@ func pool(t *testing.T) *types.Package {
 		Importer:         importer.ForCompiler(set, "source", nil),
 		Sizes:            types.SizesFor("gc", "amd64"),
 	}
-	pkg, err := config.Check("github.com/polyproc/polyproc/core/pool", set, files, nil)
+	pkg, err := config.Check("github.com/polyproc/polyproc/"+room, set, files, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,13 +181,19 @@ func snake(name string) string {
 	return strings.ToLower(regexp.MustCompile(`([A-Z])([A-Z][a-z])`).ReplaceAllString(name, "${1}_${2}"))
 }
 
-func TestPoolLayout(t *testing.T) {
-	scope := pool(t).Scope()
+func TestLayouts(t *testing.T) {
+	for name, l := range layouts {
+		t.Run(name, func(t *testing.T) { compare(t, l) })
+	}
+}
+
+func compare(t *testing.T, l layout) {
+	scope := check(t, l.dir).Scope()
 	sizes := types.SizesFor("gc", "amd64")
 
 	// The same list of questions for both: Go answers here, C by a program.
 	var program strings.Builder
-	program.WriteString("#include <stdio.h>\n#include <inttypes.h>\n#include \"lane.h\"\nint main(void)\n{\n")
+	fmt.Fprintf(&program, "#include <stdio.h>\n#include <inttypes.h>\n#include \"%s\"\nint main(void)\n{\n", l.header)
 	var labels []string
 	var answers []uint64
 	ask := func(label, c string, answer uint64) {
@@ -105,10 +201,10 @@ func TestPoolLayout(t *testing.T) {
 		fmt.Fprintf(&program, "\tprintf(\"%%\" PRIu64 \"\\n\", (uint64_t)(%s));\n", c)
 	}
 
-	for name, c := range layoutConstants {
+	for name, c := range l.constants {
 		object, ok := scope.Lookup(name).(*types.Const)
 		if !ok {
-			t.Errorf("core/pool has no constant %s", name)
+			t.Errorf("%s has no constant %s", l.dir, name)
 			continue
 		}
 		value, exact := constant.Uint64Val(constant.ToInt(object.Val()))
@@ -117,20 +213,20 @@ func TestPoolLayout(t *testing.T) {
 		}
 		ask(name, c, value)
 	}
-	for name, c := range layoutStructs {
+	for name, c := range l.structs {
 		object := scope.Lookup(name)
 		if object == nil {
-			t.Errorf("core/pool has no type %s", name)
+			t.Errorf("%s has no type %s", l.dir, name)
 			continue
 		}
-		layout, ok := object.Type().Underlying().(*types.Struct)
+		fieldsOf, ok := object.Type().Underlying().(*types.Struct)
 		if !ok {
 			t.Errorf("%s is no struct", name)
 			continue
 		}
-		ask("size of "+name, "sizeof("+c+")", uint64(sizes.Sizeof(layout)))
+		ask("size of "+name, "sizeof("+c+")", uint64(sizes.Sizeof(fieldsOf)))
 		var fields []*types.Var
-		for field := range layout.Fields() {
+		for field := range fieldsOf.Fields() {
 			fields = append(fields, field)
 		}
 		for i, offset := range sizes.Offsetsof(fields) {

@@ -1,0 +1,84 @@
+package queue
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/gob"
+	"fmt"
+	"math"
+)
+
+// Codec is how values travel. Number, beside each message, says so to the receiver: 0 is bytes as they are, which every language
+// understands, 1 is Python's pickle.
+type Codec[T any] struct {
+	Number uint16
+	// Append appends the value's bytes to dst.
+	Append func(dst []byte, v T) ([]byte, error)
+	// Decode makes a value of bytes, of which it must keep nothing.
+	Decode func(src []byte) (T, error)
+}
+
+// Numbers of codecs.
+const (
+	Raw    = 0
+	Pickle = 1
+	Gob    = 16 // see DefaultCodec
+)
+
+// DecodeError says that a message is not what the receiver's codec understands. It was taken from the queue all the same.
+type DecodeError struct {
+	Codec uint16 // the message's
+	Data  []byte // its bytes
+	Err   error
+}
+
+func (e *DecodeError) Error() string {
+	return fmt.Sprintf("queue: a message of %d bytes, codec %d: %v", len(e.Data), e.Codec, e.Err)
+}
+
+func (e *DecodeError) Unwrap() error { return e.Err }
+
+// DefaultCodec is the codec of queues that are given none: []byte and string as they are; int, int64, uint64 and float64 in 8 bytes,
+// little-endian; everything else by encoding/gob. A queue of []byte takes messages of any codec.
+func DefaultCodec[T any]() Codec[T] {
+	c := Codec[T]{Number: Gob}
+	word := func(to func(v T) uint64, from func(x uint64) T) {
+		c.Append = func(dst []byte, v T) ([]byte, error) { return binary.LittleEndian.AppendUint64(dst, to(v)), nil }
+		c.Decode = func(src []byte) (v T, err error) {
+			if len(src) != 8 {
+				return v, fmt.Errorf("%d bytes for a value of 8", len(src))
+			}
+			return from(binary.LittleEndian.Uint64(src)), nil
+		}
+	}
+	var zero T
+	switch any(zero).(type) {
+	case []byte:
+		c.Number = Raw
+		c.Append = func(dst []byte, v T) ([]byte, error) { return append(dst, any(v).([]byte)...), nil }
+		c.Decode = func(src []byte) (T, error) { return any(append([]byte{}, src...)).(T), nil }
+	case string:
+		c.Number = Raw
+		c.Append = func(dst []byte, v T) ([]byte, error) { return append(dst, any(v).(string)...), nil }
+		c.Decode = func(src []byte) (T, error) { return any(string(src)).(T), nil }
+	case int:
+		word(func(v T) uint64 { return uint64(any(v).(int)) }, func(x uint64) T { return any(int(x)).(T) })
+	case int64:
+		word(func(v T) uint64 { return uint64(any(v).(int64)) }, func(x uint64) T { return any(int64(x)).(T) })
+	case uint64:
+		word(func(v T) uint64 { return any(v).(uint64) }, func(x uint64) T { return any(x).(T) })
+	case float64:
+		word(func(v T) uint64 { return math.Float64bits(any(v).(float64)) }, func(x uint64) T { return any(math.Float64frombits(x)).(T) })
+	default:
+		c.Append = func(dst []byte, v T) ([]byte, error) {
+			buf := bytes.NewBuffer(dst)
+			err := gob.NewEncoder(buf).Encode(&v)
+			return buf.Bytes(), err
+		}
+		c.Decode = func(src []byte) (v T, err error) {
+			err = gob.NewDecoder(bytes.NewReader(src)).Decode(&v)
+			return v, err
+		}
+	}
+	return c
+}

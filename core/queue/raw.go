@@ -1,0 +1,579 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/polyproc/polyproc/shm"
+)
+
+// raw is a queue of bytes, as this process has it.
+type raw struct {
+	view
+	object   *shm.Object
+	named    bool // the heap is the queue's own
+	put, get *shm.Mutex
+	notEmpty *shm.Line
+	notFull  *shm.Line
+	allDone  *shm.Line
+	pins     atomic.Int64 // calls and leases under way; freed is added when the handle is
+	finish   sync.Once
+	gets     atomic.Uint32
+	swept    atomic.Int64
+}
+
+const freed = -1 << 40
+
+func init() {
+	shm.RegisterKind(shm.KindQueue, sizeQueue, func(h *shm.Heap, off uint64) {
+		v := view{h, (*head)(h.Within(off, sizeQueue))}
+		v.destroy()
+	})
+}
+
+func openRaw(o *shm.Object, named bool) *raw {
+	r := &raw{view: view{o.Heap(), (*head)(o.Pointer())}, object: o, named: named}
+	q := r.q
+	r.put = r.heap.NewMutex(&q.putLock, r.resolvePut)
+	r.get = r.heap.NewMutex(&q.getLock, r.resolveGet)
+	r.notEmpty, r.notFull, r.allDone = shm.NewLine(q.notEmpty.chime()), shm.NewLine(q.notFull.chime()), shm.NewLine(q.allDone.chime())
+	return r
+}
+
+// enter keeps the queue mapped until leave.
+func (r *raw) enter() error {
+	if r.pins.Add(1) > 0 {
+		return nil
+	}
+	r.leave()
+	return ErrFreed
+}
+
+func (r *raw) leave() {
+	if r.pins.Add(-1) == freed {
+		r.end()
+	}
+}
+
+func (r *raw) isFreed() bool { return r.pins.Load() < 0 }
+
+// free gives this process's use up; calls that wait end.
+func (r *raw) free() {
+	for {
+		n := r.pins.Load()
+		if n < 0 {
+			return
+		}
+		if r.pins.CompareAndSwap(n, n+1+freed) {
+			break
+		}
+	}
+	for _, l := range []*shm.Line{r.notEmpty, r.notFull, r.allDone} {
+		l.Chime().RingAll()
+	}
+	r.leave()
+}
+
+func (r *raw) end() {
+	r.finish.Do(func() {
+		r.object.Drop()
+		if r.named {
+			_ = r.heap.Close()
+		}
+	})
+}
+
+// patience is how long a lock is waited for by a call that is not to wait, and by one that is.
+func patience(try bool) time.Duration {
+	if try {
+		return lockPatience
+	}
+	return -1
+}
+
+func lockFailed(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
+		return ErrBusy
+	}
+	return err
+}
+
+// rest waits for ready; try: returns none at once instead. nil: look again.
+func (r *raw) rest(ctx context.Context, try bool, l *shm.Line, ready func() bool, none error) error {
+	if try {
+		return none
+	}
+	leases, d := atomic.LoadUint64(&r.q.cells) != 0, slice
+	if leases {
+		d = leaseSlice
+	}
+	late, err := l.Wait(ctx, d, func() bool { return ready() || r.isFreed() })
+	if err != nil {
+		return err
+	}
+	if late && leases {
+		r.sweepNow()
+	}
+	if r.isFreed() {
+		return ErrFreed
+	}
+	return nil
+}
+
+func (r *raw) sweepNow() bool {
+	r.swept.Store(time.Now().UnixNano())
+	return r.sweep()
+}
+
+// lockPut takes putLock and finds room for at least one message.
+func (r *raw) lockPut(ctx context.Context, try bool) (c cursor, room uint32, err error) {
+	for {
+		if err = r.put.Lock(ctx, patience(try)); err != nil {
+			return c, 0, lockFailed(err)
+		}
+		if c, room, err = r.room(); err == nil {
+			return c, room, nil
+		}
+		r.put.Unlock()
+		if err != ErrFull {
+			return c, 0, err
+		}
+		if err = r.rest(ctx, try, r.notFull, r.q.canPut, ErrFull); err != nil {
+			return c, 0, err
+		}
+	}
+}
+
+// putOne puts a message.
+func (r *raw) putOne(ctx context.Context, try bool, data []byte, codec uint16) error {
+	if err := r.enter(); err != nil {
+		return err
+	}
+	defer r.leave()
+	if len(data) > inlineMost {
+		return r.putBulk(ctx, try, data, codec)
+	}
+	return r.putRecord(ctx, try, data, kindInline, uint32(codec), nil)
+}
+
+// putRecord puts a record: a message, or the reference that its cell holds.
+func (r *raw) putRecord(ctx context.Context, try bool, data []byte, kind, codec uint32, owned *cell) error {
+	c, _, err := r.lockPut(ctx, try)
+	if err != nil {
+		return err
+	}
+	err = r.place(&c, data, kind, codec, c.crossings)
+	if err == nil {
+		if owned != nil {
+			atomic.StoreUint32(&owned.seq, c.items)
+			owned.set(r.heap.Me(), cellPutting)
+		}
+		r.commitPut(&c)
+		if owned != nil {
+			owned.set(0, cellFree)
+		}
+	}
+	r.put.Unlock()
+	if err == nil {
+		r.notEmpty.Chime().Ring(1)
+	}
+	return err
+}
+
+// putBulk puts a message in a block of its own, which is written before anything is locked.
+func (r *raw) putBulk(ctx context.Context, try bool, data []byte, codec uint16) error {
+	for r.q.full() { // not with the memory in hand
+		if err := r.rest(ctx, try, r.notFull, r.q.canPut, ErrFull); err != nil {
+			return err
+		}
+		if r.q.isClosed() {
+			return ErrClosed
+		}
+	}
+	c, err := r.claim()
+	if err != nil {
+		return err
+	}
+	block, err := r.alloc(uint64(len(data)), 0)
+	if err != nil {
+		c.set(0, cellFree)
+		return err
+	}
+	c.fill(block, uint64(len(data)), uint32(codec), 0)
+	c.set(r.heap.Me(), cellHeld)
+	to, ok := r.heap.At(block.off(), uint64(len(data)))
+	if !ok {
+		err = corrupt("a block", uint64(block))
+	} else {
+		copy(to, data)
+		b := bulk{uint64(block), uint64(len(data))}
+		err = r.putRecord(ctx, try, unsafe.Slice((*byte)(unsafe.Pointer(&b)), sizeBulk), kindBulk, uint32(codec), c)
+	}
+	if err != nil {
+		r.freeCell(c)
+	}
+	return err
+}
+
+// putMany puts messages that lie one after the other in data. As many as there is room for are one commit. Returns how many were put.
+func (r *raw) putMany(ctx context.Context, data []byte, sizes []int, codec uint16) (done int, err error) {
+	if err := r.enter(); err != nil {
+		return 0, err
+	}
+	defer r.leave()
+	for done < len(sizes) {
+		n := 1
+		if sizes[done] > inlineMost {
+			err = r.putBulk(ctx, false, data[:sizes[done]], codec)
+		} else {
+			n, err = r.putSome(ctx, data, sizes[done:], codec)
+		}
+		if err != nil {
+			return done, err
+		}
+		for range n {
+			data = data[sizes[done]:]
+			done++
+		}
+	}
+	return done, nil
+}
+
+func (r *raw) putSome(ctx context.Context, data []byte, sizes []int, codec uint16) (done int, err error) {
+	c, room, err := r.lockPut(ctx, false)
+	if err != nil {
+		return 0, err
+	}
+	from := c.crossings
+	for done < len(sizes) && uint32(done) < room && sizes[done] <= inlineMost {
+		if err = r.place(&c, data[:sizes[done]], kindInline, uint32(codec), from); err != nil {
+			break
+		}
+		data = data[sizes[done]:]
+		done++
+	}
+	if done > 0 {
+		r.commitPut(&c)
+		err = nil
+	}
+	r.put.Unlock()
+	if done > 0 {
+		r.notEmpty.Chime().Ring(done)
+	}
+	return done, err
+}
+
+// message is what a getter has got: in its buffer, or in the block of a cell that is HELD or LEASED by this process. Such a message keeps
+// the queue until it is done with.
+type message struct {
+	data  []byte
+	codec uint32
+	cell  *cell
+	word  cellWord
+}
+
+// done gives a message's block back.
+func (r *raw) done(m *message) {
+	if m.cell != nil {
+		if m.cell.load() == m.word {
+			r.freeCell(m.cell)
+		}
+		m.cell = nil
+		r.leave()
+	}
+}
+
+// ack acknowledges a leased message, or gives it back.
+func (r *raw) ack(m *message, back bool) error {
+	if m.cell == nil {
+		return ErrAcked
+	}
+	defer func() { m.cell = nil; r.leave() }()
+	if m.cell.load() != m.word {
+		return corrupt("the cell of a lease", uint64(m.cell.load()))
+	}
+	if back {
+		m.cell.set(0, cellReturned)
+		r.returned(1)
+		return nil
+	}
+	m.cell.set(m.word.owner(), cellHeld)
+	r.freeCell(m.cell)
+	return nil
+}
+
+// getOne takes a message; what is small and not to be leased is copied to the end of buf, of which only what lies behind its length is used.
+func (r *raw) getOne(ctx context.Context, try, lease bool, buf []byte) (m message, err error) {
+	if err := r.enter(); err != nil {
+		return m, err
+	}
+	defer r.leave()
+	if r.gets.Add(1)%getsPerSweep == 0 && atomic.LoadUint64(&r.q.cells) != 0 && time.Now().UnixNano()-r.swept.Load() > int64(sweepPause) {
+		r.sweepNow()
+	}
+	for {
+		if m, err = r.getOnce(ctx, try, lease, buf); err != ErrEmpty {
+			return m, err
+		}
+		if err = r.rest(ctx, try, r.notEmpty, r.q.canGet, ErrEmpty); err != nil {
+			return m, err
+		}
+	}
+}
+
+// own makes a message of a cell that is this process's.
+func (r *raw) own(c *cell, data []byte) message {
+	r.pins.Add(1)
+	return message{data: data, codec: atomic.LoadUint32(&c.codec), cell: c, word: c.load()}
+}
+
+// getReturned takes a message that was leased to somebody who did not acknowledge it.
+func (r *raw) getReturned(lease bool) (m message, err error) {
+	me, err := r.heap.Join()
+	if err != nil {
+		return m, err
+	}
+	state := uint32(cellHeld)
+	if lease {
+		state = cellLeased
+	}
+	err = ErrEmpty
+	for again := range 2 {
+		r.each(func(c *cell) bool {
+			word := c.load()
+			if word.state() != cellReturned {
+				return true
+			}
+			size, block := atomic.LoadUint64(&c.size), c.block()
+			if c.load() != word { // they may not be of one message
+				return true
+			}
+			data, ok := r.heap.At(block.off(), size)
+			if !ok {
+				err = corrupt("the reference of a message", uint64(block))
+				return false
+			}
+			if !c.cas(word, word.with(me, state)) {
+				return true
+			}
+			if again > 0 { // there may be more
+				atomic.AddUint32(&r.q.returned, 1)
+			}
+			m, err = r.own(c, data), nil
+			return false
+		})
+		if err != ErrEmpty {
+			return m, err
+		}
+		if again == 0 {
+			atomic.StoreUint32(&r.q.returned, 0)
+		}
+	}
+	return m, ErrEmpty
+}
+
+func (r *raw) getOnce(ctx context.Context, try, lease bool, buf []byte) (m message, err error) {
+	q := r.q
+	if atomic.LoadUint32(&q.returned) != 0 {
+		if m, err = r.getReturned(lease); err != ErrEmpty {
+			return m, err
+		}
+	}
+	if err = r.get.Lock(ctx, patience(try)); err != nil {
+		return m, lockFailed(err)
+	}
+	var f found
+	closed := q.isClosed() // before tail is read: then nothing comes after
+	if err = r.find(&f); err != nil {
+		r.get.Unlock()
+		if err == ErrEmpty && closed {
+			err = ErrClosed
+		}
+		return m, err
+	}
+	if lease || f.ref != 0 {
+		return r.getBulk(&f, lease)
+	}
+	m.data, m.codec = append(buf, f.data...), f.codec
+	r.commitGet(&f)
+	r.unlockGet(1, f.left)
+	return m, nil
+}
+
+func (r *raw) unlockGet(taken int, left uint32) {
+	r.get.Unlock()
+	if taken > 0 && r.q.maxsize != 0 {
+		r.notFull.Chime().Ring(taken)
+	}
+	if left > 0 {
+		r.notEmpty.Chime().Ring(1)
+	}
+}
+
+// getBulk takes a message that was found by way of a cell: one that lies in a block of its own, or a lease.
+func (r *raw) getBulk(f *found, lease bool) (m message, err error) {
+	c, err := r.claim()
+	if err != nil {
+		r.get.Unlock()
+		return m, err
+	}
+	me := c.load().owner()
+	state, to := uint32(cellTaking), uint32(cellHeld)
+	if lease {
+		state, to = cellLeasing, cellLeased
+	}
+	if f.ref == 0 {
+		if f.ref, err = r.alloc(max(uint64(len(f.data)), 1), 0); err != nil {
+			c.set(0, cellFree)
+			r.get.Unlock()
+			return m, err
+		}
+		block, ok := r.heap.At(f.ref.off(), uint64(len(f.data)))
+		if !ok {
+			c.set(0, cellFree)
+			r.get.Unlock()
+			return m, corrupt("a block", uint64(f.ref))
+		}
+		copy(block, f.data)
+		f.data, state = block, cellCopying
+	}
+	c.fill(f.ref, uint64(len(f.data)), f.codec, f.at.items)
+	c.set(me, state)
+	r.commitGet(f)
+	c.set(me, to)
+	r.unlockGet(1, f.left)
+	return r.own(c, f.data), nil
+}
+
+// getRest takes up to most more messages, small ones, without waiting: their bytes are appended to buf as far as that has room.
+func (r *raw) getRest(buf []byte, most int) (data []byte, sizes []int, codecs []uint32) {
+	if most == 0 || r.enter() != nil {
+		return buf, nil, nil
+	}
+	defer r.leave()
+	if r.get.Lock(context.Background(), lockPatience) != nil {
+		return buf, nil, nil
+	}
+	var f found
+	left := uint32(0)
+	for len(sizes) < most && r.find(&f) == nil && f.ref == 0 && len(f.data) <= cap(buf)-len(buf) {
+		buf = append(buf, f.data...)
+		sizes, codecs = append(sizes, len(f.data)), append(codecs, f.codec)
+		left = f.left
+		r.commitGet(&f) // a store: what was taken is taken, whatever becomes of the rest
+	}
+	r.unlockGet(len(sizes), left)
+	return buf, sizes, codecs
+}
+
+// Stats is what a queue says of itself.
+type Stats struct {
+	Len        int // messages in the queue at one moment, exactly
+	MaxSize    int // 0: unbounded
+	Unfinished int // messages put, less calls of TaskDone
+	Leased     int // messages that are leased and not acknowledged
+	Closed     bool
+}
+
+func (r *raw) stats() (s Stats, err error) {
+	if err := r.enter(); err != nil {
+		return s, err
+	}
+	defer r.leave()
+	q := r.q
+	done := atomic.LoadUint32(&q.done)
+	s = Stats{
+		Len:        int(q.inChain()),
+		MaxSize:    int(atomic.LoadUint64(&q.maxsize)),
+		Unfinished: int(position(atomic.LoadUint64(&q.tail)).items() - done),
+		Closed:     q.isClosed(),
+	}
+	if atomic.LoadUint32(&q.returned) != 0 {
+		s.Len += r.count(cellReturned)
+	}
+	if atomic.LoadUint64(&q.cells) != 0 {
+		s.Leased = r.count(cellLeased)
+	}
+	return s, nil
+}
+
+func (r *raw) length() (int, error) {
+	if err := r.enter(); err != nil {
+		return 0, err
+	}
+	defer r.leave()
+	n := int(r.q.inChain())
+	if atomic.LoadUint32(&r.q.returned) != 0 {
+		n += r.count(cellReturned)
+	}
+	return n, nil
+}
+
+func (r *raw) taskDone() error {
+	if err := r.enter(); err != nil {
+		return err
+	}
+	defer r.leave()
+	q := r.q
+	for {
+		done := atomic.LoadUint32(&q.done)
+		if done == position(atomic.LoadUint64(&q.tail)).items() {
+			return ErrTaskDone
+		}
+		if atomic.CompareAndSwapUint32(&q.done, done, done+1) {
+			break
+		}
+	}
+	if q.finished() {
+		r.allDone.Chime().RingAll()
+	}
+	return nil
+}
+
+func (r *raw) join(ctx context.Context) error {
+	if err := r.enter(); err != nil {
+		return err
+	}
+	defer r.leave()
+	for !r.q.finished() {
+		if err := r.rest(ctx, false, r.allDone, r.q.finished, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *raw) close() error {
+	if err := r.enter(); err != nil {
+		return err
+	}
+	defer r.leave()
+	// Under putLock, so that who sees it sees the last message too.
+	if err := r.put.Lock(context.Background(), closePatient); err != nil {
+		return lockFailed(err)
+	}
+	atomic.StoreUint32(&r.q.closed, 1)
+	r.put.Unlock()
+	r.notEmpty.Chime().RingAll()
+	r.notFull.Chime().RingAll()
+	return nil
+}
+
+// send returns a reference on its way.
+func (r *raw) send() ([]byte, error) {
+	if err := r.enter(); err != nil {
+		return nil, err
+	}
+	defer r.leave()
+	b, err := r.object.Send()
+	if err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	return b, nil
+}
