@@ -1005,19 +1005,21 @@ static int32_t pick_run(pp__heap *heap, uint64_t size, pp__pick *pick)
 	if (__atomic_load_n(&pp__head(heap)->warm, __ATOMIC_RELAXED) >= size && warm_run(heap, need, size, pick))
 		return PP_OK;
 	adopt_now_and_then(heap);
-	if (!list_room(&heap->private->runs))
-		return PP_ERR_NOMEM;
 	int32_t status = claim(heap, need, &first);
 	if (status != PP_OK)
 		return status;
 	const uint64_t room = (size + PP__STORAGE_STEP - 1) / PP__STORAGE_STEP * PP__STORAGE_STEP;
+	/* That may take seconds, and the slabs are ours alone already: other threads need not wait, nor a fork. */
+	pthread_mutex_unlock(&heap->private->lock);
 	status = pp__storage_reserve(heap->fd, (uint64_t)first << SLAB_SHIFT, room);
+	if (status == PP_OK)
+		populate(heap, (uint64_t)first << SLAB_SHIFT, room);
+	pthread_mutex_lock(&heap->private->lock);
 	if (status != PP_OK) {
 		for (uint32_t k = need; k-- > 0;)
 			release(heap, first + k);
 		return status;
 	}
-	populate(heap, (uint64_t)first << SLAB_SHIFT, room);
 	for (uint32_t k = 1; k < need; k++)
 		__atomic_store_n(&slab_at(heap, first + k)->word, word_of(PP__SLAB_TAIL, 0, k, heap->me), __ATOMIC_SEQ_CST);
 	slab_at(heap, first)->reserved = (uint32_t)(room >> 12);
@@ -1137,7 +1139,9 @@ bool pp__pick_commit(pp__heap *heap, const pp__pick *pick, uint32_t tag)
 	if (pick->run > 0) {
 		const uint32_t first = (uint32_t)(pick->off >> SLAB_SHIFT);
 		__atomic_store_n(&slab_at(heap, first)->word, word_of(PP__SLAB_RUN, 0, pick->run, heap->me), __ATOMIC_SEQ_CST);
-		heap->private->runs.slab[heap->private->runs.count++] = first;
+		/* A run that is not on the list is not used again while we live. */
+		if (list_room(&heap->private->runs))
+			heap->private->runs.slab[heap->private->runs.count++] = first;
 	}
 	return true;
 }
