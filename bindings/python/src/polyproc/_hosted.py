@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import _thread
 import os
-import signal
+from _signal import SIG_BLOCK, SIG_SETMASK, SIGINT, pthread_sigmask  # type: ignore[import-not-found]
 from ctypes import byref
 
 from . import _abi, _errors, _worker, forkserver, popen_fork, popen_forkserver, process, util
@@ -50,13 +50,13 @@ class _Fork(popen_fork.Popen):
         self._creator = os.getpid()
         self.status_fd = -1
         # A Ctrl-C must not find the child with the parent's handler: it unblocks the signal when it has its own.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = pthread_sigmask(SIG_BLOCK, {SIGINT})
         try:
             self.pid = popen_fork.fork()
             if self.pid == 0:
                 self._run(process_obj, None)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            pthread_sigmask(SIG_SETMASK, before)
 
 
 class Workers:

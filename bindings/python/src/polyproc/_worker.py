@@ -262,10 +262,11 @@ def _quiet_interrupts() -> None:
     The handler does nothing, rather than being SIG_IGN, so that programs that a task starts get the default back (exec resets handlers,
     but not what is ignored). The process was started with the signal blocked, so that none arrives before the handler is there.
     """
-    import signal
+    # (Not the module signal: it spends milliseconds on enumerations.)
+    from _signal import SIG_UNBLOCK, SIGINT, pthread_sigmask, signal  # type: ignore[import-not-found]
 
-    signal.signal(signal.SIGINT, _nothing)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal(SIGINT, _nothing)
+    pthread_sigmask(SIG_UNBLOCK, {SIGINT})
 
 
 def _nothing(signum: int, frame: object) -> None:
