@@ -816,3 +816,30 @@ func (h *Heap) abandon(p *pick) {
 		h.release(uint32(p.off>>slabShift) + k)
 	}
 }
+
+// InUse counts the blocks in use and adds up how large they are. It looks at the whole heap: for tests and reports.
+func (h *Heap) InUse() (blocks int, bytes uint64) {
+	count := func(state *uint32, size uint64) {
+		if v := atomic.LoadUint32(state); v > 1 && v&giving == 0 {
+			blocks++
+			bytes += size
+		}
+	}
+	for i := uint32(slabFirst); i < h.top(); i++ {
+		word := h.slabWord(i)
+		switch class := classIn(word); {
+		case kindIn(word) == slabSmall && class < smallClasses:
+			states := h.smallStates(i, class)
+			for k := covered(class); k < min(atomic.LoadUint32(&h.slab(i).fresh), uint32(len(states))); k++ {
+				count(&states[k], 1<<(smallShift+class))
+			}
+		case kindIn(word) == slabLarge && class < largeClasses:
+			for k := range uint32(16) >> class {
+				count(&h.slab(i).state[k], 1<<(largeShift+class))
+			}
+		case kindIn(word) == slabRun:
+			count(&h.slab(i).state[0], uint64(countIn(word))<<slabShift)
+		}
+	}
+	return blocks, bytes
+}

@@ -1,10 +1,11 @@
+//go:build linux
+
 package queue_test
 
 import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -232,7 +233,7 @@ func TestCodecs(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	ctx := patient(t)
-	name := fmt.Sprintf("pptest-%d-names", time.Now().UnixNano())
+	name := testName("names")
 	_, err := queue.Open[string](name)
 	require.ErrorIs(t, err, errNotExist)
 	a, err := queue.Create[string](name, queue.Options{MaxSize: 3})
