@@ -619,7 +619,7 @@ static bool slab_owner_gone(pp__heap *heap, uint32_t owner, bool deep)
 	return p->verdict[i];
 }
 
-/* heir looks at the blocks of a slab that we have just taken over: false if none is in use. Adds up what is warm. */
+/* heir_large looks at the blocks of a slab whoever has it: false if none is in use. What dead givers have left is free then. Adds up what is warm. */
 static bool heir_large(pp__heap *heap, uint32_t i, uint32_t class, bool deep, uint64_t *warm)
 {
 	pp__slab *const slab = slab_at(heap, i);

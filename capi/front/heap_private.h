@@ -87,7 +87,7 @@ uint64_t pp__random(void);
 /* pp__members_in checks the namespace and names the table: before the first use. */
 int32_t pp__members_in(pp__heap *heap);
 bool pp__members_gone(pp__heap *heap, uint32_t owner, bool deep);
-/* pp__members_take takes a place for this process; 0 if there is none. before is stored the owner first. */
+/* pp__members_take takes a place for this process: the owner, 0 with a message if there is none. *before is the owner before the place is. */
 uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out);
 void pp__members_leave(pp__heap *heap, uint32_t owner);
 /* pp__members_rename puts this process's name in place of the one in word: false if the place is not the owner's any more. */
@@ -101,12 +101,12 @@ bool pp__members_still(const pp__heap *heap, uint32_t owner, uint64_t word);
 bool pp__members_current(const pp__heap *heap, uint32_t owner);
 /* pp__reap sweeps behind dead members, looking at most at so many. */
 void pp__reap(pp__heap *heap, uint32_t most, bool deep);
-/* pp__heap_each_known: is the owner one of this process, in whichever of its heaps with this table? */
+/* pp__heap_knows: is the owner one of this process, in whichever of its heaps with this table? */
 bool pp__heap_knows(uint64_t table, uint32_t owner);
 
 /* ---- objects.c */
 
-/* pp__sweep drops the cells of dead owners (sorted by nothing, n of them), and of those that are in the table no more. */
+/* pp__sweep drops the cells of n dead owners, and of those that are in the table no more. */
 void pp__sweep(pp__heap *heap, const uint32_t *dead, uint32_t n);
 uint32_t pp__cell_take(pp__heap *heap, uint32_t owner, uint64_t off);
 
