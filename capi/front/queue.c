@@ -4,6 +4,7 @@
 #include "bell.h"
 #include "heap.h"
 #include "queue.h"
+#include "spin.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +25,7 @@
 enum { M_NONE = 0, M_BUFFER = 1, M_MALLOC = 2, M_HELD = 3, M_LEASED = 4 };
 
 /* handle->words */
-enum { W_GETS = 0, W_SWEPT = 1 };
+enum { W_GETS = 0, W_SWEPT = 1, W_SPIN_GET = 2, W_SPIN_PUT = 3 };
 
 /* A queue during a call. */
 typedef struct view {
@@ -117,11 +118,13 @@ static inline void ring(pp__bell *bell, int n)
 static bool sweep(view *v, bool now);
 
 /* rest sleeps until the bell rings, but not if ready, and not beyond the deadline: then it returns status. PP_OK: look again. */
-static int32_t rest(view *v, pp__bell *bell, bool (*ready)(const pp__queue *q), int32_t status)
+static int32_t rest(view *v, pp__bell *bell, bool (*ready)(const void *q), int32_t status)
 {
 	if (v->timeout_ms == 0 || v->timeout_ms == PP_TRY)
 		return status;
 	const uint64_t deadline = deadline_of(v);
+	if (pp__spin(&v->handle->words[bell == &v->q->not_full ? W_SPIN_PUT : W_SPIN_GET], ready, v->q))
+		return PP_OK;
 	const uint32_t seq = enter(bell);
 	if (ready(v->q))
 		return PP_OK;
@@ -375,8 +378,10 @@ static uint64_t count(const view *v, uint32_t state)
 	return n;
 }
 
-static bool ready_to_get(const pp__queue *q)
+static bool ready_to_get(const void *object)
 {
+	const pp__queue *const q = object;
+
 	return in_chain(q) != 0 || __atomic_load_n(&q->returned, __ATOMIC_SEQ_CST) != 0 || __atomic_load_n(&q->closed, __ATOMIC_SEQ_CST) != 0;
 }
 
@@ -387,13 +392,16 @@ static bool full(const pp__queue *q)
 	return in_chain(q) >= (maxsize == 0 || maxsize > PP__QUEUE_ITEMS_MOST ? PP__QUEUE_ITEMS_MOST : maxsize);
 }
 
-static bool ready_to_put(const pp__queue *q)
+static bool ready_to_put(const void *object)
 {
+	const pp__queue *const q = object;
+
 	return !full(q) || __atomic_load_n(&q->closed, __ATOMIC_SEQ_CST) != 0;
 }
 
-static bool all_done(const pp__queue *q)
+static bool all_done(const void *object)
 {
+	const pp__queue *const q = object;
 	const uint32_t done = __atomic_load_n(&q->done, __ATOMIC_SEQ_CST);
 
 	return done == pp__qpos_items(load64(&q->tail));
