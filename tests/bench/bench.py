@@ -61,8 +61,9 @@ def messages(name: str, case: str, count: int, method: str = "fork") -> Contende
     return Contender(name, [sys.executable, str(HERE / "messages.py"), name, case, method, str(count)])
 
 
-def program(binary: str, name: str, workers: int, count: int, shown: str = "") -> Contender:
-    return Contender(shown or name, [str(ROOT / "build/bench" / binary), name, str(workers), str(count)], 1e6 / count)
+def program(binary: str, name: str, workers: int | None, count: int, shown: str = "") -> Contender:
+    sizes = [str(size) for size in (workers, count) if size is not None]
+    return Contender(shown or name, [str(ROOT / "build/bench" / binary), name, *sizes], 1e6 / count)
 
 
 def cases() -> list[Case]:
@@ -199,6 +200,21 @@ def cases() -> list[Case]:
             ],
             {"pipes": 10},
             floor=500000,
+        ),
+        Case(
+            "C: queue, 64 bytes, process to process",
+            "us/message",
+            [
+                program("messages-c", "polyproc", None, 1000000),
+                *([program("messages-boost", "boost", None, 1000000)] if (ROOT / "build/bench/messages-boost").exists() else []),
+                program("messages-c", "mq", None, 300000),
+            ],
+            {"boost": 3, "mq": 5},
+        ),
+        Case(
+            "C: queue, 64 bytes, put and get by one thread",
+            "us/message",
+            [program("messages-c", "same", None, 3000000)],
         ),
         Case(
             "C: a task with 64 workers / 2 workers",
