@@ -6,6 +6,8 @@ and in turning order, so that what else the machine does hits all of them alike;
 A ratio is how many times as fast (or as small) polyproc is: contender / polyproc. The median is shown with the lowest and
 the highest of the rounds. Targets are those of the project. Rows whose unit is "x" compare a contender with
 itself: there the figure is the ratio.
+
+What the library costs a C program that forks by itself: tests/fork/cost.c prints it.
 """
 
 from __future__ import annotations
