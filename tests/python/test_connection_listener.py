@@ -406,6 +406,25 @@ def test_a_listener_that_stalls_in_the_middle(hurry):
                 connection.recv_bytes()
 
 
+@pytest.mark.parametrize("ends", [("polyproc", "polyproc"), ("polyproc", "stdlib"), ("stdlib", "polyproc")], ids="-".join)
+def test_xml(ends):
+    ours, theirs = (MODULES[end].connection for end in ends)
+    value = {"list": [1, 2.5, None, "ä"], "flag": True}
+    with ours.XmlListener(authkey=b"k") as listener:
+
+        def connect():
+            client = theirs.XmlClient(listener.address, authkey=b"k")
+            client.send(value)
+            assert client.recv() == [value]
+            client.close()
+
+        with meanwhile(connect):
+            connection = listener.accept()
+            assert connection.recv() == value
+            connection.send([value])
+            connection.close()
+
+
 # ---- other versions of Python
 
 VERSIONS = ["3.9", "3.11", "3.12", "3.13"]

@@ -1134,3 +1134,51 @@ def answer_challenge(connection: Any, authkey: bytes) -> None:
     channel.send_bytes(_create_response(authkey, message[len(_CHALLENGE) :]))
     if channel.recv_bytes(_MAX_LENGTH) != _WELCOME:
         raise AuthenticationError("digest sent was rejected")
+
+
+# ---- connections whose objects are XML: managers with serializer="xmlrpclib"
+
+
+class ConnectionWrapper:
+    """A connection whose send() and recv() use other functions than pickle's."""
+
+    def __init__(self, conn: _Base, dumps: Callable[[Any], bytes], loads: Callable[[bytes], Any]) -> None:
+        self._conn = conn
+        self._dumps = dumps
+        self._loads = loads
+        self.fileno = conn.fileno
+        self.close = conn.close
+        self.poll = conn.poll
+        self.recv_bytes = conn.recv_bytes
+        self.send_bytes = conn.send_bytes
+
+    def send(self, obj: Any) -> None:
+        self._conn.send_bytes(self._dumps(obj))
+
+    def recv(self) -> Any:
+        return self._loads(self._conn.recv_bytes())
+
+
+def _xml_dumps(obj: Any) -> bytes:
+    import xmlrpc.client
+
+    return xmlrpc.client.dumps((obj,), allow_none=True).encode()
+
+
+def _xml_loads(data: bytes) -> Any:
+    import xmlrpc.client
+
+    (obj,), _ = xmlrpc.client.loads(data.decode())
+    return obj
+
+
+class XmlListener(Listener):
+    """A listener whose connections send what XML-RPC knows, and receive no pickles."""
+
+    def accept(self) -> Any:
+        return ConnectionWrapper(super().accept(), _xml_dumps, _xml_loads)
+
+
+def XmlClient(address: Address, family: str | None = None, authkey: bytes | None = None) -> ConnectionWrapper:
+    """Connect to an :class:`XmlListener`; as Client()."""
+    return ConnectionWrapper(Client(address, family, authkey), _xml_dumps, _xml_loads)
