@@ -220,6 +220,8 @@ static bool sweep(view *v, bool now)
 	for (walk w = first(v->heap, v->q); w.cell != NULL; next(&w)) {
 		const uint64_t word = load64(&w.cell->word);
 		const uint32_t owner = (uint32_t)(word >> 32), state = state_of(word);
+		if (state == PP__CELL_RETURNED && __atomic_load_n(&v->q->returned, __ATOMIC_SEQ_CST) == 0)
+			returned++; /* by one who died before he could say so */
 		if (owner == 0 || owner == me || (state != PP__CELL_CLAIMED && state != PP__CELL_HELD && state != PP__CELL_LEASED))
 			continue;
 		if (owner != known) {
@@ -909,7 +911,8 @@ static int32_t get_once(view *v, const want *w, bool *pinned)
 		memcpy(to, f.data, f.size);
 	commit_get(v, &f);
 	end_get(v, 1, f.left);
-	describe(w->message, to == NULL ? (const void *)"" : to, f.size, f.codec, kind);
+	static const uint64_t nothing = 0;
+	describe(w->message, to == NULL ? &nothing : to, f.size, f.codec, kind);
 	return PP_OK;
 }
 

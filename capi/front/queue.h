@@ -55,7 +55,8 @@
  * PUTTING is judged by resolve of put_lock only, TAKING, LEASING and COPYING by that of get_lock only: by CAS, while the lock's word still names the dead one (heap.h, pp__mutex_lock). The rest is
  * done by whoever sweeps (having proof that the owner is gone): who finds no free cell, who waits for a message while cells are in use, now and then who gets. A sweeper first makes a cell of the dead
  * its own by CAS (HELD: owner = sweeper), then acts. An acknowledgement is one CAS LEASED -> HELD, then the block is freed, then FREE. nack: LEASED -> RETURNED. After RETURNED was
- * stored: returned += 1 and not_empty is rung. returned is a hint, 0 only if no cell is RETURNED: a getter that finds none stores 0 and looks once more.
+ * stored: returned += 1 and not_empty is rung. returned is a hint: a getter that finds none stores 0 and looks once more; a sweeper that finds a RETURNED cell while it is 0
+ * (who returned it died) adds 1.
  * So: PUT of a large message: claim a cell, allocate, HELD, copy, put_lock, PUTTING, COMMIT, FREE. GET of one: get_lock, claim, TAKING, COMMIT, HELD, give get_lock back, read, free the block, FREE.
  *
  * DONE. done counts task_done: CAS, at most items(tail). all_done is rung when they are equal; join waits for that.
