@@ -476,6 +476,23 @@ PP_API void pp_pipe_forget(const uint8_t ref[32]);
 PP_API int32_t pp_fd_export(int32_t fd, uint8_t name_out[32]);
 PP_API int32_t pp_fd_import(const uint8_t name[32], int32_t *fd_out);
 
+/* pp_wait is something that a process waits for: the end of a process (pid), or, with pid 0, a message for an end of a pipe. */
+typedef struct pp_wait {
+	pp_pipe end;
+	int32_t pid;
+	uint32_t reserved;
+} pp_wait;
+
+/* pp_waiting tells the family what this process waits for. It says: every thread that could send something through a pipe waits, without limit of time, for one of these, and no signal handler will
+ * have it do otherwise. A process that does not know that of itself, as C programs do not, says nothing. n 0: it is not so any more; to be said before anything else is done.
+ * Returns PP_OK; PP_ERR_TOO_BIG (more than 6: nothing is said); PP_ERR_HANDLE; PP_ERR_NOMEM. For bindings of languages that know their threads. One thread at a time. */
+PP_API int32_t pp_waiting(const pp_wait *waits, size_t n);
+
+/* pp_pipe_deserted looks for a proof that no message will ever come to this end: every process that has the other end open is, by its word (pp_waiting) and this process's own, waiting for
+ * a message at this same end, or for the end of a process of which that is true in turn. Processes whose descriptors cannot be read, and that have started since the pipe was made, prove nothing; nor do ends
+ * on their way. Reads /proc: milliseconds. Returns PP_OK: it is proved, for this moment; PP_ERR_STATE: it is not; PP_ERR_HANDLE. */
+PP_API int32_t pp_pipe_deserted(pp_pipe end);
+
 /* pp_pipe_free gives the handle back. The end is closed when no process has it any more. */
 PP_API int32_t pp_pipe_free(pp_pipe end);
 

@@ -13,7 +13,7 @@
 
 #define NAME_SIZE 32u
 /* What one process's limit on socket memory lets lie there. */
-#define ROOM (4 << 20)
+#define SOCKET_ROOM (4 << 20)
 
 typedef struct {
 	uint64_t word[4];
@@ -89,7 +89,7 @@ static int turn(int depot)
 }
 
 /* tidy goes once around and drops what is there twice. It may die too: then the next one does it. */
-static void tidy(int depot)
+static void drop_doubles(int depot)
 {
 	name *seen = NULL, *more, first;
 	size_t count = 0, room = 0;
@@ -131,7 +131,7 @@ static int32_t enter(pp__heap *heap, int *depot_out, pp__depot **at_out)
 	if (status != PP_OK)
 		return status;
 	if (recovered)
-		tidy(*depot_out);
+		drop_doubles(*depot_out);
 	*at_out = at;
 	return PP_OK;
 }
@@ -142,7 +142,7 @@ int32_t pp__depot_put(pp__heap *heap, const uint64_t as[4], int fd)
 	int depot;
 	pp__depot *at;
 	name label;
-	const int room = ROOM;
+	const int room = SOCKET_ROOM;
 
 	memcpy(&label, as, sizeof label);
 	int32_t status = enter(heap, &depot, &at);

@@ -24,7 +24,7 @@
 #define FULL_NS (10u * MS)
 
 /* pp__handle.words: */
-enum { END = 0, LOOKED = 1, CLOSING = 2, SPIN = 3 };
+enum { WHICH = 0, LOOKED = 1, FREED = 2, BUDGET = 3 };
 
 /* How long a receiver looks at the ring before it sleeps, ns: as long as that has been worth it lately, see spin. A wake-up costs both sides a few thousand. */
 enum { SPIN_FIRST = 8000, SPIN_MOST = 32000, SPIN_LEAST = 1000 };
@@ -142,6 +142,10 @@ static void destroy(pp__heap *heap, uint64_t off)
 			}
 			head = next.end;
 		}
+		/* Who lives and reads a block holds the pipe; these are of the dead. */
+		for (unsigned k = 0; k < PP__PIPE_LEASES; k++)
+			if (way->leases[k].owner != 0)
+				pp__free(heap, way->leases[k].off, way->leases[k].tag);
 		if (way->ring != 0)
 			pp__free(heap, way->ring, way->ring_tag);
 	}
@@ -164,7 +168,7 @@ static int32_t begin(pp_pipe end, bool sends, int64_t timeout_ms, call *call_out
 	if (handle == NULL)
 		return PP_ERR_HANDLE;
 	pp__pipe *const pipe = pp__at(handle->heap, handle->off);
-	const uint32_t way = (uint32_t)handle->words[END] ^ !sends;
+	const uint32_t way = (uint32_t)handle->words[WHICH] ^ !sends;
 	if (way == 0 && (pipe->object.flags & PP__PIPE_DUPLEX) == 0) {
 		pp__unpin(handle);
 		return pp__fail(PP_ERR_STATE, "this end of the pipe only %s", sends ? "receives" : "sends");
@@ -190,7 +194,7 @@ static int32_t end(const call *call, int32_t status)
 
 static bool closing(const call *call)
 {
-	return __atomic_load_n(&call->handle->words[CLOSING], __ATOMIC_RELAXED) != 0;
+	return __atomic_load_n(&call->handle->words[FREED], __ATOMIC_RELAXED) != 0;
 }
 
 /* hung_up asks the kernel whether nobody has the other end. */
@@ -523,7 +527,7 @@ static int32_t finish(const call *call, want *what)
 static bool spin(const call *call)
 {
 	static int cpus;
-	uint64_t *const budget = &call->handle->words[SPIN];
+	uint64_t *const budget = &call->handle->words[BUDGET];
 	uint64_t most = __atomic_load_n(budget, __ATOMIC_RELAXED);
 
 	if (cpus == 0)
@@ -836,7 +840,7 @@ int32_t pp_pipe_info(pp_pipe of, uint32_t *can_out, int32_t *fd_out)
 	const pp__pipe *const pipe = pp__at(handle->heap, handle->off);
 	if (can_out != NULL) {
 		*can_out = (pipe->object.flags & PP__PIPE_DUPLEX) != 0 ? PP_PIPE_CAN_RECV | PP_PIPE_CAN_SEND
-		           : handle->words[END] == 0                   ? PP_PIPE_CAN_RECV
+		           : handle->words[WHICH] == 0                   ? PP_PIPE_CAN_RECV
 		                                                       : PP_PIPE_CAN_SEND;
 	}
 	if (fd_out != NULL)
@@ -848,10 +852,21 @@ int32_t pp_pipe_info(pp_pipe of, uint32_t *can_out, int32_t *fd_out)
 static void become(pp__handle *handle, int fd, uint64_t which)
 {
 	handle->fds[0] = fd;
-	handle->words[END] = which;
+	handle->words[WHICH] = which;
 	handle->words[LOOKED] = 0;
-	handle->words[CLOSING] = 0;
-	handle->words[SPIN] = SPIN_FIRST;
+	handle->words[FREED] = 0;
+	handle->words[BUDGET] = SPIN_FIRST;
+}
+
+/* pp__uptime is the time since the start of the system, in the unit in which /proc tells when processes have started. */
+static uint64_t pp__uptime(void)
+{
+	struct timespec t;
+	const long ticks = sysconf(_SC_CLK_TCK);
+
+	if (ticks <= 0 || clock_gettime(CLOCK_BOOTTIME, &t) != 0)
+		return 0;
+	return (uint64_t)t.tv_sec * (uint64_t)ticks + (uint64_t)t.tv_nsec * (uint64_t)ticks / 1000000000u;
 }
 
 int32_t pp_pipe_create(uint32_t flags, pp_pipe ends_out[2])
@@ -877,6 +892,7 @@ int32_t pp_pipe_create(uint32_t flags, pp_pipe ends_out[2])
 	become(first, fds[0], 0);
 	pp__pipe *const pipe = pp__at(heap, first->off);
 	pipe->object.flags = (flags & PP_PIPE_DUPLEX) != 0 ? PP__PIPE_DUPLEX : 0;
+	pipe->born = pp__uptime();
 	for (int i = 0; i < 2; i++) {
 		(void)setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &slice, sizeof slice);
 		pipe->inode[i] = fstat(fds[i], &st) == 0 ? (uint64_t)st.st_ino : 0;
@@ -905,7 +921,7 @@ int32_t pp_pipe_export(pp_pipe of, int32_t with_fd, uint8_t ref_out[32])
 		return PP_ERR_HANDLE;
 	int32_t status = pp__ref_send(handle, &ref);
 	if (status == PP_OK) {
-		ref.reserved = (uint32_t)handle->words[END];
+		ref.reserved = (uint32_t)handle->words[WHICH];
 		memcpy(name, &ref, sizeof name);
 		/* The cell makes the reference a name that no other has, as long as it is on its way. */
 		if (with_fd != 0 && (status = pp__depot_put(handle->heap, name, handle->fds[0])) != PP_OK)
@@ -969,8 +985,8 @@ int32_t pp_pipe_free(pp_pipe end)
 	if (handle != NULL) {
 		pp__pipe *const pipe = pp__at(handle->heap, handle->off);
 		const uint32_t now = (uint32_t)(pp__now_ns() / MS) | 1;
-		__atomic_store_n(&handle->words[CLOSING], 1, __ATOMIC_RELAXED);
-		__atomic_store_n(&pipe->way[handle->words[END] ^ 1].look, now, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&handle->words[FREED], 1, __ATOMIC_RELAXED);
+		__atomic_store_n(&pipe->way[handle->words[WHICH] ^ 1].look, now, __ATOMIC_SEQ_CST);
 		pp__unpin(handle);
 	}
 	return pp__handle_free(end, PP__KIND_PIPE);

@@ -65,6 +65,10 @@
  * read with MSG_PEEK (which gives a descriptor too), sent again, then read. Death in between leaves two of one name: who takes the lock from the dead goes once
  * around and drops the second ones.
  *
+ * DESERTED (deserted.c). A process may publish, in the post of its place in the table of members, what it waits for: all of its threads, that is, which could send something. By these posts a receiver finds
+ * out that whoever has the other end waits for the receiver itself, so that nothing will ever come. Only Python processes publish. seq is odd while a post is written; it means nothing
+ * unless owner is the member's, and with count 0. A wait is a process id, or the offset of a way | PP__POST_WAY.
+ *
  * Nothing is believed: tail - head is at most cap, a record must end before tail and before the ring's end, ring and BULK blocks must lie in the blocks: else PP_ERR_CORRUPT, and the lock is given back.
  */
 #ifndef PP_PIPE_H
@@ -118,7 +122,8 @@ typedef struct pp__pipe_way {
 typedef struct pp__pipe {
 	pp__object object;
 	uint64_t inode[2]; /* of the sockets */
-	uint8_t pad0[128 - 32];
+	uint64_t born;     /* when it was made, in the unit of /proc/PID/stat field 22; 0: not known */
+	uint8_t pad0[128 - 40];
 	pp__pipe_way way[2]; /* 128 */
 } pp__pipe;
 
@@ -142,6 +147,18 @@ typedef struct pp__depot {
 	uint32_t reserved;
 } pp__depot;
 
+/* The posts lie between the table of members and the table of slabs. */
+#define PP__POSTS_OFF (128u << 10)
+#define PP__POST_WAITS 6u
+#define PP__POST_WAY ((uint64_t)1 << 63)
+typedef struct pp__post {
+	uint32_t owner;
+	uint32_t seq;
+	int32_t pid;
+	uint32_t count;
+	uint64_t waits[PP__POST_WAITS];
+} pp__post;
+
 #define PP__ASSERT_PIPE(what) _Static_assert(what, #what)
 PP__ASSERT_PIPE(sizeof(pp__pipe_lease) == 32);
 PP__ASSERT_PIPE(offsetof(pp__pipe_way, bell) == 128);
@@ -152,5 +169,8 @@ PP__ASSERT_PIPE(sizeof(pp__pipe_way) == 1024);
 PP__ASSERT_PIPE(offsetof(pp__pipe, way) == 128);
 PP__ASSERT_PIPE(sizeof(pp__pipe) == 2176);
 PP__ASSERT_PIPE(sizeof(pp__pipe_bulk) == 24);
+PP__ASSERT_PIPE(sizeof(pp__post) == 64);
+PP__ASSERT_PIPE(PP__POSTS_OFF >= PP__MEMBERS_OFF + sizeof(pp__members_head) + PP__MEMBERS * 8);
+PP__ASSERT_PIPE(PP__POSTS_OFF + PP__MEMBERS * sizeof(pp__post) <= PP__SLABS_OFF);
 
 #endif

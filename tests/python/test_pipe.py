@@ -8,6 +8,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -365,3 +367,35 @@ def test_end_when_the_last_holder_is_killed():
         a.send(1)
     process.join(LIMIT)
     process.close()
+
+
+# What the reader gets, and whether that is late, by what the others do: see pipe_deserted.py.
+DESERTED = {
+    "alone": "EOF False",
+    "method": "EOF False",
+    "middle": "EOF False",
+    "waiting threads": "EOF False",
+    "thread": "late True",
+    "alarm": "late True",
+    "interrupt": "late True",
+    "limited": "late True",
+    "other process": "EOF True",
+    "raw fork": "late True",
+    "on its way": "late True",
+    "sleep": "late True",
+}
+
+
+def test_a_reader_that_all_wait_for_is_told_and_no_other():
+    program = os.path.join(os.path.dirname(__file__), "pipe_deserted.py")
+    running = {
+        case: subprocess.Popen([sys.executable, program, case], stdout=subprocess.PIPE, text=True) for case in DESERTED
+    }
+    try:
+        got = {case: process.communicate(timeout=2 * LIMIT)[0].strip() for case, process in running.items()}
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+            process.stdout.close()
+    assert got == DESERTED

@@ -154,6 +154,16 @@ class PipeMessage(ctypes.Structure):
     ]
 
 
+class Wait(ctypes.Structure):
+    """pp_wait"""
+
+    _fields_ = [
+        ("end", c_uint64),
+        ("pid", c_int32),
+        ("reserved", c_uint32),
+    ]
+
+
 class Worker(ctypes.Structure):
     """pp_worker"""
 
@@ -307,6 +317,8 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_pipe_forget": (None, (_p,)),
     "pp_fd_export": (_status, (c_int32, _p)),
     "pp_fd_import": (_status, (_p, _p)),
+    "pp_waiting": (_status, (_p, c_size_t)),
+    "pp_pipe_deserted": (_status, (_handle,)),
     "pp_pipe_free": (_status, (_handle,)),
     "pp_ref_export": (_status, (_handle, _p)),
     "pp_ref_import": (_status, (_p, c_uint32, _p, _p)),

@@ -16,7 +16,7 @@ import os
 import sys
 import time
 
-from . import _abi, _errors, context, reduction
+from . import _abi, _deserted, _errors, context, reduction
 from ._lib import lib, pylib
 from .connection import _Base
 from .queues import _Channel, _dumps, _loads
@@ -211,8 +211,26 @@ class Connection(_Channel, _Base):
         return size
 
     def _wait_long(self, address: Any, room: int) -> int:
-        size: int = lib().pp_pipe_recv(self._check_closed(), address, room, -1)
-        return size
+        """The same for one that has waited in vain: it looks now and then whether somebody is left who could send.
+
+        Raises:
+            EOFError: nobody is.
+        """
+        handle = self._check_closed()
+        recv = lib().pp_pipe_recv
+        _deserted.enter(handle, 0)
+        try:
+            while True:
+                began = time.monotonic()
+                if _deserted.deserted(handle):
+                    raise EOFError
+                # Where looking is expensive it is done seldom: at most 1/200 of the time.
+                spent = time.monotonic() - began
+                size: int = recv(handle, address, room, max(_LOOK, min(int(spent * 200_000), 16 * _LOOK)))
+                if size != _errors.TIMEOUT:
+                    return size
+        finally:
+            _deserted.leave()
 
     def _take(self, use: Callable[[int, int], Any]) -> Any:
         """What ``use(address, size)`` makes of the next message, where it lies."""

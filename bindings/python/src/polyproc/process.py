@@ -115,6 +115,10 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+# What waits for a child without a limit of time, once there are pipes: it notes that this thread does, see _deserted.py.
+_join: Callable[[Any], int | None] | None = None
+
+
 class BaseProcess:
     """A process that runs ``target(*args, **kwargs)``, or what a subclass defines as :meth:`run`.
 
@@ -210,7 +214,8 @@ class BaseProcess:
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end of the child, at most ``timeout`` seconds: look at exitcode to see whether it came."""
         self._check_closed()
-        if self._started("join").wait(timeout) is not None:
+        popen = self._started("join")
+        if (popen.wait(timeout) if timeout is not None or _join is None else _join(popen)) is not None:
             _children.discard(self)
 
     def is_alive(self) -> bool:

@@ -1,0 +1,88 @@
+"""A program for test_pipe.py: a reader waits for a message; the first argument says what the others do. Prints what the reader got."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import polyproc
+
+LATE = 6.0  # seconds: long after the reader has looked for who is left
+
+ctx = polyproc.get_context("fork")
+
+
+def read(reader):
+    began = time.monotonic()
+    try:
+        got = reader.recv()
+    except EOFError:
+        got = "EOF"
+    print(got, time.monotonic() - began >= LATE - 0.5, flush=True)
+
+
+def start_and_join(reader):
+    process = ctx.Process(target=read, args=(reader,))
+    process.start()
+    process.join()
+
+
+def late(writer):
+    time.sleep(LATE)
+    writer.send("late")
+
+
+def late_by_another(conn):
+    time.sleep(LATE)
+    conn.recv().send("late")
+
+
+def main(case):
+    reader, writer = ctx.Pipe(duplex=False)
+    process = ctx.Process(target=read, args=(reader,))
+    if case == "middle":  # who waits for the reader is waited for in turn
+        middle = ctx.Process(target=start_and_join, args=(reader,))
+        middle.start()
+        middle.join()
+        return
+    if case == "method":
+        process = polyproc.get_context("spawn").Process(target=read, args=(reader,))
+    process.start()
+    if case == "thread":
+        threading.Thread(target=late, args=(writer,)).start()
+    if case == "waiting threads":  # all of them in a join: they prove as much as one
+        threading.Thread(target=process.join).start()
+        time.sleep(0.1)
+    if case == "alarm":
+        signal.signal(signal.SIGALRM, lambda number, frame: writer.send("late"))
+        signal.setitimer(signal.ITIMER_REAL, LATE)
+    if case == "interrupt":
+        signal.signal(signal.SIGINT, lambda number, frame: writer.send("late"))
+        threading.Timer(LATE, os.kill, (os.getpid(), signal.SIGINT)).start()
+    if case == "limited":
+        process.join(LATE)
+        writer.send("late")
+    if case == "other process":  # that is not of this package, and has a copy of the descriptor
+        fd = os.dup(writer.fileno())
+        subprocess.Popen(["sleep", str(LATE)], pass_fds=[fd])
+        os.close(fd)
+    if case == "raw fork" and os.fork() == 0:
+        late(writer)
+        os._exit(0)
+    if case == "on its way":
+        one, two = ctx.Pipe()
+        other = polyproc.get_context("spawn").Process(target=late_by_another, args=(two,))
+        other.start()
+        one.send(writer)
+    if case == "sleep":
+        time.sleep(LATE)
+        writer.send("late")
+    process.join()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
