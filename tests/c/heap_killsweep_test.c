@@ -11,7 +11,7 @@
 
 #include "killsweep.h"
 
-enum { POINTS = 60, LONG_OP = 50000, LONG_POINTS = 20, LONGEST_OP = 500000, TAG = 77 };
+enum { POINTS = 40, LONG_OP = 50000, LONG_POINTS = 8, LONGEST_OP = 500000, TAG = 77 };
 
 typedef struct shared {
 	uint64_t entered;
