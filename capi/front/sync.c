@@ -11,10 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Tests that kill at every instruction count here how often each commit point was reached. */
-#ifndef PP__POINT
+/* Marks a commit point that sync.h names; tests/c/sync_killsweep_test.c tells from the words which of them a process had passed when it died. */
 #define PP__POINT(name) ((void)0)
-#endif
 
 #define LOAD(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
 #define CAS(p, from, to) cas64(p, from, to)
