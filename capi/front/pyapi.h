@@ -17,14 +17,17 @@ typedef struct py_object {
 
 typedef struct py_method {
 	const char *name;
-	void *function;
+	void (*function)(void); /* of the type that flags says */
 	int flags;
 	const char *doc;
 } py_method;
 
 typedef struct py_slot {
 	int slot;
-	void *value;
+	union {
+		void *data;
+		void (*function)(void);
+	} value;
 } py_slot;
 
 typedef struct py_spec {
@@ -86,6 +89,21 @@ extern pp__python pp__py;
 
 /* pp__py_find looks the functions up: false if this process runs no Python, or not one that we know. */
 bool pp__py_find(void);
+
+#define PY_FUNCTION(f) ((void (*)(void))(f))
+
+/* pp__py_release ends an instance of one of our types, or of a class that derives from it. */
+static inline void pp__py_release(py_object *self)
+{
+	py_object *const type = self->type;
+	const union {
+		void *data;
+		void (*function)(void *);
+	} release = {py.PyType_GetSlot(type, TP_FREE)};
+
+	release.function(self);
+	py.Py_DecRef(type);
+}
 
 static inline py_object *same(py_object *o)
 {

@@ -15,6 +15,9 @@ enum { KEEP_GIL_MOST = 1 << 18, LARGE = 32768 };
 
 enum { READ_ONLY = 0x100 }; /* PyBUF_READ */
 
+/* A signal that comes just before a wait begins is noticed after it. */
+enum { SLICE_MS = 500 };
+
 typedef struct channel {
 	py_object head;
 	uint64_t number; /* the handle, which belongs to the binding; 0: everything is left to the slow functions */
@@ -80,6 +83,43 @@ static int32_t try_put(const channel *self, py_object *bytes)
 	                     : pp_queue_put(self->number, data, (size_t)size, self->codec, PP_TRY);
 }
 
+/* wait_put puts a message without the GIL, for as long as it takes. PP_ERR_INTERRUPTED: a signal handler of Python has raised. */
+static int32_t wait_put(const channel *self, py_object *bytes)
+{
+	const uint64_t number = self->number;
+	const uint32_t codec = self->codec;
+	char *data;
+	py_size size;
+	int32_t status;
+
+	if (py.PyBytes_AsStringAndSize(bytes, &data, &size) != 0)
+		return PP_ERR_INTERRUPTED;
+	do {
+		void *const thread = py.PyEval_SaveThread();
+		status = pp_queue_put(number, data, (size_t)size, codec, SLICE_MS);
+		py.PyEval_RestoreThread(thread);
+		if (status != PP_OK && py.PyErr_CheckSignals() != 0)
+			return PP_ERR_INTERRUPTED;
+	} while (status == PP_ERR_FULL || status == PP_ERR_TIMEOUT || status == PP_ERR_INTERRUPTED);
+	return status;
+}
+
+/* wait_get is the same for taking. */
+static int32_t wait_get(const channel *self, void *room, size_t size, pp_message *message)
+{
+	const uint64_t number = self->number;
+	int32_t status;
+
+	do {
+		void *const thread = py.PyEval_SaveThread();
+		status = pp_queue_take(number, room, size, SLICE_MS, message);
+		py.PyEval_RestoreThread(thread);
+		if (status != PP_OK && py.PyErr_CheckSignals() != 0)
+			return PP_ERR_INTERRUPTED;
+	} while (status == PP_ERR_EMPTY || status == PP_ERR_TIMEOUT || status == PP_ERR_INTERRUPTED);
+	return status;
+}
+
 static py_object *channel_put(channel *self, py_object *const *args, py_size n, py_object *names)
 {
 	if (self->slow_put == NULL)
@@ -93,7 +133,15 @@ static py_object *channel_put(channel *self, py_object *const *args, py_size n, 
 		return NULL;
 	self->bytes_type = bytes->type;
 	py_object *result;
-	if (try_put(self, bytes) == PP_OK)
+	int32_t status = try_put(self, bytes);
+	if (!self->is_pipe && n == 1 && (status == PP_ERR_FULL || status == PP_ERR_TIMEOUT) && py.PyErr_Occurred() == NULL) {
+		status = wait_put(self, bytes);
+		if (status == PP_ERR_INTERRUPTED) {
+			py.Py_DecRef(bytes);
+			return NULL;
+		}
+	}
+	if (status == PP_OK)
 		result = same(py.none);
 	else if (py.PyErr_Occurred() != NULL)
 		result = NULL;
@@ -151,7 +199,13 @@ static py_object *channel_get(channel *self, py_object *const *args, py_size n, 
 		return result;
 	}
 	pp_message message;
-	if (pp_queue_take(self->number, room, sizeof room, PP_TRY, &message) != PP_OK)
+	int32_t status = pp_queue_take(self->number, room, sizeof room, PP_TRY, &message);
+	if ((status == PP_ERR_EMPTY || status == PP_ERR_TIMEOUT) && n == 0) {
+		status = wait_get(self, room, sizeof room, &message);
+		if (status == PP_ERR_INTERRUPTED)
+			return NULL;
+	}
+	if (status != PP_OK)
 		return slowly(self, self->slow_get, args, n, names);
 	if (message.codec == self->codec) {
 		result = loaded(self, message.data, message.size, &kept);
@@ -197,29 +251,26 @@ static py_object *channel_retire(channel *self, py_object *none)
 
 static void channel_dealloc(channel *self)
 {
-	py_object *const type = self->head.type;
-
 	drop(&self->dumps);
 	drop(&self->loads);
 	drop(&self->slow_put);
 	drop(&self->slow_get);
-	((void (*)(void *))py.PyType_GetSlot(type, TP_FREE))(self);
-	py.Py_DecRef(type);
+	pp__py_release(&self->head);
 }
 
 static py_method channel_methods[] = {
-	{"_put", (void *)channel_put, FASTCALL | KEYWORDS, "_put($self, obj, /, block=True, timeout=None)\n--\n\nPickle and put."},
-	{"_get", (void *)channel_get, FASTCALL | KEYWORDS, "_get($self, /, block=True, timeout=None)\n--\n\nTake and unpickle."},
-	{"_adopt", (void *)channel_adopt, FASTCALL, NULL},
-	{"_retire", (void *)channel_retire, NOARGS, NULL},
+	{"_put", PY_FUNCTION(channel_put), FASTCALL | KEYWORDS, "_put($self, obj, /, block=True, timeout=None)\n--\n\nPickle and put."},
+	{"_get", PY_FUNCTION(channel_get), FASTCALL | KEYWORDS, "_get($self, /, block=True, timeout=None)\n--\n\nTake and unpickle."},
+	{"_adopt", PY_FUNCTION(channel_adopt), FASTCALL, NULL},
+	{"_retire", PY_FUNCTION(channel_retire), NOARGS, NULL},
 	{NULL, NULL, 0, NULL},
 };
 
 static py_slot channel_slots[] = {
-	{TP_DEALLOC, (void *)channel_dealloc},
-	{TP_METHODS, channel_methods},
-	{TP_DOC, (void *)"One end of a queue or pipe in the memory of the family."},
-	{0, NULL},
+	{TP_DEALLOC, {.function = PY_FUNCTION(channel_dealloc)}},
+	{TP_METHODS, {.data = channel_methods}},
+	{TP_DOC, {.data = (void *)(uintptr_t)"One end of a queue or pipe in the memory of the family."}},
+	{0, {NULL}},
 };
 
 py_spec pp__channel_spec = {"polyproc._FastChannel", sizeof(channel), 0, BASETYPE, channel_slots};

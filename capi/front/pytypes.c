@@ -229,32 +229,29 @@ static py_object *semlock_adopt(semlock *self, py_object *const *args, py_size n
 
 static void semlock_dealloc(semlock *self)
 {
-	py_object *const type = self->head.type;
-
 	if (self->number != 0)
 		pp__handle_free(self->number, self->kind);
 	if (self->fail != NULL)
 		py.Py_DecRef(self->fail);
-	((void (*)(void *))py.PyType_GetSlot(type, TP_FREE))(self);
-	py.Py_DecRef(type);
+	pp__py_release(&self->head);
 }
 
 static py_method semlock_methods[] = {
-	{"acquire", (void *)semlock_acquire, FASTCALL | KEYWORDS, "acquire($self, /, block=True, timeout=None)\n--\n\nAcquire the semaphore or lock."},
-	{"release", (void *)semlock_release, NOARGS, "release($self, /)\n--\n\nRelease the semaphore or lock."},
-	{"__enter__", (void *)semlock_enter, NOARGS, "__enter__($self, /)\n--\n\nAcquire the semaphore or lock."},
-	{"__exit__", (void *)semlock_exit, FASTCALL, "__exit__($self, /, *args)\n--\n\nRelease the semaphore or lock."},
-	{"_is_mine", (void *)semlock_is_mine, NOARGS, "_is_mine($self, /)\n--\n\nWhether this thread holds the lock."},
-	{"_get_value", (void *)semlock_get_value, NOARGS, "_get_value($self, /)\n--\n\nHow often it can be acquired now."},
-	{"_adopt", (void *)semlock_adopt, FASTCALL, NULL},
+	{"acquire", PY_FUNCTION(semlock_acquire), FASTCALL | KEYWORDS, "acquire($self, /, block=True, timeout=None)\n--\n\nAcquire the semaphore or lock."},
+	{"release", PY_FUNCTION(semlock_release), NOARGS, "release($self, /)\n--\n\nRelease the semaphore or lock."},
+	{"__enter__", PY_FUNCTION(semlock_enter), NOARGS, "__enter__($self, /)\n--\n\nAcquire the semaphore or lock."},
+	{"__exit__", PY_FUNCTION(semlock_exit), FASTCALL, "__exit__($self, /, *args)\n--\n\nRelease the semaphore or lock."},
+	{"_is_mine", PY_FUNCTION(semlock_is_mine), NOARGS, "_is_mine($self, /)\n--\n\nWhether this thread holds the lock."},
+	{"_get_value", PY_FUNCTION(semlock_get_value), NOARGS, "_get_value($self, /)\n--\n\nHow often it can be acquired now."},
+	{"_adopt", PY_FUNCTION(semlock_adopt), FASTCALL, NULL},
 	{NULL, NULL, 0, NULL},
 };
 
 static py_slot semlock_slots[] = {
-	{TP_DEALLOC, (void *)semlock_dealloc},
-	{TP_METHODS, semlock_methods},
-	{TP_DOC, (void *)"A lock or semaphore in the memory of the family."},
-	{0, NULL},
+	{TP_DEALLOC, {.function = PY_FUNCTION(semlock_dealloc)}},
+	{TP_METHODS, {.data = semlock_methods}},
+	{TP_DOC, {.data = (void *)(uintptr_t)"A lock or semaphore in the memory of the family."}},
+	{0, {NULL}},
 };
 
 py_spec pp__semlock_spec = {"polyproc.synchronize._FastSemLock", sizeof(semlock), 0, BASETYPE, semlock_slots};
