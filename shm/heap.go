@@ -289,6 +289,9 @@ func (h *Heap) current(o Owner) bool {
 	return ok
 }
 
+// Reap drops the references that dead members have held, and frees their places. It happens by itself, sooner or later.
+func (h *Heap) Reap() { h.reap(heapMembers, true) }
+
 // reap sweeps behind dead members, looking at most at so many.
 func (h *Heap) reap(most int, deep bool) {
 	at := h.reapCursor.Load()
