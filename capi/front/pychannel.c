@@ -134,7 +134,7 @@ static py_object *channel_put(channel *self, py_object *const *args, py_size n, 
 	self->bytes_type = bytes->type;
 	py_object *result;
 	int32_t status = try_put(self, bytes);
-	if (!self->is_pipe && n == 1 && (status == PP_ERR_FULL || status == PP_ERR_TIMEOUT) && py.PyErr_Occurred() == NULL) {
+	if (!self->is_pipe && n == 1 && names == NULL && (status == PP_ERR_FULL || status == PP_ERR_TIMEOUT) && py.PyErr_Occurred() == NULL) {
 		status = wait_put(self, bytes);
 		if (status == PP_ERR_INTERRUPTED) {
 			py.Py_DecRef(bytes);
@@ -200,7 +200,7 @@ static py_object *channel_get(channel *self, py_object *const *args, py_size n, 
 	}
 	pp_message message;
 	int32_t status = pp_queue_take(self->number, room, sizeof room, PP_TRY, &message);
-	if ((status == PP_ERR_EMPTY || status == PP_ERR_TIMEOUT) && n == 0) {
+	if ((status == PP_ERR_EMPTY || status == PP_ERR_TIMEOUT) && n == 0 && names == NULL) {
 		status = wait_get(self, room, sizeof room, &message);
 		if (status == PP_ERR_INTERRUPTED)
 			return NULL;

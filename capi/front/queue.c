@@ -1199,7 +1199,7 @@ int32_t pp_queue_info(pp_queue queue, pp_queue_state *state_out)
 		return status;
 	const uint32_t done = __atomic_load_n(&v.q->done, __ATOMIC_SEQ_CST);
 	*state_out = (pp_queue_state){
-		.size = in_chain(v.q) + (__atomic_load_n(&v.q->returned, __ATOMIC_SEQ_CST) != 0 ? count(&v, PP__CELL_RETURNED) : 0),
+		.size = in_chain(v.q) + (load64(&v.q->cells) != 0 ? count(&v, PP__CELL_RETURNED) : 0),
 		.maxsize = load64(&v.q->maxsize),
 		.unfinished = pp__qpos_items(load64(&v.q->tail)) - done,
 		.leased = load64(&v.q->cells) != 0 ? count(&v, PP__CELL_LEASED) : 0,
