@@ -182,7 +182,7 @@ static int32_t end(const call *call, int32_t status)
 	pp__unpin(call->handle);
 	switch (status) {
 	case PP_ERR_CORRUPT:
-		return pp__fail(status, "the pipe's memory does not hold what it must");
+		return pp__fail(status, "the pipe does not hold what it must, or somebody has written to its descriptor");
 	case PP_ERR_EOF:
 		return pp__fail(status, "nobody has the other end of the pipe");
 	case PP_ERR_CLOSED:
@@ -225,7 +225,7 @@ static int32_t wake(const call *call, bool anyway)
 		return PP_OK;
 	__atomic_store_n(&way->bell, 1, __ATOMIC_SEQ_CST);
 	/* EAGAIN: the socket is full of bytes, which is as good. */
-	if (send(call->fd, "pp", 2, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && (errno == EPIPE || errno == ECONNRESET))
+	if (send(call->fd, (const char[]){PP__PIPE_BYTE, PP__PIPE_BYTE}, 2, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && (errno == EPIPE || errno == ECONNRESET))
 		return PP_ERR_EOF;
 	return PP_OK;
 }
@@ -434,21 +434,33 @@ static void lease_end(pp__heap *heap, pp__pipe_lease *lease, uint64_t off, uint3
 
 /* ---- receiving */
 
-/* settle: see pipe.h. The caller holds recv_lock. thorough: there may be bytes that no word tells of. */
-static void settle(const call *call, bool thorough)
+/* ours reports whether these are bytes of senders: nobody else may write to the descriptors. */
+static bool ours(const char *bytes, ssize_t n)
+{
+	for (ssize_t i = 0; i < n; i++)
+		if (bytes[i] != PP__PIPE_BYTE)
+			return false;
+	return true;
+}
+
+/* settle: see pipe.h. The caller holds recv_lock. thorough: there may be bytes that no word tells of. False: somebody has written what is no byte of a sender. */
+static bool settle(const call *call, bool thorough)
 {
 	pp__heap *const heap = call->handle->heap;
 	pp__pipe_way *const way = call->way;
 	bool recovered;
 	char bytes[64];
+	bool well = true;
 	int count;
 
 	if (pp__mutex_lock(heap, &way->send_lock, 0, NULL, NULL, &recovered) != PP_OK &&
 	    pp__mutex_lock(heap, &way->send_lock, pp__now_ns() + SETTLE_NS, NULL, NULL, &recovered) != PP_OK)
-		return;
+		return true;
 	if (__atomic_load_n(&way->tail, __ATOMIC_SEQ_CST) == way->head) {
 		if (thorough || recovered || __atomic_load_n(&way->bell, __ATOMIC_SEQ_CST) != 0 || way->spare != 0)
-			while (recv(call->fd, bytes, sizeof bytes, MSG_DONTWAIT) == (ssize_t)sizeof bytes) {
+			for (ssize_t n = (ssize_t)sizeof bytes; n == (ssize_t)sizeof bytes;) {
+				n = recv(call->fd, bytes, sizeof bytes, MSG_DONTWAIT);
+				well = ours(bytes, n) && well;
 			}
 		__atomic_store_n(&way->bell, 0, __ATOMIC_SEQ_CST);
 		way->spare = 0;
@@ -456,6 +468,7 @@ static void settle(const call *call, bool thorough)
 		__atomic_store_n(&way->bell, 0, __ATOMIC_SEQ_CST);
 	}
 	pp__mutex_unlock(&way->send_lock);
+	return well;
 }
 
 /* take receives the oldest record, if there is one: PP_OK; PP_ERR_TIMEOUT; PP_ERR_TOO_BIG; PP_ERR_STATE; PP_ERR_NOMEM; PP_ERR_CORRUPT. The caller holds recv_lock. */
@@ -494,7 +507,7 @@ static int32_t take(const call *call, want *what)
 	__atomic_store_n(&way->head, next.end, __ATOMIC_SEQ_CST); /* COMMIT */
 	const uint64_t left = __atomic_load_n(&way->tail, __ATOMIC_SEQ_CST) - next.end;
 	if (left == 0 && __atomic_load_n(&way->watched, __ATOMIC_SEQ_CST) != 0)
-		settle(call, false);
+		(void)settle(call, false);
 	if (left <= CAP / 2)
 		(void)pp__bell_ring(&way->space);
 	return PP_OK;
@@ -568,7 +581,7 @@ static int32_t doze(const call *call)
 	const int error = errno;
 	way->spare = __atomic_load_n(&way->bell, __ATOMIC_SEQ_CST) != 0;
 	if (n > 0)
-		return PP_OK;
+		return ours(bytes, n) ? PP_OK : PP_ERR_CORRUPT;
 	if (n == 0 || error == ECONNRESET)
 		return PP_ERR_EOF;
 	if (error == EINTR)
@@ -632,13 +645,17 @@ static int32_t pull(const call *call, want *what, bool now)
 		if (ns == (uint64_t)PP__SLICE_MS * MS && what->how != LOOK && !nonblocking && __atomic_load_n(&way->watched, __ATOMIC_SEQ_CST) == 0) {
 			status = doze(call);
 			pp__mutex_unlock(&way->recv_lock);
+			if (status == PP_ERR_CORRUPT)
+				return status;
 			hup = status == PP_ERR_EOF;
 			nonblocking = status == PP_ERR_STATE;
 			interrupted = status == PP_ERR_INTERRUPTED ? status : PP_OK;
 			continue;
 		}
-		settle(call, thorough);
+		const bool well = settle(call, thorough);
 		pp__mutex_unlock(&way->recv_lock);
+		if (!well)
+			return PP_ERR_CORRUPT;
 		struct pollfd at = {.fd = call->fd, .events = POLLIN};
 		const int n = poll(&at, 1, (int)((ns + MS - 1) / MS));
 		hup = n > 0 && (at.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
@@ -745,7 +762,7 @@ int32_t pp_pipe_descriptor(pp_pipe of, int32_t *fd_out)
 		if (status == PP_OK) {
 			if (recovered)
 				call.way->spare = 0;
-			settle(&call, true);
+			(void)settle(&call, true);
 			__atomic_store_n(watched, 2, __ATOMIC_SEQ_CST);
 			pp__mutex_unlock(&call.way->recv_lock);
 		}

@@ -17,7 +17,7 @@
  *
  * BYTES IN THE SOCKETS wake: bell is 1 if bytes are in the socket that the receivers of the way have, or are about to be put there by who holds send_lock.
  *
- *   B1  whoever has committed a message and then finds bell 0 stores 1 there and writes two bytes; all under send_lock
+ *   B1  whoever has committed a message and then finds bell 0 stores 1 there and writes two bytes, both PP__PIPE_BYTE (others are PP_ERR_CORRUPT); all under send_lock
  *   B2  bell goes from 1 to 0 under recv_lock only, and then the ring is looked at again: not empty: the 1 is put back (exchange) and the bytes stay
  *   B3  so, while no sender is at work: ring not empty => at least one byte in the socket. (If a sender died at work: until the next one.)
  *   B4  watched (below): ring empty => no byte in the socket, when no call is at work
@@ -82,6 +82,7 @@
 #define PP__PIPE_INLINE_MOST 16384u
 #define PP__PIPE_LEASES 16u
 #define PP__PIPE_DUPLEX 1u /* pp__object.flags */
+#define PP__PIPE_BYTE 'p'
 #define PP__PIPE_LOOK_MS 4
 #define PP__PIPE_CLOSE_MS 100
 

@@ -324,13 +324,19 @@ class Connection(_Channel, _Base):
                 self._check(status)
 
     def _recv_fd(self) -> int:
-        """Receive a descriptor."""
+        """Receive a descriptor.
+
+        Raises:
+            RuntimeError: something else comes next.
+        """
         self._check_readable()
         fd = ctypes.c_int32()
         while True:
             status = lib().pp_pipe_recv_fd(self._check_closed(), -1, ctypes.byref(fd))
             if status == 0:
                 return fd.value
+            if status in (_errors.STATE, _errors.CORRUPT):
+                raise RuntimeError(lib().pp_last_error().decode("utf-8", "replace"))
             if status != _errors.INTERRUPTED:
                 self._check(status)
 

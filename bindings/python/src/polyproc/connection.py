@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         def recv_bytes(self, maxlength: int) -> bytes: ...
 
 
-__all__ = ["Client", "Listener", "wait"]
+__all__ = ["Client", "Listener", "Pipe", "wait"]
 
 # How long, in seconds, a peer may take for the whole challenge before AuthenticationError is raised. May be set. A client waits without
 # limit until the challenge begins, as the listener may be busy with others.
@@ -80,6 +80,14 @@ _MAX_SHORT = 0x7FFFFFFF
 
 # Objects of which pickle needs to know nothing from anybody.
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
+
+
+def Pipe(duplex: bool = True) -> tuple[_Base, _Base]:
+    """The two ends of a pipe, see _pipe.py; if not duplex, the one that receives first."""
+    from ._pipe import Pipe
+
+    return Pipe(duplex)
+
 
 # ---- readiness
 
