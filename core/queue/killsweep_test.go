@@ -399,6 +399,9 @@ func same(h *shm.Heap, a, b []extent) bool {
 // drain takes what there is, and what the dead have leased.
 func drain(q *queue.Queue[[]byte]) (found []string, err error) {
 	for {
+		if !q.Sound() {
+			return nil, errors.New("a message whose block was freed")
+		}
 		b, err := q.TryGet() // through the lock: who holds it may be dead
 		if err == nil {
 			found = append(found, show(b))
@@ -414,11 +417,14 @@ func drain(q *queue.Queue[[]byte]) (found []string, err error) {
 }
 
 // judge has survivors work on the heap: what they find must be what was before or after the operation. Then all is given back, and leaked is how
-// many blocks are not.
-func judge(t testing.TB, w *swept, h *shm.Heap, off uint64) (happened bool, leaked int, err error) {
+// many blocks are not. sweepFirst: somebody tidies up before anybody has the locks.
+func judge(w *swept, h *shm.Heap, off uint64, sweepFirst bool) (happened bool, leaked int, err error) {
 	q, err := queue.At[[]byte](h, off)
 	if err != nil {
 		return false, 0, err
+	}
+	if sweepFirst {
+		q.Sweep()
 	}
 	found, err := drain(q)
 	if w.anyOrder {
@@ -454,7 +460,7 @@ func judge(t testing.TB, w *swept, h *shm.Heap, off uint64) (happened bool, leak
 }
 
 // judgeCopy judges a copy of the heap.
-func judgeCopy(t testing.TB, w *swept, s *stage, now []extent, pid int) (happened bool, leaked int, err error) {
+func judgeCopy(t testing.TB, w *swept, s *stage, now []extent, pid int, sweepFirst bool) (happened bool, leaked int, err error) {
 	fd, err := unix.MemfdCreate("copy", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	require.NoError(t, err)
 	var st unix.Stat_t
@@ -469,7 +475,7 @@ func judgeCopy(t testing.TB, w *swept, s *stage, now []extent, pid int) (happene
 	buryIn(t, fd, pid)
 	h, err := shm.AttachHeap(fd)
 	require.NoError(t, err)
-	happened, leaked, err = judge(t, w, h, s.q.Object().Off())
+	happened, leaked, err = judge(w, h, s.q.Object().Off(), sweepFirst)
 	require.NoError(t, h.Close())
 	return happened, leaked, err
 }
@@ -501,18 +507,21 @@ func (w *swept) copies(t *testing.T, index int) (sum seen, ok bool) {
 		was := happened
 		var leaked int
 		var err error
-		happened, leaked, err = judgeCopy(t, w, s, last, child.pid)
+		happened, leaked, err = judgeCopy(t, w, s, last, child.pid, false)
 		require.NoErrorf(t, err, "the copy after %d instructions", sum.points)
 		require.Falsef(t, was && !happened, "undone after %d instructions", sum.points)
 		require.LessOrEqualf(t, leaked, 1, "blocks lost after %d instructions", sum.points)
 		require.GreaterOrEqual(t, leaked, 0)
+		also, _, err := judgeCopy(t, w, s, last, child.pid, true)
+		require.NoErrorf(t, err, "the copy after %d instructions, swept", sum.points)
+		require.Equal(t, happened, also)
 		sum.states++
 		sum.leaks += leaked
 	}
 	if atomic.LoadUint32(s.word) != 2 {
 		return sum, false
 	}
-	happened, leaked, err := judgeCopy(t, w, s, look(t, s.heap), child.pid)
+	happened, leaked, err := judgeCopy(t, w, s, look(t, s.heap), child.pid, true)
 	require.NoError(t, err)
 	require.True(t, happened, "at the end")
 	require.Zero(t, leaked, "at the end")
@@ -533,7 +542,7 @@ func (w *swept) kills(t *testing.T, index, points int) (n int) {
 				child.kill(t)
 			}
 		}
-		_, leaked, err := judge(t, w, s.heap, s.q.Object().Off())
+		_, leaked, err := judge(w, s.heap, s.q.Object().Off(), n%2 == 1)
 		require.NoErrorf(t, err, "the kill after %d instructions", at)
 		require.LessOrEqual(t, leaked, 1)
 		s.close(t)
