@@ -994,6 +994,22 @@ static void barrier_sweep(pp__handle *handle, uint64_t *cells, uint64_t v)
 	}
 }
 
+/* barrier_deserted reports whether one of those who have arrived is not there any more: the cheap look, for the last to arrive. */
+static bool barrier_deserted(const pp__handle *handle, const uint64_t *cells, uint32_t count, uint32_t generation)
+{
+	uint32_t alive = handle->heap->me;
+
+	for (uint32_t i = 0; i < count; i++) {
+		const uint64_t cell = LOAD(&cells[i]);
+		if (cell == 0 || (uint32_t)cell != generation || cell_owner(cell) == alive || cell_owner(cell) == handle->heap->me)
+			continue;
+		alive = cell_owner(cell);
+		if (departed(handle->heap, alive))
+			return true;
+	}
+	return false;
+}
+
 /* barrier_claim takes a cell for this generation: its number, or -1 if there is none. */
 static int32_t barrier_claim(pp__handle *handle, uint64_t *cells, uint32_t count, uint32_t generation)
 {
@@ -1054,6 +1070,10 @@ static int32_t barrier_arrive(pp__handle *handle, uint64_t *cells, uint64_t *pla
 		const uint64_t mine = (uint64_t)handle->heap->me << 32 | s.generation;
 		for (;;) {
 			const bool last = s.arrived + 1 == parties, action = (barrier->object.flags & PP__SYNC_ACTION) != 0;
+			if (last && barrier_deserted(handle, cells, barrier->cells_count, s.generation)) {
+				barrier_break(barrier, v);
+				break;
+			}
 			const uint32_t index = s.arrived;
 			state to = s;
 			to.arrived += 1;
