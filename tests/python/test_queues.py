@@ -244,6 +244,51 @@ def test_put_pickles_at_once():
     assert queue.empty()
 
 
+REGISTERED = """
+import functools, multiprocessing.connection, socket, sys
+import polyproc
+from multiprocessing.reduction import ForkingPickler as Theirs
+from polyproc.reduction import ForkingPickler as Ours
+
+class A: pass
+class B: pass
+class C: pass
+
+queue = polyproc.Queue()
+queue.put([A(), functools.partial(int, "7"), "x".join])
+a, seven, join = queue.get()
+assert isinstance(a, A) and seven() == 7 and join("ab") == "axb"
+Theirs.register(A, lambda a: (str, ("A",)))
+queue.put([A()]); assert queue.get() == ["A"]
+Theirs.register(A, lambda a: (str, ("A again",)))
+queue.put(A()); assert queue.get() == "A again"
+Ours.register(A, lambda a: (str, ("ours",)))
+queue.put((A(), B())); assert queue.get()[0] == "ours"
+import copyreg
+copyreg.pickle(B, lambda b: (str, ("B",)))
+queue.put((A(), B())); assert queue.get() == ("ours", "B")
+class Nested:
+    def __reduce__(self):
+        queue.put(A())  # a put within a put
+        return str, ("nested",)
+queue.put([Nested()]); assert (queue.get(), queue.get()) == ("ours", ["nested"])
+for i in range(100):
+    queue.put({"i": [i, C.__name__]}); assert queue.get() == {"i": [i, "C"]}
+try:
+    queue.put([lambda: 1])
+except Exception as e:
+    pass
+else:
+    sys.exit("pickled a lambda")
+queue.put([1]); assert queue.get() == [1]
+"""
+
+
+def test_registered_reducers():
+    code = [sys.executable, "-c", REGISTERED]
+    subprocess.run(code, env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)), check=True, timeout=60)
+
+
 def test_exact_sizes():
     queue = polyproc.Queue(3)
     for i in range(3):

@@ -14,6 +14,8 @@ standard library, all where that one has a weakness:
 
 from __future__ import annotations
 
+import copyreg
+import io
 import os
 import sys
 import time
@@ -49,37 +51,59 @@ _loads = _forking_pickler.loads
 
 # ---- pickling
 
-# For how many reducers of the standard library and of ours the answer is known, and whether pickle alone does all of them.
-_known: tuple[int, int] = (-1, -1)
-_plain = False
-# What pickle does right without the standard library's reducers, by the function registered: methods, partial.
-_NATIVE = ("_reduce_method", "_reduce_method_descriptor", "_reduce_partial")
+# What pickle does by itself, whatever is registered.
+_ATOMS = frozenset((int, str, bytes, float, bool, type(None), complex, bytearray))
+# What pickle does right without the standard library's reducers, by the function registered: methods, partial. Sockets are the one
+# thing that it refuses and ForkingPickler knows of itself.
+_NATIVE = frozenset(("_reduce_method", "_reduce_method_descriptor", "_reduce_partial", "_reduce_socket"))
 _none: dict[type, Any] = {}
+# The reducers registered with the standard library, with us, and with copyreg when they were last looked at.
+_seen: tuple[dict[type, Any], dict[type, Any], dict[type, Any]] = ({}, {}, {})
+_plain = True  # nothing is registered that pickle would not do alone
+_KEEP_MOST = 1 << 16  # bytes of a buffer that is kept for the next pickle
+# Picklers that nobody uses at the moment: making one costs more than most pickles.
+_picklers: list[tuple[reduction.ForkingPickler, io.BytesIO]] = []
 
 
 def _dumps(obj: Any) -> bytes:
     """The pickle of ``obj``, as ForkingPickler makes it, by the shortest way."""
-    global _known, _plain
+    if type(obj) in _ATOMS:
+        return _c_dumps(obj)
     theirs = sys.modules.get("multiprocessing.reduction")
     others = _none if theirs is None else theirs.ForkingPickler._extra_reducers
-    own = _forking_pickler._extra_reducers
-    counts = (len(others), len(own))
-    if counts != _known:
-        others = _none if _stdlib.module("reduction") is None else others
-        # Sockets are the one thing that pickle refuses and ForkingPickler knows of itself.
-        _plain = not own and all(
-            getattr(reduce, "__name__", "") in _NATIVE or getattr(reduce, "__name__", "") == "_reduce_socket"
-            for reduce in others.values()
-        )
-        _known = counts
-    if not _plain:
+    if (others, _forking_pickler._extra_reducers, copyreg.dispatch_table) != _seen:
+        _look_at_reducers()
+    if _plain:
+        try:
+            return _c_dumps(obj)
+        except TypeError:
+            if "socket" not in sys.modules:
+                raise
         return _forking_pickler.dumps(obj)
+    now = _seen
     try:
-        return _c_dumps(obj)
-    except TypeError:
-        if "socket" not in sys.modules:
-            raise
-    return _forking_pickler.dumps(obj)
+        pickler, buffer = _picklers.pop()
+    except IndexError:
+        buffer = io.BytesIO()
+        pickler = _forking_pickler(buffer)
+    pickler.dump(obj)
+    data = buffer.getvalue()
+    if len(data) < _KEEP_MOST and now is _seen:
+        buffer.seek(0)
+        buffer.truncate()
+        pickler.clear_memo()
+        _picklers.append((pickler, buffer))
+    return data
+
+
+def _look_at_reducers() -> None:
+    global _seen, _plain
+    theirs = _stdlib.module("reduction")
+    others: dict[type, Any] = _none if theirs is None else theirs.ForkingPickler._extra_reducers
+    own = _forking_pickler._extra_reducers
+    _plain = not own and all(getattr(reduce, "__name__", "") in _NATIVE for reduce in others.values())
+    _picklers.clear()
+    _seen = (dict(others), dict(own), dict(copyreg.dispatch_table))
 
 
 # ---- the library's side
