@@ -91,6 +91,15 @@ def _milliseconds(seconds: float) -> int:
     return -1 if seconds > 1e9 else ceil(seconds * 1000)
 
 
+def _seconds(timeout: float | None) -> float | None:
+    """The argument as a number; text is none, even if float() would read it."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, (str, bytes, bytearray)):
+        raise TypeError(f"must be real number, not {type(timeout).__name__}")
+    return float(timeout)
+
+
 def _wait(call: Callable[[int], int], timeout: float | None) -> int:
     """Call until it is not ended by a signal; Python's own handlers run in between. Returns the status."""
     if timeout is None:
@@ -154,8 +163,7 @@ class _PureSemLock:
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Acquire the semaphore or lock."""
-        if timeout is not None:
-            timeout = float(timeout)
+        timeout = _seconds(timeout)
         if not self._number:
             raise ValueError("not initialized")
         while True:
@@ -499,7 +507,7 @@ class Condition(_Object):
         quick, slow = pylib(), lib()
         place, levels = ctypes.c_uint64(), ctypes.c_uint32()
         handle, lock = self._handle, self._lock._handle
-        timeout = None if timeout is None else float(timeout)
+        timeout = _seconds(timeout)
         waiting = False
         try:
             _errors.check(quick.pp_condition_enter(handle, lock, ctypes.byref(place), ctypes.byref(levels)))
@@ -584,12 +592,10 @@ class Event(_Object):
         Returns:
             False if the time was over first.
         """
-        timeout = None if timeout is None else float(timeout)
-        handle = self._handle
-        status = pylib().pp_event_wait(handle, 0)
-        if status == _TIMEOUT:
-            wait = lib().pp_event_wait
-            status = _wait(lambda ms: wait(handle, ms), timeout)
+        timeout = _seconds(timeout)
+        # One call, which must not miss a set() that is followed by a clear().
+        wait, handle = lib().pp_event_wait, self._handle
+        status = _wait(lambda ms: wait(handle, ms), timeout)
         if status == _TIMEOUT:
             return False
         _errors.check(status)
@@ -656,8 +662,7 @@ class Barrier(threading.Barrier):
         Raises:
             BrokenBarrierError: the barrier is or was broken, by abort, reset, a timeout, an action that failed, or the death of a waiter.
         """
-        if timeout is None:
-            timeout = self._timeout
+        timeout = _seconds(self._timeout if timeout is None else timeout)
         place, index = ctypes.c_uint64(), ctypes.c_uint32()
         pointers = ctypes.byref(place), ctypes.byref(index)
         wait, handle = lib().pp_barrier_wait, self._handle
