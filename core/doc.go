@@ -1,6 +1,9 @@
 // Package core is the map of polyproc's engine: the packages below it hold the process model, in pure Go. It has no code.
 //
 //	start   one interface for starting processes; supervision of all children by one goroutine and their pidfds
+//	queue   queues of messages in the family's heap: bounded or not, named or not, with leases
+//	ipcsync locks, semaphores, conditions, events, barriers there, which survive the death of a holder
+//	pipe    connections: rings there, and a socket pair for waking and for the end
 //	pool    worker processes with a lane of shared memory each; functions registered by name; the byte level for other hosts
 //
 // They stand on package shm (segments, futex words, bells, rings, arenas, locks that are taken from the dead), which imports
@@ -17,6 +20,13 @@
 // A pool's lane holds the state of each task in the task's own record (ready, taken, revoked), instead of telling what was started
 // from the ring's head. That makes "cancel what has not started" and moving tasks between lanes exact, at the price of one
 // uncontended compare-and-swap.
+//
+// Queues, locks and pipes exist twice over one layout, in C (capi/front) for C and Python and in Go (here) for Go programs, and not in Go alone behind C stubs: a
+// process that only puts and gets never starts a Go runtime, handles stay good across a fork, and a call from Python costs tens of nanoseconds.
+//
+// A family of processes has one heap (capi/front/heap.h, shm.Heap): one sparse memfd that all of them have mapped, in place of a segment per object or per producer. So a reference is
+// an offset, ten thousand locks cost one descriptor, and what a dead process has sent is still there. Descriptors on their way rest in the family's depot, a
+// datagram socket connected to itself.
 //
 // A bell's waiters word is a flag that the ringer takes down, not a count: nothing leaks when a sleeper dies, and of a burst of
 // results only the first makes a system call.
