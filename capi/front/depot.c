@@ -144,8 +144,10 @@ int32_t pp__depot_put(pp__heap *heap, const uint64_t as[4], int fd)
 	name label;
 	const int room = SOCKET_ROOM;
 
+	if (fd < 0)
+		return pp__fail(PP_ERR_INVALID, "%d is no descriptor", fd);
 	memcpy(&label, as, sizeof label);
-	int32_t status = enter(heap, &depot, &at);
+	const int32_t status = enter(heap, &depot, &at);
 	if (status != PP_OK)
 		return status;
 	if (!wide) {
