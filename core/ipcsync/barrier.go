@@ -1,0 +1,371 @@
+package ipcsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/polyproc/polyproc/shm"
+)
+
+// Barrier is where parties wait for each other: all go once all have come, as often as they like. One that gives up, dies or aborts breaks it for all, until
+// Reset. The methods may be called from several goroutines at once.
+type Barrier struct {
+	base
+	// Action is run by one of the parties once all have come, and before they go; if it fails, the barrier breaks. Only of a barrier that was made with one; set it after
+	// UnmarshalBinary: functions do not travel. nil does nothing.
+	Action func() error
+}
+
+// NewBarrier makes a barrier for 1 to 65535 parties; with an action, unless that is nil. h and errors as for [NewSemaphore].
+func NewBarrier(h *shm.Heap, parties int, action func() error) (*Barrier, error) {
+	if parties < 1 || parties > barrierMost {
+		return nil, fmt.Errorf("ipcsync: %w: a barrier of %d parties", shm.ErrInvalid, parties)
+	}
+	b, flags, cells := &Barrier{Action: action}, uint32(0), uint32(parties+barrierSpare)
+	if action != nil {
+		flags = flagAction
+	}
+	err := b.make(h, shm.KindBarrier, sizeBarrier+8*uint64(cells), flags, func(p unsafe.Pointer) {
+		head := (*barrierHead)(p)
+		head.parties, head.cellsCount = uint32(parties), cells
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.s.words = []*uint32{low(&b.s.barrier().word)}
+	return b, nil
+}
+
+// UnmarshalBinary receives a reference, as [Lock.UnmarshalBinary] does.
+func (b *Barrier) UnmarshalBinary(data []byte) error {
+	if err := b.receive(data, shm.KindBarrier, 0, 0); err != nil {
+		return err
+	}
+	b.s.words = []*uint32{low(&b.s.barrier().word)}
+	return nil
+}
+
+func (s *shared) barrier() *barrierHead { return (*barrierHead)(s.object.Pointer()) }
+
+// barrierState is the word of a barrier.
+type barrierState struct{ generation, phase, arrived, history uint32 }
+
+func stateOf(word uint64) barrierState {
+	return barrierState{uint32(word) >> 2, uint32(word & 3), uint32(word >> 32 & 0xffff), uint32(word >> 48)}
+}
+
+func (s barrierState) word() uint64 {
+	return uint64(s.history&0xffff)<<48 | uint64(s.arrived)<<32 | uint64(s.generation<<2|s.phase)
+}
+
+// next is the state after this generation has ended; how: 1 broken.
+func (s barrierState) next(how uint32) barrierState {
+	return barrierState{(s.generation + 1) & generationsMask, barrierFilling, 0, s.history<<1 | how}
+}
+
+// move changes the word, and wakes all who wait.
+func (h *barrierHead) move(from uint64, to barrierState) bool {
+	if !atomic.CompareAndSwapUint64(&h.word, from, to.word()) {
+		return false
+	}
+	shm.FutexWake(low(&h.word), math.MaxInt32)
+	return true
+}
+
+func (h *barrierHead) broken(v uint64) bool {
+	to := stateOf(v)
+	to.phase = barrierBroken
+	return h.move(v, to)
+}
+
+// slots returns the cells, if their number can be.
+func (s *shared) slots() ([]uint64, error) {
+	h := s.barrier()
+	parties, n := atomic.LoadUint32(&h.parties), atomic.LoadUint32(&h.cellsCount)
+	if parties == 0 || parties > barrierMost || n < parties || n > barrierMost+barrierSpare || sizeBarrier+8*uint64(n) > s.object.Room() {
+		return nil, s.corrupt("barrier", uint64(n)<<32|uint64(parties))
+	}
+	return unsafe.Slice((*uint64)(unsafe.Add(unsafe.Pointer(h), sizeBarrier)), n), nil
+}
+
+// Wait waits until all parties have come, and returns which this one was: 0 came first. The end of ctx breaks the barrier, unless all have come by then. Errors: [ErrBroken], the
+// context's, the action's (at who ran it), [ErrFreed], [shm.ErrCorrupt], [shm.ErrNoMemory].
+func (b *Barrier) Wait(ctx context.Context) (index int, err error) {
+	s, err := b.enter()
+	if err != nil {
+		return 0, err
+	}
+	defer s.leave()
+	if _, err = s.heap.Join(); err != nil {
+		return 0, fmt.Errorf("ipcsync: %w", err)
+	}
+	cells, err := s.slots()
+	if err != nil {
+		return 0, err
+	}
+	s.object.Released()
+	at, err := s.arrive(ctx, cells)
+	s.object.Acquired()
+	if err != nil {
+		return 0, err
+	}
+	defer atomic.CompareAndSwapUint64(at.cell, at.mine, 0)
+	switch {
+	case at.runs:
+		err = b.act(s)
+	case !at.last:
+		err = s.await(ctx, cells, at)
+		s.object.Acquired()
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int(at.index), nil
+}
+
+// act runs the action, and lets the others go.
+func (b *Barrier) act(s *shared) (err error) {
+	done := false
+	defer func() {
+		if !done { // it has panicked, or failed
+			s.abort()
+		}
+	}()
+	if b.Action != nil {
+		if err = b.Action(); err != nil {
+			return err
+		}
+	}
+	done = true
+	s.object.Released()
+	h := s.barrier()
+	for {
+		v := atomic.LoadUint64(&h.word)
+		state := stateOf(v)
+		if state.phase != barrierFull {
+			return ErrBroken
+		}
+		if h.move(v, state.next(0)) {
+			return nil
+		}
+	}
+}
+
+// arrival is a party's place.
+type arrival struct {
+	cell       *uint64
+	mine       uint64
+	generation uint32
+	index      uint32
+	last       bool
+	runs       bool // the action is its to run
+}
+
+func (s *shared) arrive(ctx context.Context, cells []uint64) (a arrival, err error) {
+	h := s.barrier()
+	parties := atomic.LoadUint32(&h.parties)
+	p := s.pace(ctx, nil)
+	defer p.end()
+	for {
+		v := atomic.LoadUint64(&h.word)
+		is := stateOf(v)
+		switch {
+		case is.phase == barrierBroken:
+			return a, ErrBroken
+		case is.phase > barrierBroken || is.arrived > parties || (is.arrived == parties) != (is.phase == barrierFull):
+			return a, s.corrupt("barrier", v)
+		case is.phase == barrierFull: // the others are on their way out; they wait for the action
+			late, err := p.sleep(low(&h.word), uint32(v))
+			if err != nil {
+				return a, err
+			}
+			if late {
+				s.sweepBarrier(cells, v)
+			}
+			continue
+		}
+		a.generation = is.generation
+		a.mine = uint64(s.heap.Me())<<32 | uint64(is.generation)
+		if a.cell = s.claim(cells, a.mine); a.cell == nil { // sixteen others are between their cell and their arrival
+			if err := ctx.Err(); err != nil {
+				return a, err
+			}
+			_ = shm.FutexWait(low(&h.word), uint32(v), time.Millisecond)
+			if s.isFreed() {
+				return a, ErrFreed
+			}
+			continue
+		}
+		for is.generation == a.generation && is.phase == barrierFilling && is.arrived < parties {
+			a.index, a.last = is.arrived, is.arrived+1 == parties
+			a.runs = a.last && h.object.flags&flagAction != 0
+			to := is
+			to.arrived++
+			switch {
+			case a.runs:
+				to.phase = barrierFull
+			case a.last:
+				to = is.next(0)
+			}
+			if atomic.CompareAndSwapUint64(&h.word, v, to.word()) {
+				if a.last && !a.runs && parties > 1 {
+					shm.FutexWake(low(&h.word), math.MaxInt32)
+				}
+				return a, nil
+			}
+			v = atomic.LoadUint64(&h.word)
+			is = stateOf(v)
+		}
+		atomic.CompareAndSwapUint64(a.cell, a.mine, 0)
+	}
+}
+
+// claim takes a cell for a generation, nil if there is none.
+func (s *shared) claim(cells []uint64, mine uint64) *uint64 {
+	for _, force := range []bool{false, true} {
+		known := verdicts{}
+		for i := range cells {
+			v := atomic.LoadUint64(&cells[i])
+			if v != 0 && uint32(v) == uint32(mine) && (!force || !known.gone(s.heap, ownerOf(v))) {
+				continue
+			}
+			if atomic.CompareAndSwapUint64(&cells[i], v, mine) {
+				return &cells[i]
+			}
+		}
+	}
+	return nil
+}
+
+// await waits until the generation has ended.
+func (s *shared) await(ctx context.Context, cells []uint64, a arrival) error {
+	h := s.barrier()
+	p := s.pace(ctx, nil)
+	defer func() { p.end() }()
+	for {
+		v := atomic.LoadUint64(&h.word)
+		is := stateOf(v)
+		if is.generation != a.generation {
+			if back := (is.generation - a.generation - 1) & generationsMask; back < 16 && is.history>>back&1 == 0 {
+				return nil
+			}
+			return ErrBroken
+		}
+		if is.phase == barrierBroken {
+			return ErrBroken
+		}
+		if is.phase > barrierBroken || is.arrived > atomic.LoadUint32(&h.parties) {
+			return s.corrupt("barrier", v)
+		}
+		if is.phase == barrierFull && p.ctx.Done() != nil { // it is over when the action is
+			p.end()
+			p = s.pace(context.WithoutCancel(ctx), nil)
+		}
+		late, err := p.sleep(low(&h.word), uint32(v))
+		switch {
+		case err == nil && late:
+			s.sweepBarrier(cells, v)
+		case errors.Is(err, ErrFreed):
+			s.depart(a)
+			return err
+		case err != nil:
+			if at := atomic.LoadUint64(&h.word); uint32(at) == uint32(v) && h.broken(at) {
+				return err
+			}
+		}
+	}
+}
+
+// depart goes before the generation has ended; if all have arrived it does nothing.
+func (s *shared) depart(a arrival) {
+	h := s.barrier()
+	for {
+		v := atomic.LoadUint64(&h.word)
+		is := stateOf(v)
+		if is.generation != a.generation || is.phase != barrierFilling || is.arrived == 0 {
+			return
+		}
+		is.arrived--
+		if atomic.CompareAndSwapUint64(&h.word, v, is.word()) {
+			return
+		}
+	}
+}
+
+// sweepBarrier breaks the barrier if one of those who wait at it, in v, is dead.
+func (s *shared) sweepBarrier(cells []uint64, v uint64) {
+	generation := stateOf(v).generation
+	known := verdicts{}
+	for i := range cells {
+		cell := atomic.LoadUint64(&cells[i])
+		if cell != 0 && uint32(cell) == generation && known.gone(s.heap, ownerOf(cell)) {
+			s.barrier().broken(v)
+			return
+		}
+	}
+}
+
+func (s *shared) abort() {
+	h := s.barrier()
+	for {
+		v := atomic.LoadUint64(&h.word)
+		if stateOf(v).phase == barrierBroken || h.broken(v) {
+			return
+		}
+	}
+}
+
+// Abort breaks the barrier: all who wait, and all who come, get [ErrBroken].
+func (b *Barrier) Abort() error {
+	s, err := b.enter()
+	if err != nil {
+		return err
+	}
+	defer s.leave()
+	s.abort()
+	return nil
+}
+
+// Reset makes the barrier empty and whole; who waits gets [ErrBroken]. While an action runs it does nothing.
+func (b *Barrier) Reset() error {
+	s, err := b.enter()
+	if err != nil {
+		return err
+	}
+	defer s.leave()
+	h := s.barrier()
+	for {
+		v := atomic.LoadUint64(&h.word)
+		is := stateOf(v)
+		if is.phase == barrierFull || (is.phase == barrierFilling && is.arrived == 0) || h.move(v, is.next(1)) {
+			return nil
+		}
+	}
+}
+
+// BarrierState is what a barrier says of itself.
+type BarrierState struct {
+	Parties int
+	Waiting int // how many have come and wait for others
+	Broken  bool
+}
+
+// State tells how the barrier is, at one moment.
+func (b *Barrier) State() (BarrierState, error) {
+	s, err := b.enter()
+	if err != nil {
+		return BarrierState{}, err
+	}
+	defer s.leave()
+	is := stateOf(atomic.LoadUint64(&s.barrier().word))
+	state := BarrierState{Parties: int(atomic.LoadUint32(&s.barrier().parties)), Broken: is.phase == barrierBroken}
+	if is.phase == barrierFilling {
+		state.Waiting = int(is.arrived)
+	}
+	return state, nil
+}

@@ -1,0 +1,13 @@
+package shm
+
+import "unsafe"
+
+// Room returns how large the object's block is, bytes: what it says of its own size is to be checked against this.
+func (o *Object) Room() uint64 { return o.room }
+
+// depotOff is where the first page of the family's heap has the depot: capi/front/pipe.h.
+const depotOff = 2048
+
+// DepotLock is the word of the lock of the family's depot, where descriptors rest that are on their way: for [Heap.NewMutex] of the heap of
+// [Family].
+func (h *Heap) DepotLock() *uint32 { return (*uint32)(unsafe.Add(h.base, depotOff)) }
