@@ -150,11 +150,17 @@ func (l *Line) Wait(ctx context.Context, slice time.Duration, ready func() bool)
 	}
 	if ctx.Done() != nil {
 		// The end of the context is a ring that nobody else needs.
+		rung := make(chan struct{})
 		stop := context.AfterFunc(ctx, func() {
+			defer close(rung)
 			atomic.AddUint32(l.chime.seq, 1)
 			FutexWake(l.chime.seq, math.MaxInt32)
 		})
-		defer stop()
+		defer func() {
+			if !stop() {
+				<-rung // afterwards the memory may be gone
+			}
+		}()
 	}
 	for {
 		seq := l.chime.Enter()

@@ -195,8 +195,6 @@ func open(t testing.TB, w *swept) *stage {
 	return s
 }
 
-const slab0 = 32 << 20
-
 func (s *stage) close(t testing.TB) {
 	s.q.Free()
 	require.NoError(t, s.heap.Close())
