@@ -111,6 +111,17 @@ TWINS = {
         r"\[3, 2, 1\]",
         "closed",
     ],
+    "night_train": [
+        "train: stop at summit",
+        "box: the line is closed",
+        "archive: harbour 100000, mill 100000, bridge 100000, summit 100000",
+        r"\[0, 0\] True True",
+    ],
+    "letter_office": [
+        "delivered: north/0, north/1, north/2, north/3, north/4, north/5; resting: carrier 0, carrier 1",
+        "all parcels sorted, 0 left",
+        r"exit codes \[0, 0, 0, 0\]",
+    ],
     "speed": [
         r"\d+ CPUs, \d+ MiB in use",
         r"CPU: sequential .* s, parallel .* s, speed-up .*x, the same results: True",
@@ -160,8 +171,8 @@ def test_every_twin_is_run() -> None:
     assert programs == set(TWINS)
 
 
-# The guide's programs by their headings. The others need what polyproc does not have yet: queues, shared arrays, pipes,
-# managers.
+# The guide's programs by their headings. The others need what polyproc does not have yet: shared arrays, managers. The one of the
+# queues has a test of its own: who consumes what is a matter of luck.
 ORIGINALS = [
     "Process Creation",
     "Process Pools (Recommended)",
@@ -231,3 +242,30 @@ if __name__ == "__main__":
 """
     shown = same_as_the_stdlib(original("Resource Management") + use, method, tmp_path)
     assert shown == {"exit code": 0, "stdout": ["(3, 2) [1, 2]"], "exceptions": []}
+
+
+@needs_guide
+@pytest.mark.parametrize("module", ["polyproc", "multiprocessing"])
+@pytest.mark.parametrize("method", start_methods())
+def test_original_queues(method: str, module: str, tmp_path: Path) -> None:
+    done = run(adapted(original("Queues"), module, method, tmp_path, "program.py"))
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    items = [f"Producer-Item-{i}" for i in range(5)]
+    assert [line for line in lines if line.startswith("Produced")] == [f"Produced: {item}" for item in items]
+    consumed = [re.fullmatch(r"Consumer-[01] consumed: (.*)", line) for line in lines]
+    assert sorted(match[1] for match in consumed if match) == items
+    assert sorted(line for line in lines if "timed out" in line) == ["Consumer-0 timed out", "Consumer-1 timed out"]
+    assert len(lines) == 12
+
+
+@needs_guide
+@pytest.mark.parametrize("method", start_methods())
+def test_original_pipes(method: str, tmp_path: Path) -> None:
+    """On the stdlib's package it does not end: the parent and the reader itself still hold the other end."""
+    done = run(adapted(original("Pipes"), "polyproc", method, tmp_path, "program.py"))
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    for what in ("Sent", "Received"):
+        assert [line for line in lines if line.startswith(what)] == [f"{what}: Message {i}" for i in range(5)]
+    assert len(lines) == 10
