@@ -1596,8 +1596,9 @@ static int32_t reset(pp__handle *handle)
 	for (;;) {
 		const uint64_t v = LOAD(&barrier->word);
 		const state s = state_of(v);
-		if (s.phase == PP__BARRIER_FULL || (s.phase == PP__BARRIER_FILLING && s.arrived == 0))
+		if (s.phase == PP__BARRIER_FULL)
 			return PP_OK;
+		/* Also with nobody in it: one may have died between its cell and its arrival. */
 		if (barrier_end(barrier, v, next_word(s, 1))) {
 			PP__POINT(barrier_reset);
 			return PP_OK;

@@ -67,7 +67,7 @@
  *   release   phase 1 -> next generation, as above [barrier_passed].
  *   time out  in phase 0: CAS -> phase 2 [barrier_broken], wake all; in phase 1 it waits for the end of the action.
  *   leave     (interrupted) CAS arrived - 1 in the same generation, phase 0 [barrier_left].
- *   abort     CAS -> phase 2. reset: phase 0 with somebody in it, or phase 2: CAS -> next generation, arrived 0, history << 1 | 1 [barrier_reset], wake all.
+ *   abort     CAS -> phase 2. reset: phase 0 or 2: CAS -> next generation, arrived 0, history << 1 | 1 [barrier_reset], wake all.
  *   death     of one with a cell of this generation (waiting, or running the action): waiters find it at the end of a slice and break the barrier; so does the last to
  *             arrive, at once, if there is no process of that number any more.
  *
