@@ -21,3 +21,18 @@ func WithoutTmpfile() (restore func()) {
 	tmpfile = 0
 	return func() { tmpfile = was }
 }
+
+// CloseFamily gives the family up, which else stays as long as the process.
+func CloseFamily() {
+	family.Lock()
+	defer family.Unlock()
+	if family.heap != nil {
+		_ = family.heap.Close()
+	} else if family.have {
+		_ = closeFD(family.fds[0])
+	}
+	if family.have {
+		_ = closeFD(family.fds[1])
+	}
+	family.heap, family.have = nil, false
+}

@@ -50,6 +50,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	code := m.Run()
+	shm.CloseFamily()
 	if left := leaks(); code == 0 && len(left) > 0 {
 		fmt.Fprintln(os.Stderr, "leaked:", strings.Join(left, "\n\t"))
 		code = 99
@@ -113,6 +114,13 @@ func command(role string, s *shm.Segment, args ...string) *exec.Cmd {
 func start(t testing.TB, role string, s *shm.Segment, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, cmd: command(role, s, args...), lines: make(chan string, 64)}
+	run(t, p)
+	return p
+}
+
+// run executes what the process is to be.
+func run(t testing.TB, p *process) {
+	t.Helper()
 	var err error
 	p.in, err = p.cmd.StdinPipe()
 	require.NoError(t, err)
@@ -120,7 +128,7 @@ func start(t testing.TB, role string, s *shm.Segment, args ...string) *process {
 	require.NoError(t, err)
 	require.NoError(t, p.cmd.Start())
 	for _, f := range p.cmd.ExtraFiles {
-		_ = f.Close()
+		_ = f.Close() // some may be nil, which is an error and no more
 	}
 	go func() {
 		defer close(p.lines)
@@ -129,7 +137,6 @@ func start(t testing.TB, role string, s *shm.Segment, args ...string) *process {
 		}
 	}()
 	t.Cleanup(p.kill)
-	return p
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
