@@ -116,6 +116,7 @@ static inline void ring(pp__bell *bell, int n)
 }
 
 static bool sweep(view *v, bool now);
+static bool in_use(const view *v);
 
 /* rest sleeps until the bell rings, but not if ready, and not beyond the deadline: then it returns status. PP_OK: look again. */
 static int32_t rest(view *v, pp__bell *bell, bool (*ready)(const void *q), int32_t status)
@@ -131,7 +132,7 @@ static int32_t rest(view *v, pp__bell *bell, bool (*ready)(const void *q), int32
 	const uint64_t now = pp__now_ns();
 	if (now >= deadline)
 		return status;
-	const bool leases = load64(&v->q->cells) != 0;
+	const bool leases = in_use(v);
 	uint64_t ns = (leases ? LEASE_SLICE_MS : PP__SLICE_MS) * (uint64_t)1000000;
 	const bool whole = ns <= deadline - now;
 	if (!whole)
@@ -192,6 +193,17 @@ static void next(walk *w)
 	}
 	w->table = w->number / PP__QUEUE_CELLS < TABLES_MOST ? table_at(w->heap, load64(&w->table->next)) : NULL;
 	w->cell = w->table == NULL ? NULL : w->table->cells;
+}
+
+/* in_use reports whether any cell is. */
+static bool in_use(const view *v)
+{
+	if (load64(&v->q->cells) == 0)
+		return false;
+	for (walk w = first(v->heap, v->q); w.cell != NULL; next(&w))
+		if (state_of(load64(&w.cell->word)) != PP__CELL_FREE)
+			return true;
+	return false;
 }
 
 /* The block of a cell that is this process's, and that nobody else frees. */
@@ -932,7 +944,7 @@ static int32_t get(pp_queue queue, int64_t timeout_ms, const want *w)
 	*w->message = (pp_message){0};
 	if (status != PP_OK)
 		return status;
-	if ((++v.handle->words[W_GETS] & (GETS_PER_SWEEP - 1)) == 0 && timeout_ms != PP_TRY)
+	if ((++v.handle->words[W_GETS] & (GETS_PER_SWEEP - 1)) == 0)
 		sweep(&v, false);
 	for (;;) {
 		status = get_once(&v, w, &pinned);
