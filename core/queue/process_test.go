@@ -27,6 +27,23 @@ func init() {
 		return q.Put(ctx, args[1])
 	}
 	roles["passed-on"] = passedOn
+	roles["echo-many"] = func(ctx context.Context, args []string) error {
+		in, err := received[[]byte](args[0])
+		if err != nil {
+			return err
+		}
+		out, err := received[[]byte](args[1])
+		for err == nil {
+			var some [][]byte
+			if some, err = in.GetMany(ctx, 64); err == nil {
+				_, err = out.PutMany(ctx, some)
+			}
+		}
+		if errors.Is(err, queue.ErrClosed) {
+			return nil
+		}
+		return err
+	}
 }
 
 func echo(ctx context.Context, args []string) error {
@@ -220,6 +237,31 @@ func BenchmarkStream(b *testing.B) {
 			if _, err := out.Get(ctx); err != nil {
 				b.Fatal(err)
 			}
+		}
+		b.StopTimer()
+		_ = in.Close()
+		<-p.Done()
+	})
+	b.Run("queue-many", func(b *testing.B) {
+		in, out := familyQueue[[]byte](b, 0), familyQueue[[]byte](b, 0)
+		p := spawn(b, spec(b, "echo-many", sent(b, in), sent(b, out)))
+		const batch = 64
+		many := make([][]byte, batch)
+		for i := range many {
+			many[i] = data
+		}
+		b.ResetTimer()
+		go func() {
+			for n := 0; n < b.N; n += batch {
+				_, _ = in.PutMany(ctx, many[:min(batch, b.N-n)])
+			}
+		}()
+		for n := 0; n < b.N; {
+			some, err := out.GetMany(ctx, batch)
+			if err != nil {
+				b.Fatal(err)
+			}
+			n += len(some)
 		}
 		b.StopTimer()
 		_ = in.Close()
