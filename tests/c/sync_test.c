@@ -724,6 +724,104 @@ static void test_bad_memory(void)
 	REQUIRE_EQ(munmap(heap, heap_size), 0);
 }
 
+/* ---- torture */
+
+static pp_lock condition_lock;
+
+/* a and b change together under the lock: who finds them different is behind one that died in between. */
+static void torment(int which)
+{
+	int32_t s2;
+	uint64_t random = (uint64_t)getpid() * 0x9e3779b97f4a7c15u;
+
+	for (;;) {
+		const uint64_t what = next_random(&random) >> 32;
+		if (what % 8 == 0) {
+			REQUIRE_STATUS(pp_semaphore_acquire(semaphore, PATIENCE), PP_OK);
+			REQUIRE_STATUS(pp_semaphore_release(semaphore), PP_OK);
+			add(&s->numbers[3]);
+			continue;
+		}
+		const int32_t status = pp_lock_acquire(lock, PATIENCE);
+		if (status == PP_ERR_OWNER_DIED) {
+			add(&s->numbers[2]);
+			continue;
+		}
+		REQUIRE_STATUS(status, PP_OK);
+		uint64_t *const a = &s->numbers[4], *const b = &s->numbers[5];
+		if (get(a) != get(b)) {
+			add(&s->numbers[6]);
+			__atomic_store_n(b, get(a), __ATOMIC_SEQ_CST);
+		}
+		add(a);
+		for (int i = 0; i < 20000; i++)
+			__asm__ volatile("");
+		add(b);
+		REQUIRE_STATUS(pp_lock_release(lock), PP_OK);
+		if (what % 8 > 2)
+			continue;
+		/* The condition has a lock of its own: it tells nobody of the dead. */
+		while ((s2 = pp_lock_acquire(condition_lock, PATIENCE)) == PP_ERR_OWNER_DIED)
+			;
+		REQUIRE_STATUS(s2, PP_OK);
+		if (what % 8 == 1) {
+			REQUIRE_STATUS(pp_condition_notify(condition, 2), PP_OK);
+		} else {
+			s2 = pp_condition_wait(condition, condition_lock, 1);
+			REQUIRE(s2 == PP_OK || s2 == PP_ERR_TIMEOUT);
+		}
+		REQUIRE_STATUS(pp_lock_release(condition_lock), PP_OK);
+	}
+	(void)which;
+}
+
+/* Processes die at random: the lock excludes, goes on, and of each holder that died one acquirer is told. */
+static void test_torture(void)
+{
+	enum { N = 6, KILLS = 1000 };
+	uint64_t random = 4711, before = 0;
+	pid_t pids[N];
+	uint32_t value;
+
+	memset(s, 0, sizeof *s);
+	REQUIRE_STATUS(pp_lock_new(0, &lock), PP_OK);
+	REQUIRE_STATUS(pp_condition_new(&condition), PP_OK);
+	REQUIRE_STATUS(pp_semaphore_new(2, 2, PP_SEMAPHORE_RECOVER, &semaphore), PP_OK);
+	REQUIRE_STATUS(pp_lock_new(0, &condition_lock), PP_OK);
+	for (int i = 0; i < N; i++)
+		pids[i] = start(torment, i);
+	for (int k = 0; k < KILLS; k++) {
+		/* They get on between two deaths. */
+		WITHIN(PATIENCE, get(&s->numbers[5]) > before + next_random(&random) % 300);
+		before = get(&s->numbers[5]);
+		const unsigned who = (unsigned)(next_random(&random) >> 33) % N;
+		int status;
+		REQUIRE_EQ(kill(pids[who], SIGKILL), 0);
+		REQUIRE_EQ(waitpid(pids[who], &status, 0), pids[who]);
+		REQUIRE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL); /* it had no complaint */
+		pids[who] = start(torment, (int)who);
+	}
+	for (int i = 0; i < N; i++)
+		end(pids[i]);
+	const uint64_t told = s->numbers[2];
+	int32_t status = pp_lock_acquire(lock, PATIENCE);
+	if (status == PP_ERR_OWNER_DIED)
+		status = pp_lock_acquire(lock, PATIENCE);
+	REQUIRE_STATUS(status, PP_OK);
+	printf("torture: %d kills, %llu turns at the lock, %llu at the semaphore; %llu died holding the lock, in %llu cases in the middle of their work\n", KILLS,
+	       (unsigned long long)s->numbers[5], (unsigned long long)s->numbers[3], (unsigned long long)told, (unsigned long long)s->numbers[6]);
+	/* Who is told may die before it has counted. */
+	REQUIRE(told > 0 && told <= KILLS + N && s->numbers[6] <= told + KILLS / 20);
+	REQUIRE_STATUS(pp_semaphore_acquire(semaphore, PATIENCE), PP_OK);
+	REQUIRE_STATUS(pp_semaphore_acquire(semaphore, PATIENCE), PP_OK);
+	REQUIRE_STATUS(pp_semaphore_value(semaphore, &value), PP_OK);
+	REQUIRE_EQ(value, 0);
+	REQUIRE_STATUS(pp_lock_free(lock), PP_OK);
+	REQUIRE_STATUS(pp_lock_free(condition_lock), PP_OK);
+	REQUIRE_STATUS(pp_condition_free(condition), PP_OK);
+	REQUIRE_STATUS(pp_semaphore_free(semaphore), PP_OK);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -739,6 +837,7 @@ static const struct {
 	{"signals", test_signals},
 	{"references", test_references},
 	{"ten thousand", test_ten_thousand},
+	{"torture", test_torture},
 	{"bad memory", test_bad_memory},
 };
 
