@@ -113,8 +113,8 @@ TWINS = {
     ],
     "night_train": [
         "train: stop at summit",
-        "box: the line is closed",
         "archive: harbour 100000, mill 100000, bridge 100000, summit 100000",
+        "box: the line is closed",
         r"\[0, 0\] True True",
     ],
     "letter_office": [
