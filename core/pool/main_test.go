@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/polyproc/polyproc/core/pool"
+	"github.com/polyproc/polyproc/shm"
 )
 
 var (
@@ -73,6 +74,7 @@ func TestMain(m *testing.M) {
 		helper()
 		os.Exit(0)
 	}
+	_, _, _ = shm.Inherit() // two descriptors that stay
 	fds := descriptors()
 	code := m.Run()
 	if code == 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -159,6 +160,14 @@ func Open(opt Options) (*Pool, error) {
 			return nil, fmt.Errorf("pool: %w", err)
 		}
 		opt.Path, opt.Args = self, os.Args
+		// Of the same family, so that arguments and results may be queues; where there are none, only those fail.
+		if files, env, err := shm.Inherit(); err == nil {
+			if opt.Env == nil {
+				opt.Env = os.Environ()
+			}
+			opt.Env = append(slices.Clip(opt.Env), env)
+			opt.Files = append(slices.Clip(opt.Files), files...)
+		}
 	}
 	p := &Pool{opt: opt, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}, vacancyNews: make(chan struct{}), timers: map[*time.Timer]struct{}{}}
 	p.idle = sync.NewCond(&p.mu)

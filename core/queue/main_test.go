@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/polyproc/polyproc/core/pool"
 	"github.com/polyproc/polyproc/core/queue"
 	"github.com/polyproc/polyproc/core/start"
 )
@@ -35,6 +36,7 @@ func init() {
 }
 
 func TestMain(m *testing.M) {
+	pool.Init()
 	if role := os.Getenv(roleVar); role != "" {
 		_ = os.Unsetenv(roleVar)
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

@@ -1,0 +1,55 @@
+//go:build linux
+
+package queue_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/polyproc/polyproc/core/pool"
+	"github.com/polyproc/polyproc/core/queue"
+)
+
+type tally struct {
+	N  int
+	To *queue.Queue[int]
+}
+
+var count = pool.Register("queue_test.count", func(ctx context.Context, t tally) (int, error) {
+	defer t.To.Free()
+	for n := range t.N {
+		if err := t.To.Put(ctx, n); err != nil {
+			return 0, err
+		}
+	}
+	return t.N, nil
+})
+
+// A worker of a pool is of the family: tasks may have queues as arguments.
+func TestPoolWorkersGetQueues(t *testing.T) {
+	ctx := patient(t)
+	p, err := pool.Open(pool.Options{Workers: 2})
+	require.NoError(t, err)
+	defer func() {
+		p.Close()
+		require.NoError(t, p.Join(20*time.Second))
+		require.NoError(t, p.Free())
+	}()
+	q := familyQueue[int](t, 10)
+	go func() {
+		_, err := pool.Map(ctx, p, count, []tally{{100, q}, {100, q}, {100, q}})
+		if err != nil {
+			t.Error(err)
+		}
+		_ = q.Close()
+	}()
+	sum := 0
+	for n, err := range q.All(ctx) {
+		require.NoError(t, err)
+		sum += n
+	}
+	require.Equal(t, 3*4950, sum)
+}
