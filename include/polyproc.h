@@ -425,6 +425,15 @@ PP_API int32_t pp_pipe_create(uint32_t flags, pp_pipe ends_out[2]);
  * end; PP_ERR_STATE: this end only receives; PP_ERR_NOMEM; PP_ERR_CLOSED (pp_pipe_free during the call); PP_ERR_HANDLE; PP_ERR_CORRUPT. */
 PP_API int32_t pp_pipe_send(pp_pipe end, const void *data, size_t size, int64_t timeout_ms);
 
+/* pp_part is one of several pieces that make a message. */
+typedef struct pp_part {
+	const void *data;
+	uint64_t size;
+} pp_part;
+
+/* pp_pipe_send_parts sends one message made of n pieces, without gathering them first. Otherwise as pp_pipe_send. */
+PP_API int32_t pp_pipe_send_parts(pp_pipe end, const pp_part *parts, size_t n, int64_t timeout_ms);
+
 /* pp_pipe_recv waits for a message and copies it to data, where there is room for so many bytes. Returns how many it has; or PP_ERR_TOO_BIG: it stays, see pp_pipe_poll and
  * pp_pipe_take; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED; PP_ERR_EOF: nobody has the other end, and all that was sent has been received; PP_ERR_STATE: this end only
  * sends, or a descriptor comes next; PP_ERR_NOMEM; PP_ERR_CLOSED; PP_ERR_HANDLE; PP_ERR_CORRUPT. */
@@ -539,12 +548,6 @@ typedef struct pp_message {
 	uint64_t cell;
 	uint64_t owner;
 } pp_message;
-
-/* pp_part is one of several pieces that make a message. */
-typedef struct pp_part {
-	const void *data;
-	uint64_t size;
-} pp_part;
 
 /* pp_queue_create makes a queue, or opens a named one. options may be NULL. Returns PP_OK and the handle; PP_ERR_INVALID; PP_ERR_NOMEM (memory, or a limit on
  * file size or address space); PP_ERR_EXISTS; PP_ERR_NOT_FOUND; PP_ERR_CORRUPT (the named file is no queue); PP_ERR_SYSTEM. */

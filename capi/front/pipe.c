@@ -344,22 +344,49 @@ static int32_t push(const call *call, const item *what)
 }
 
 /* send_big sends what does not go into the ring. */
-static int32_t send_big(const call *call, const void *data, uint64_t size)
+static int32_t send_big(const call *call, const pp_part *parts, size_t n, uint64_t size)
 {
 	pp__heap *const heap = call->handle->heap;
 	const uint32_t tag = pp__tag(heap);
 	const uint64_t claim = size / 256 < CAP / 8 - PP__PIPE_RECORD_HEAD ? size / 256 : CAP / 8 - PP__PIPE_RECORD_HEAD;
 	pp__pipe_bulk bulk = {.size = size, .tag = tag};
 
-	/* Not first, and then thrown away, if there is no room: what comes after a message that waits for room asks again and again. */
 	int32_t status = pp__alloc(heap, size, tag, &bulk.off, NULL);
 	if (status != PP_OK)
 		return status;
-	memcpy(pp__at(heap, bulk.off), data, size);
+	uint8_t *to = pp__at(heap, bulk.off);
+	for (size_t i = 0; i < n; to += parts[i].size, i++)
+		if (parts[i].size > 0)
+			memcpy(to, parts[i].data, parts[i].size);
 	status = push(call, &(item){&bulk, sizeof bulk, (uint32_t)claim, PP__PIPE_BULK});
 	if (status != PP_OK)
 		pp__free(heap, bulk.off, tag);
 	return status;
+}
+
+int32_t pp_pipe_send_parts(pp_pipe to, const pp_part *parts, size_t n, int64_t timeout_ms)
+{
+	uint8_t small[PP__PIPE_INLINE_MOST];
+	uint64_t size = 0;
+	call call;
+
+	if (parts == NULL && n > 0)
+		return pp__fail(PP_ERR_INVALID, "pp_pipe_send_parts: NULL");
+	for (size_t i = 0; i < n; i++) {
+		if ((parts[i].data == NULL && parts[i].size > 0) || parts[i].size > INT64_MAX - size)
+			return pp__fail(PP_ERR_INVALID, "pp_pipe_send_parts: piece %zu", i);
+		size += parts[i].size;
+	}
+	const int32_t status = begin(to, true, timeout_ms, &call);
+	if (status != PP_OK)
+		return status;
+	if (size > PP__PIPE_INLINE_MOST)
+		return end(&call, send_big(&call, parts, n, size));
+	uint8_t *at = small;
+	for (size_t i = 0; i < n; at += parts[i].size, i++)
+		if (parts[i].size > 0)
+			memcpy(at, parts[i].data, parts[i].size);
+	return end(&call, push(&call, &(item){small, (uint32_t)size, 0, PP__PIPE_INLINE}));
 }
 
 int32_t pp_pipe_send(pp_pipe to, const void *data, size_t size, int64_t timeout_ms)
@@ -372,7 +399,7 @@ int32_t pp_pipe_send(pp_pipe to, const void *data, size_t size, int64_t timeout_
 	if (status != PP_OK)
 		return status;
 	if (size > PP__PIPE_INLINE_MOST)
-		return end(&call, send_big(&call, data, size));
+		return end(&call, send_big(&call, &(pp_part){data, size}, 1, size));
 	return end(&call, push(&call, &(item){size > 0 ? data : "", (uint32_t)size, 0, PP__PIPE_INLINE}));
 }
 

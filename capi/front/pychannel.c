@@ -126,7 +126,7 @@ static py_object *channel_put(channel *self, py_object *const *args, py_size n, 
 		return py.PyErr_Format(*py.type_error, "not initialized");
 	if (n < 1 || n > 3 || self->number == 0 || (n > 1 && self->is_pipe)) /* it looks at its arguments as Python does */
 		return slowly(self, self->slow_put, args, n, names);
-	if (!self->is_pipe && is_large_bytes(self, args[0]))
+	if (is_large_bytes(self, args[0]))
 		return slowly(self, self->slow_put, args, n, names);
 	py_object *const bytes = py.PyObject_CallFunctionObjArgs(self->dumps, args[0], NULL);
 	if (bytes == NULL)

@@ -303,6 +303,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_pool_free": (_status, (_handle,)),
     "pp_pipe_create": (_status, (c_uint32, _p)),
     "pp_pipe_send": (_status, (_handle, _p, c_size_t, c_int64)),
+    "pp_pipe_send_parts": (_status, (_handle, _p, c_size_t, c_int64)),
     "pp_pipe_recv": (c_int64, (_handle, _p, c_size_t, c_int64)),
     "pp_pipe_recv_now": (c_int64, (_handle, _p, c_size_t)),
     "pp_pipe_take": (_status, (_handle, c_int64, _p)),

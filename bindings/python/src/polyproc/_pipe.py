@@ -183,9 +183,22 @@ class Connection(_Channel, _Base):
     def _send_bytes(self, data: Any) -> None:
         address, size = _bytes_of(data)
         status = self._send_now(self._handle, address, size, 0) if size <= _ROOM else _errors.TIMEOUT
+        if status:
+            self._send_waiting(status, lib().pp_pipe_send, address, size)
+
+    def _send_large(self, data: bytes) -> None:
+        """Send the pickle of bytes, which is them and a little before and behind: it is put together in the shared memory only."""
+        head = b"\x80\x04\x8e" + len(data).to_bytes(8, "little")  # PROTO 4, BINBYTES8
+        parts = (_abi.Part * 3)()
+        for part, piece in zip(parts, (head, data, b".")):
+            part.data = ctypes.cast(ctypes.c_char_p(piece), ctypes.c_void_p).value
+            part.size = len(piece)
+        self._send_waiting(_errors.TIMEOUT, lib().pp_pipe_send_parts, parts, 3)
+
+    def _send_waiting(self, status: int, send: Callable[..., int], what: Any, size: int) -> None:
         while status:
             if status in _AGAIN:
-                status = lib().pp_pipe_send(self._check_closed(), address, size, -1)
+                status = send(self._check_closed(), what, size, -1)
             elif status == _errors.EOF:
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             else:
@@ -193,7 +206,10 @@ class Connection(_Channel, _Base):
 
     def _slow_send(self, obj: Any, block: bool = True, timeout: None = None, data: bytes | None = None) -> None:
         self._check_writable()
-        self._send_bytes(_pickle(obj) if data is None else data)
+        if data is None and type(obj) is bytes and len(obj) > _ROOM:
+            self._send_large(obj)
+        else:
+            self._send_bytes(_pickle(obj) if data is None else data)
 
     # ---- receiving
 
