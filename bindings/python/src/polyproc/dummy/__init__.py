@@ -29,10 +29,9 @@ JoinableQueue = Queue
 current_process = threading.current_thread
 
 
-def _children_of(thread: threading.Thread) -> weakref.WeakSet[DummyProcess]:
-    children: weakref.WeakSet[DummyProcess] | None = thread.__dict__.get("_children")
-    if children is None:
-        children = thread.__dict__.setdefault("_children", weakref.WeakSet())
+def _children_of(thread: threading.Thread) -> weakref.WeakKeyDictionary[threading.Thread, None]:
+    # Where the standard library's module has it too, in the same form.
+    children: weakref.WeakKeyDictionary[threading.Thread, None] = thread.__dict__.setdefault("_children", weakref.WeakKeyDictionary())
     return children
 
 
@@ -61,7 +60,7 @@ class DummyProcess(threading.Thread):
         if self._parent is not current_process():
             raise RuntimeError(f"Parent is {self._parent!r} but current_process is {current_process()!r}")
         self._start_called = True
-        _children_of(self._parent).add(self)
+        _children_of(self._parent)[self] = None
         super().start()
 
     @property
@@ -73,12 +72,12 @@ class DummyProcess(threading.Thread):
 Process = DummyProcess
 
 
-def active_children() -> list[DummyProcess]:
+def active_children() -> list[threading.Thread]:
     """The processes that this one has started and that are alive."""
     children = _children_of(current_process())
     for child in [*children]:
         if not child.is_alive():
-            children.discard(child)
+            children.pop(child, None)
     return [*children]
 
 
