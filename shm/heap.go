@@ -45,9 +45,10 @@ type Heap struct {
 	runs       slabList
 	adopting   adopting
 
-	refsReady  atomic.Uint32 // the same of cells
-	reapAt     atomic.Int64
-	reapCursor atomic.Uint32
+	refsReady   atomic.Uint32 // the same of cells
+	reapAt      atomic.Int64
+	reapCursor  atomic.Uint32
+	evictCursor atomic.Uint32
 }
 
 // ErrGone says that an object is no more.

@@ -19,6 +19,7 @@ const (
 	blockMost    = 16 << 30
 	prefaultMost = 16 << 20
 	tableStep    = storageStep / sizeSlab
+	evictLooks   = 64
 	freeMost     = 1024 // free blocks of a class that are known by heart
 	adoptPause   = 200 * time.Millisecond
 	adoptMost    = 3200 * time.Millisecond
@@ -88,7 +89,8 @@ func (h *Heap) Free(off uint64, tag uint32) bool {
 	}
 	kind, to := kindIn(word), uint32(1)
 	if kind != slabSmall && atomic.LoadUint64(&h.head.warm)+room > warmMost {
-		if me := h.Me(); me != 0 { // else it is somebody who sweeps before he is in
+		me := h.Me() // 0: somebody who sweeps before he is in
+		if me != 0 && (room > warmMost/2 || !h.evict(room, me, ownerIn(word))) {
 			to = giving | uint32(me)
 		}
 	}
@@ -125,6 +127,45 @@ func (h *Heap) Free(off uint64, tag uint32) bool {
 		h.mu.Unlock()
 	}
 	return true
+}
+
+// evict gives back storage of free blocks, size bytes if it finds as much: not our own, and not of the owner of the block that is being freed. Else a
+// process that has nothing to do any more would keep warm what those lack who work.
+func (h *Heap) evict(size uint64, me, spared Owner) bool {
+	found := uint64(0)
+	top := h.top()
+	for seen := uint32(0); seen < min(evictLooks, top-slabFirst) && found < size; seen++ {
+		i := h.evictCursor.Add(1)
+		if i < slabFirst || i >= top {
+			i = slabFirst
+			h.evictCursor.Store(i)
+		}
+		word, s := h.slabWord(i), h.slab(i)
+		if ownerIn(word) == me || ownerIn(word) == spared {
+			continue
+		}
+		switch class := classIn(word); {
+		case kindIn(word) == slabLarge && class < largeClasses:
+			room := uint64(1) << (largeShift + class)
+			for k := range uint32(16) >> class {
+				state := &s.state[k]
+				if atomic.LoadUint32(state) == 1 && atomic.CompareAndSwapUint32(state, 1, giving|uint32(me)) {
+					h.warmSub(room)
+					h.punch(uint64(i)<<slabShift+uint64(k)*room, room)
+					atomic.StoreUint32(state, 0)
+					found += room
+				}
+			}
+		case kindIn(word) == slabRun:
+			if atomic.LoadUint32(&s.state[0]) == 1 && atomic.CompareAndSwapUint32(&s.state[0], 1, giving|uint32(me)) {
+				room := uint64(atomic.LoadUint32(&s.reserved)) << 12
+				h.warmSub(room)
+				h.giveBack(i)
+				found += room
+			}
+		}
+	}
+	return found >= size
 }
 
 // Retag changes the tag of a block in use; false if it was not in use with from.

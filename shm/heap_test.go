@@ -119,6 +119,38 @@ func TestStorageGoesBack(t *testing.T) {
 	}
 }
 
+// What one member has left warm does not make all others go cold.
+func TestWarmthGoesToThoseWhoWork(t *testing.T) {
+	idle := newHeap(t)
+	busy := another(t, idle)
+	defer func() { require.NoError(t, busy.Close()) }()
+	var offs []uint64
+	for range 6 {
+		off, _, err := idle.Alloc(10<<20, 7)
+		require.NoError(t, err)
+		offs = append(offs, off)
+	}
+	large, _, err := idle.Alloc(300<<10, 7)
+	require.NoError(t, err)
+	for _, off := range append(offs, large) {
+		require.True(t, idle.Free(off, 7))
+	}
+	first, _, err := busy.Alloc(10<<20, 7)
+	require.NoError(t, err)
+	require.True(t, busy.Free(first, 7))
+	second, _, err := busy.Alloc(10<<20, 7)
+	require.NoError(t, err)
+	require.Equal(t, first, second, "it was kept warm")
+	require.Less(t, storedIn(t, idle), int64(80<<20))
+	require.True(t, busy.Free(second, 7))
+	for _, size := range []uint64{10 << 20, 300 << 10} { // who has lost something finds something else
+		for range 8 {
+			_, _, err := idle.Alloc(size, 7)
+			require.NoError(t, err)
+		}
+	}
+}
+
 func TestManyGoroutines(t *testing.T) {
 	h := newHeap(t)
 	other := another(t, h)

@@ -1,5 +1,5 @@
 // Package shm is shared memory between processes and what stands directly on it: segments, futex words, bells, rings, arenas,
-// and a lock that survives the death of its owner. It knows nothing of tasks, pools or languages.
+// a lock that survives the death of its owner, and heaps, which a family of processes shares. It knows nothing of tasks, pools or languages.
 //
 // # How data flows
 //
