@@ -195,7 +195,8 @@ static bool plausible(const proof *p)
 			continue;
 		if (owner == PP__IN_FLIGHT)
 			return false;
-		if (place >= PP__MEMBERS || wait || pp__gone(heap, owner))
+		/* A place of this process that is not its own is for a child that died before it took it, or has not yet: that one has descriptors. */
+		if (place >= PP__MEMBERS || wait || pp__owner_pid(heap, owner) == (int32_t)getpid() || pp__gone(heap, owner))
 			continue;
 		others = true;
 		wait = __atomic_load_n(&post_at(heap, place)->owner, __ATOMIC_SEQ_CST) == owner &&
