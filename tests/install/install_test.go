@@ -17,6 +17,7 @@ var outputs = map[string][]string{
 	"map":     {"map: PP_ERR_TASK; 1 failed; the sum of the others is 499493"},
 	"submit":  {"stressed: desserts", "crash: PP_ERR_WORKER_LOST, signal 6", "drawer: reward", "reward: drawer"},
 	"process": {"hello, world", "exit code 3"},
+	"lock":    {"the holder died: what the lock protects may be half done", "the lock works"},
 	"queue":   {"shared: 6", "memory: 6", "holds: 5", "it: 2"},
 }
 
