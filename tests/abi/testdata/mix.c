@@ -1,6 +1,7 @@
 /* The C half of mix_test.go: a role, then references in hexadecimal. Exits with the line of what failed (mod 256). */
 #include <polyproc.h>
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,13 +84,69 @@ static void told(char **args)
 	REQUIRE(pp_lock_acquire(l, PATIENCE) == PP_OK && pp_lock_release(l) == PP_OK);
 }
 
+static uint64_t received_end(const char *hex)
+{
+	uint8_t ref[32];
+	uint64_t end;
+	unsigned byte;
+
+	REQUIRE(hex != NULL && strlen(hex) == 64);
+	for (int i = 0; i < 32; i++) {
+		REQUIRE(sscanf(hex + 2 * i, "%2x", &byte) == 1);
+		ref[i] = (uint8_t)byte;
+	}
+	REQUIRE(pp_pipe_import(ref, -1, &end) == PP_OK);
+	return end;
+}
+
+static char big[1 << 20];
+
+static void echo_until_end(uint64_t end, int polled)
+{
+	struct pollfd at = {.events = POLLIN};
+
+	if (polled)
+		REQUIRE(pp_pipe_descriptor(end, &at.fd) == PP_OK);
+	for (;;) {
+		if (polled)
+			REQUIRE(poll(&at, 1, PATIENCE) == 1);
+		const int64_t n = pp_pipe_recv(end, big, sizeof big, polled ? 0 : -1);
+		if (n == PP_ERR_EOF)
+			return;
+		REQUIRE(n >= 0);
+		REQUIRE(pp_pipe_send(end, big, (size_t)n, PATIENCE) == PP_OK);
+	}
+}
+
+static void echo(char **args)
+{
+	echo_until_end(received_end(args[0]), 0);
+}
+
+static void echo_polled(char **args)
+{
+	echo_until_end(received_end(args[0]), 1);
+}
+
+static void files(char **args)
+{
+	const uint64_t end = received_end(args[0]);
+	int32_t fd;
+
+	REQUIRE(pp_pipe_recv_fd(end, PATIENCE, &fd) == PP_OK);
+	REQUIRE(pp_pipe_send_fd(end, fd, PATIENCE) == PP_OK);
+	memset(big, 'C', 100000);
+	REQUIRE(pp_pipe_send(end, big, 100000, PATIENCE) == PP_OK);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
 		const char *name;
 		void (*run)(char **args);
 	} roles[] = {
-		{"contend", contend}, {"handover", handover}, {"hold", hold}, {"told", told},
+		{"contend", contend}, {"handover", handover}, {"hold", hold},
+		{"echo", echo}, {"echo-polled", echo_polled}, {"files", files}, {"told", told},
 	};
 
 	REQUIRE(argc > 2);
