@@ -19,7 +19,7 @@
 #define SLEEPERS ((uint64_t)PP__SYNC_SLEEPERS)
 #define FOR_EVER UINT64_MAX
 
-enum { SPINS = 40, MORE_MOST = 4096, VERDICTS = 16 };
+enum { SPINS = 40, MORE_MOST = 4096, VERDICTS = 16, LOOKS = 4 };
 
 static inline bool cas64(uint64_t *p, uint64_t from, uint64_t to)
 {
@@ -172,6 +172,17 @@ static bool suspicious(pp__handle *handle, uint64_t state)
 	__atomic_store_n(&handle->words[0], state, __ATOMIC_RELAXED);
 	__atomic_store_n(&handle->words[1], now, __ATOMIC_RELAXED);
 	return same;
+}
+
+/* departed is the cheap half of pp__gone: there is no process with this number at all. */
+static bool departed(const pp__heap *heap, uint32_t owner)
+{
+	const int saved = errno;
+	const int32_t pid = pp__owner_pid(heap, owner);
+	const bool none = pid <= 0 || (kill(pid, 0) != 0 && errno == ESRCH);
+
+	errno = saved;
+	return none;
 }
 
 /* Verdicts of pp__gone, for a look at many cells. */
@@ -429,15 +440,23 @@ static bool permit_take(pp__handle *handle, uint32_t *cells, uint32_t most)
 	return false;
 }
 
-/* permits_recover takes back what the dead hold. */
+/* permits_recover takes back what the dead hold: of all that have left the table of processes, and of a few others, in turn, by the long look. */
 static bool permits_recover(pp__handle *handle, uint32_t *cells, uint32_t most)
 {
-	verdicts known = {0};
+	const uint32_t first = (uint32_t)__atomic_fetch_add(&handle->words[2], 1, __ATOMIC_RELAXED) % most;
+	uint32_t present = handle->heap->me, looked = 0;
 	bool any = false;
 
 	for (uint32_t i = 0; i < most; i++) {
-		const uint32_t owner = LOAD(&cells[i]);
-		if (owner != 0 && gone(handle->heap, owner, &known) && cas32(&cells[i], owner, 0)) {
+		uint32_t *const cell = &cells[(first + i) % most];
+		const uint32_t owner = LOAD(cell);
+		if (owner == 0 || owner == present)
+			continue;
+		if (!departed(handle->heap, owner) && (looked++ >= LOOKS || !pp__gone(handle->heap, owner))) {
+			present = owner;
+			continue;
+		}
+		if (cas32(cell, owner, 0)) {
 			PP__POINT(permit_recovered);
 			any = true;
 			ring(object_of(handle));
@@ -657,17 +676,18 @@ static uint32_t cell_owner(uint64_t cell)
 	return (uint32_t)(cell >> 32);
 }
 
-/* condition_sweep frees waiting cells of the dead, and passes on notifications that they did not live to take. */
+/* condition_sweep passes on the notifications that the dead did not live to take; all: it frees their waiting cells too, which costs a long
+ * look at every waiter's process. */
 static int32_t condition_notify(pp__handle *handle, uint64_t n);
 
-static void condition_sweep(pp__handle *handle)
+static void condition_sweep(pp__handle *handle, bool all)
 {
 	verdicts known = {0};
 	const uint64_t me = (uint64_t)handle->heap->me << 32;
 
 	for (walk w = walk_begin(handle); walk_next(&w);) {
 		const uint64_t cell = LOAD(w.cell);
-		if (cell == 0 || !gone(handle->heap, cell_owner(cell), &known))
+		if (cell == 0 || (!all && (cell & NOTIFIED) == 0) || !gone(handle->heap, cell_owner(cell), &known))
 			continue;
 		if ((cell & NOTIFIED) == 0) {
 			CAS(w.cell, cell, 0);
@@ -677,17 +697,6 @@ static void condition_sweep(pp__handle *handle)
 			__atomic_store_n(w.cell, 0, __ATOMIC_SEQ_CST);
 		}
 	}
-}
-
-/* departed is the cheap half of pp__gone: there is no process with this number at all. */
-static bool departed(const pp__heap *heap, uint32_t owner)
-{
-	const int saved = errno;
-	const int32_t pid = pp__owner_pid(heap, owner);
-	const bool none = pid <= 0 || (kill(pid, 0) != 0 && errno == ESRCH);
-
-	errno = saved;
-	return none;
 }
 
 /* notify_cell: true if the waiter in *cell, which was v, is notified now. */
@@ -766,7 +775,7 @@ static int32_t condition_enter(pp__handle *handle, uint64_t *place_out)
 		if (LOAD(w.more) != 0)
 			return w.blocks > MORE_MOST ? pp__fail(PP_ERR_NOMEM, "condition: too many waiters") : corrupt(handle, "condition", LOAD(w.more));
 		if (!swept) {
-			condition_sweep(handle);
+			condition_sweep(handle, true);
 			swept = true;
 			continue;
 		}
@@ -818,7 +827,7 @@ static int32_t condition_sleep(pp__handle *handle, uint64_t place, uint64_t dead
 		if (status == PP_OK)
 			continue;
 		if (status == SLICE_OVER) {
-			condition_sweep(handle);
+			condition_sweep(handle, false);
 			continue;
 		}
 		if (status != PP_ERR_TIMEOUT)
@@ -978,19 +987,20 @@ static void barrier_break(pp__barrier *barrier, uint64_t v)
 	}
 }
 
-/* barrier_sweep breaks the barrier if one of those who wait at it, in v, is dead. */
-static void barrier_sweep(pp__handle *handle, uint64_t *cells, uint64_t v)
+/* barrier_sweep breaks the barrier if the next one behind cell `from` that waits at it, in v, is dead. So each looks at one other at the end of
+ * its slices, and every dead one has somebody alive before it. */
+static void barrier_sweep(pp__handle *handle, const uint64_t *cells, uint64_t v, uint32_t from)
 {
 	pp__barrier *const barrier = object_of(handle);
-	const uint32_t generation = state_of(v).generation;
-	verdicts known = {0};
+	const uint32_t generation = state_of(v).generation, count = barrier->cells_count;
 
-	for (uint32_t i = 0; i < barrier->cells_count; i++) {
-		const uint64_t cell = LOAD(&cells[i]);
-		if (cell != 0 && (uint32_t)cell == generation && gone(handle->heap, cell_owner(cell), &known)) {
+	for (uint32_t i = 1; i <= count; i++) {
+		const uint64_t cell = LOAD(&cells[(from + i) % count]);
+		if (cell == 0 || (uint32_t)cell != generation || cell_owner(cell) == handle->heap->me)
+			continue;
+		if (pp__gone(handle->heap, cell_owner(cell)))
 			barrier_break(barrier, v);
-			return;
-		}
+		return;
 	}
 }
 
@@ -1042,6 +1052,7 @@ static int32_t barrier_arrive(pp__handle *handle, uint64_t *cells, uint64_t *pla
 {
 	pp__barrier *const barrier = object_of(handle);
 	const uint32_t parties = barrier->parties;
+	uint32_t turns = 0;
 	pace p;
 
 	pace_begin(&p, handle, NULL, FOR_EVER);
@@ -1056,7 +1067,7 @@ static int32_t barrier_arrive(pp__handle *handle, uint64_t *cells, uint64_t *pla
 			/* The others are on their way out; they wait for the action. */
 			const int32_t status = pace_sleep(&p, low(&barrier->word), (uint32_t)v);
 			if (status == SLICE_OVER)
-				barrier_sweep(handle, cells, v);
+				barrier_sweep(handle, cells, v, turns++);
 			else if (status != PP_OK)
 				return status == PP_ERR_INTERRUPTED ? interrupted() : status;
 			continue;
@@ -1142,7 +1153,7 @@ static int32_t barrier_sleep(pp__handle *handle, uint64_t *cells, uint64_t place
 		p.deadline = s.phase == PP__BARRIER_FULL ? FOR_EVER : deadline;
 		const int32_t status = pace_sleep(&p, low(&barrier->word), (uint32_t)v);
 		if (status == SLICE_OVER) {
-			barrier_sweep(handle, cells, v);
+			barrier_sweep(handle, cells, v, (uint32_t)(place >> 46) - 1);
 		} else if (status == PP_ERR_TIMEOUT) {
 			const uint64_t now = LOAD(&barrier->word);
 			if ((uint32_t)now != (uint32_t)v)

@@ -35,7 +35,8 @@
  *             with the bit: FUTEX_WAKE 1; if nobody was there, CAS the bit away from exactly that word.
  *   PP__SYNC_RECOVER in object.flags: the permits name their holders. cells[most] follow at offset 128, u32: 0, or the owner. value is not used:
  *   the free cells are the value. acquire: CAS a cell 0 -> owner [permit_taken]; release: CAS a cell of mine, else of anybody, -> 0 [permit_given], PP_ERR_STATE if all are free.
- *   Sleepers use bell: {seq, waiters} as in heap.h; at the end of a slice they CAS the cells of owners that are gone to 0 [permit_recovered].
+ *   Sleepers use bell: {seq, waiters} as in heap.h; at the end of a slice they CAS the cells of owners that are gone to 0 [permit_recovered]: all
+ *   whose process id is none any more (kill(2)), and four others in turn, by pp__gone.
  *   dies: before a CAS nothing, after it holds a permit: which is gone for ever, as in the standard library, or given back with PP__SYNC_RECOVER.
  *
  * CONDITION (pp__condition): who waits has a cell. It knows no lock: the lock is an argument, as in pthread_cond_wait.
@@ -49,7 +50,7 @@
  *   notify n  n times: the waiting cell of the lowest ticket: CAS -> notified [condition_notified], wake it. Whose process is not there any more (kill(2): ESRCH) is passed over and its cell freed.
  *   a notified cell whose owner is gone: waiters look for those at the end of a slice. CAS the cell's owner to mine (it stays notified) [condition_inherited],
  *             notify the next one, cell = 0. So a death on the way leaves a notified cell of the dead again: a notification may be given twice, never lost.
- *   waiting cells of the dead are freed by whoever comes upon them.
+ *   waiting cells of the dead are freed by notify, as above, and by who finds no free cell. (Not at the end of slices: all waiters would look at all others.)
  *
  * EVENT (pp__event)
  *   word (u32) = sleepers << 31 | seq << 1 | set.
@@ -68,7 +69,7 @@
  *   time out  in phase 0: CAS -> phase 2 [barrier_broken], wake all; in phase 1 it waits for the end of the action.
  *   leave     (interrupted) CAS arrived - 1 in the same generation, phase 0 [barrier_left].
  *   abort     CAS -> phase 2. reset: phase 0 or 2: CAS -> next generation, arrived 0, history << 1 | 1 [barrier_reset], wake all.
- *   death     of one with a cell of this generation (waiting, or running the action): waiters find it at the end of a slice and break the barrier; so does the last to
+ *   death     of one with a cell of this generation (waiting, or running the action): each waiter looks, at the end of a slice, at the next cell behind its own of another process and this generation, and breaks the barrier; so does the last to
  *             arrive, at once, if there is no process of that number any more.
  *
  * Whatever a word holds, nothing is read or written outside the object: values that cannot be are answered by PP_ERR_CORRUPT.
