@@ -28,6 +28,12 @@ Messages never go through the sockets; a sender that finds its receiver awake ma
 	receiver dies before its store   the next receiver gets the message
 	after it                         the message is lost with it
 
+# Over sockets
+
+[Listen], [Dial] and [Stream] are messages over sockets, also between machines, in the wire format and with the challenge of Python's multiprocessing.connection, of all its
+versions: a Go program serves what its Client asks, and asks what its Listener serves. They share nothing with pipes in memory but that they carry messages. The challenge tells who
+knows the key; it hides nothing, and keeps nobody from changing what is sent: beyond one machine use a network that does.
+
 # Who waits
 
 A goroutine that waits for a message waits in Go's poller and takes no thread. One that waits for room, or for a process that is in the middle of a message, takes one, for all of
@@ -37,8 +43,8 @@ its process that wait for the same. No sleep is longer than half a second, since
 
 	pipe.go  Conn: send, receive, wait, references      sys_linux.go    sockets, clocks, Go's poller
 	ring.go  rings, records, leases: under the locks    depot_linux.go  descriptors on their way
-	layout.go  what it looks like in memory
+	layout.go  what it looks like in memory             stream.go, listener.go  messages over sockets
 
-Linux only: elsewhere New returns [shm.ErrUnsupported].
+Pipes are Linux only: elsewhere New returns [shm.ErrUnsupported]. Streams are everywhere.
 */
 package pipe

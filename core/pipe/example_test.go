@@ -37,3 +37,28 @@ func ExampleConn() {
 	// two
 	// true
 }
+
+func ExampleListen() {
+	ctx := context.Background()
+	l, err := pipe.Listen("tcp", "127.0.0.1:0", []byte("a key"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = l.Close() }()
+	go func() { // or, in Python: Client(("127.0.0.1", port), authkey=b"a key").send_bytes(b"hello")
+		s, err := pipe.Dial(ctx, "tcp", l.Addr().String(), []byte("a key"))
+		if err == nil {
+			_ = s.Send(ctx, []byte("hello"))
+			_ = s.Close()
+		}
+	}()
+	s, err := l.Accept(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	message, err := s.Recv(ctx)
+	fmt.Printf("%s %v\n", message, err)
+	// Output: hello <nil>
+}
