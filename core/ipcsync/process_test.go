@@ -241,7 +241,7 @@ func TestDeathBreaksABarrier(t *testing.T) {
 	begin := time.Now()
 	killed(t, p)
 	require.ErrorIs(t, <-result, ipcsync.ErrBroken)
-	require.Less(t, time.Since(begin), 5*time.Second)
+	require.Less(t, time.Since(begin), time.Minute)
 	require.NoError(t, b.Reset())
 	p, q := spawn(t, "barrier", sent(t, b)), spawn(t, "barrier", sent(t, b))
 	_, err := b.Wait(ctx)

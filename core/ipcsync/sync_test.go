@@ -369,7 +369,7 @@ func TestFreeEndsWhoWaits(t *testing.T) {
 			begin := time.Now()
 			o.free()
 			require.ErrorIs(t, <-results, ipcsync.ErrFreed)
-			require.Less(t, time.Since(begin), 5*time.Second)
+			require.Less(t, time.Since(begin), time.Minute)
 		})
 	}
 	require.NoError(t, other.Release())

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -120,11 +119,9 @@ func TestLeasesOfTheDeadReturn(t *testing.T) {
 		_, err = q.TryGet()
 		require.ErrorIs(t, err, queue.ErrEmpty)
 		require.NoError(t, p.Kill())
-		begin := time.Now()
-		v, err = q.Get(ctx)
+		v, err = q.Get(ctx) // has a deadline
 		require.NoError(t, err)
 		require.Equal(t, value, v)
-		require.Less(t, time.Since(begin), 5*time.Second)
 	}
 }
 
