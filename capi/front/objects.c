@@ -664,7 +664,8 @@ void pp__heap_in_parent(void)
 	for (uint32_t i = 0; handles && i < count; i++) {
 		pp__handle *const h = place(i);
 		if (h->forking != 0) {
-			h->forking = 0;
+			/* The cell is the child's: at the next fork this handle may be freed, and its heap closed. */
+			h->forking = h->fork_cell = 0;
 			pp__unpin(h);
 		}
 	}

@@ -388,6 +388,26 @@ static void test_named(void)
 	expect(again, "1");
 	REQUIRE_STATUS(pp_queue_free(queue), PP_OK);
 	REQUIRE_STATUS(pp_queue_free(again), PP_OK);
+	/* Forks with it open, and after it was closed: its memory is not there any more. */
+	options.flags = PP_QUEUE_EXISTING;
+	for (int round = 0; round < 5; round++) {
+		pid_t pid = -1;
+		REQUIRE_STATUS(pp_queue_create(&options, &queue), PP_OK);
+		for (int open = 1; open >= 0; open--) {
+			pid = fork();
+			REQUIRE(pid >= 0);
+			if (pid == 0)
+				_exit(pp_queue_put(queue, "?", 1, PP_RAW, 0) == (open ? PP_OK : PP_ERR_HANDLE) ? 0 : 1);
+			ended_well(pid);
+			if (open) {
+				REQUIRE_EQ(length(queue), 2);
+				expect(queue, "2");
+				expect(queue, "?");
+				put(queue, "2");
+				REQUIRE_STATUS(pp_queue_free(queue), PP_OK);
+			}
+		}
+	}
 	/* It stays, with what is in it. Many make it at once, one is made. */
 	options.flags = PP_QUEUE_EXISTING;
 	REQUIRE_STATUS(pp_queue_create(&options, &queue), PP_OK);

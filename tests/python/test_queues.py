@@ -496,10 +496,10 @@ except KeyboardInterrupt:
 
 def test_stopped_holder(ours):
     """A process that is stopped, in the middle of a call or not, costs others a timeout and nothing else."""
-    queue, ready = ours.Queue(5), ours.SimpleQueue()
+    queue, ready = ours.Queue(5), ours.Queue()
     process = ours.Process(target=tasks.hold, args=(queue, ready))
     process.start()
-    pid = ready.get()
+    pid = ready.get(timeout=PATIENCE)
     stopped_inside = 0
     for _ in range(100):
         os.kill(pid, signal.SIGSTOP)
