@@ -2,7 +2,7 @@
  * before or after: the others go on, a lock's next acquirer is told (once), and no wake-up is lost.
  *
  * A first child executes the operation step by step, and it is noted where the object's memory changes. Then, for each k, a child executes k instructions of
- * it and is killed: for every k where the operation has no more than 400, else each up to 150, 50 to each side of each change of the memory, and every 29th. A child that
+ * it and is killed: for every k where the operation has no more than 400, else each up to 60, 50 to each side of each change of the memory, and every 101st. A child that
  * sleeps is given what it waits for. From what lies in the memory then it is told which commit point of capi/front/sync.h the child had passed; each must have been reached.
  *
  * The library is the one that is shipped; only the layout (sync.h) is looked into.
@@ -24,7 +24,7 @@
 
 #include "../../capi/front/sync.h"
 
-enum { LONGEST = 60000, CHANGES = 4096, DENSE = 150, EVERY = 400, AROUND = 50, STRIDE = 29, PATIENCE = 5000, POINTS = 6 };
+enum { LONGEST = 60000, CHANGES = 4096, DENSE = 60, EVERY = 400, AROUND = 50, STRIDE = 101, PATIENCE = 5000, POINTS = 6 };
 
 /* What parent and child share beside the objects. */
 typedef struct shared {
