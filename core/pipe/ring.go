@@ -151,9 +151,9 @@ func (w *way) lease(h *shm.Heap, b bulk, end uint64) *lease {
 			if !atomic.CompareAndSwapUint32(&l.owner, 0, me) {
 				continue
 			}
+			atomic.StoreUint64(&l.end, end) // first: with an old end, whoever resolves would take the block for one that was taken
 			atomic.StoreUint32(&l.tag, b.tag)
 			atomic.StoreUint64(&l.off, b.off)
-			atomic.StoreUint64(&l.end, end)
 			return l
 		}
 		for i := range w.leases {
