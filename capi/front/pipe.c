@@ -433,9 +433,10 @@ static pp__pipe_lease *lease_of(pp__heap *heap, pp__pipe_way *way, const pp__pip
 			uint32_t none = 0;
 			if (!__atomic_compare_exchange_n(&lease->owner, &none, me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 				continue;
-			lease->tag = bulk->tag;
-			lease->off = bulk->off;
+			/* First: with an old end, resolve would take the block for one that was taken. */
 			__atomic_store_n(&lease->end, end, __ATOMIC_SEQ_CST);
+			__atomic_store_n(&lease->tag, bulk->tag, __ATOMIC_SEQ_CST);
+			__atomic_store_n(&lease->off, bulk->off, __ATOMIC_SEQ_CST);
 			return lease;
 		}
 		for (unsigned i = 0; round == 0 && i < PP__PIPE_LEASES; i++) {

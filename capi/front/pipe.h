@@ -52,8 +52,8 @@
  *     So of the two bytes of a sender one is read and one stays for B3, and is read with the next sender's first. 0 is always right (it costs a round); taking recv_lock from
  *     the dead stores 0. Others that want recv_lock then wait for it, in vain at most PP__SLICE_MS longer than there is a cause.
  *
- * LEASES. A block that a receiver has taken is named by a lease, until the receiver has freed it: { owner, tag, off, end }. Under recv_lock: owner by CAS 0 -> me, then tag, off, end = head
- * behind the record, then COMMIT; later pp__free, owner = 0. Taking recv_lock from the dead, while its word names the dead: leases of the dead with end - head > 0
+ * LEASES. A block that a receiver has taken is named by a lease, until the receiver has freed it: { owner, tag, off, end }. Under recv_lock: owner by CAS 0 -> me, then end = head
+ * behind the record, and only then tag and off, then COMMIT; later pp__free, owner = 0. Taking recv_lock from the dead, while its word names the dead: leases of the dead with end - head > 0
  * (signed) are not taken: owner = 0; the others: pp__free, owner = 0 (freeing twice is harmless: tags). Leases of the dead who did not hold recv_lock are found by who finds no free lease;
  * if there is none still, the message is copied and its block freed, without a lease.
  *
