@@ -109,7 +109,7 @@ test-go: build ## Go packages, with the race detector where it applies, and what
 	$(GO) test -count=1 -timeout 10m ./capi/... ./tests/abi ./tests/layering ./tests/install ./tests/mixed ./tests/readme
 
 test-c: build ## C programs against the header and the library
-	POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) $(GO) test -count=1 -timeout 10m -v ./tests/cdriver
+	POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) $(GO) test -count=1 -timeout 15m -v ./tests/cdriver
 
 test-python: build $(VENV)/.made ## the Python package, on PYTHON and, in short, on PYTHONS
 	PYTHONPATH=bindings/python/src $(VENV_PYTHON) -m pytest -q tests/python tests/guide tests/fork
@@ -128,7 +128,13 @@ test-python: build $(VENV)/.made ## the Python package, on PYTHON and, in short,
 torture: build $(VENV)/.made ## kill workers at random, for MINUTES (1) in each language
 	CGO_ENABLED=0 POLYPROC_TORTURE_SECONDS=$$(( $(MINUTES) * 60 )) \
 		$(GO) test -count=1 -v -timeout $$(( $(MINUTES) * 20 + 20 ))m -run Torture ./shm/... ./core/...
+	POLYPROC_TORTURE_SECONDS=$$(( $(MINUTES) * 60 )) $(GO) test -count=1 -v -timeout $$(( $(MINUTES) * 20 + 20 ))m \
+		-run 'TestC/torture' ./tests/cdriver
 	$(VENV_PYTHON) tests/python/torture_pool.py --seconds $$(( $(MINUTES) * 60 ))
+	$(VENV_PYTHON) tests/python/torture_queue.py --seconds $$(( $(MINUTES) * 60 ))
+
+sweep: build ## SIGKILL after each instruction (SWEEP=most: after most) of what works on shared memory; `make test` tries some
+	POLYPROC_SWEEP=$(or $(SWEEP),all) POLYPROC_TORTURE_SECONDS=14000 $(GO) test -count=1 -v -timeout 4h -run 'TestC/killsweep' ./tests/cdriver
 
 stress: build ## fork FORKS (750) times with each Python there is, while threads are inside calls
 	@for python in $$(tests/tools/pythons 3.9 3.11 3.12 3.13); do $$python tests/fork/stress.py --forks $(or $(FORKS),750); done

@@ -505,7 +505,7 @@ int32_t pp_worker_next(int64_t timeout_ms, pp_task *task_out)
 		if (timeout_ms > 0) {
 			const uint64_t now = pp__now_ns();
 			if (deadline == 0)
-				deadline = (uint64_t)timeout_ms > UINT64_MAX / 1000000u - now ? UINT64_MAX : now + (uint64_t)timeout_ms * 1000000u;
+				deadline = (uint64_t)timeout_ms > (UINT64_MAX - now) / 1000000u ? UINT64_MAX : now + (uint64_t)timeout_ms * 1000000u;
 			if (now >= deadline)
 				return pp__fail(PP_ERR_TIMEOUT, "no task in %lld ms", (long long)timeout_ms);
 			if (deadline - now < pause)

@@ -2,12 +2,11 @@
  * before or after: the others go on, a lock's next acquirer is told (once), and no wake-up is lost.
  *
  * A first child executes the operation step by step, and it is noted where the object's memory changes. Then, for each k, a child executes k instructions of
- * it and is killed: for every k where the operation has no more than 400, else each up to 60, 50 to each side of each change of the memory, and every 101st. A child that
+ * it and is killed: each up to 8, 2 to each side of each change of the memory, and every 101st (POLYPROC_SWEEP=most: for every k where the operation has no more than 400, else each
+ * up to 60, 50 to each side of each change, and every 101st; POLYPROC_SWEEP=all: every k). A child that
  * sleeps is given what it waits for. From what lies in the memory then it is told which commit point of capi/front/sync.h the child had passed; each must have been reached.
  *
  * The library is the one that is shipped; only the layout (sync.h) is looked into.
- *
- * POLYPROC_SWEEP_ALL in the environment: every k, for all.
  *
  * deadline: 600 s
  */
@@ -24,7 +23,7 @@
 
 #include "../../capi/front/sync.h"
 
-enum { LONGEST = 60000, CHANGES = 4096, DENSE = 60, EVERY = 400, AROUND = 50, STRIDE = 101, PATIENCE = 5000, POINTS = 6 };
+enum { LONGEST = 60000, CHANGES = 4096, STRIDE = 101, PATIENCE = 5000, POINTS = 6 };
 
 /* What parent and child share beside the objects. */
 typedef struct shared {
@@ -1048,14 +1047,14 @@ static unsigned trace(const sweep *w)
 
 static bool wanted(unsigned k, unsigned n)
 {
-	static int all = -1;
+	const char *const mode = getenv("POLYPROC_SWEEP");
+	const bool most = mode != NULL && strcmp(mode, "most") == 0;
+	const unsigned dense = most ? 60 : 8, around = most ? 50 : 2;
 
-	if (all < 0)
-		all = getenv("POLYPROC_SWEEP_ALL") != NULL;
-	if (all || n <= EVERY || k <= DENSE || k % STRIDE == 0)
+	if ((mode != NULL && strcmp(mode, "all") == 0) || (most && n <= 400) || k <= dense || k % STRIDE == 0)
 		return true;
 	for (unsigned i = 0; i < changes_count; i++)
-		if (k + AROUND >= changes[i] && k <= changes[i] + AROUND)
+		if (k + around >= changes[i] && k <= changes[i] + around)
 			return true;
 	return false;
 }
