@@ -74,21 +74,29 @@ static bool take_fast(semlock *self)
 	return self->kind == PP__KIND_LOCK ? pp__lock_fast(self->object, self->handle->heap->me) : pp__semaphore_fast(self->object);
 }
 
+/* A signal that comes while a wait looks for the dead, or is just about to sleep, ends no system call: it is noticed after so long. */
+#define SIGNAL_SLICE_NS 500000000ull
+
 static py_object *semlock_take(semlock *self, uint64_t deadline)
 {
 	int32_t status;
+	bool again;
 
 	do {
 		if (deadline == 0) {
 			status = take(self, 0);
+			again = false;
 		} else {
+			const uint64_t now = pp__now_ns();
+			const uint64_t until = now < deadline && deadline - now > SIGNAL_SLICE_NS ? now + SIGNAL_SLICE_NS : deadline;
 			void *const thread = py.PyEval_SaveThread();
-			status = take(self, deadline);
+			status = take(self, until);
 			py.PyEval_RestoreThread(thread);
+			again = status == PP_ERR_TIMEOUT && until < deadline;
 		}
-		if (status == PP_ERR_INTERRUPTED && py.PyErr_CheckSignals() != 0)
+		if ((status == PP_ERR_INTERRUPTED || again) && py.PyErr_CheckSignals() != 0)
 			return NULL;
-	} while (status == PP_ERR_INTERRUPTED || (status == PP_ERR_OWNER_DIED && self->silent));
+	} while (again || status == PP_ERR_INTERRUPTED || (status == PP_ERR_OWNER_DIED && self->silent));
 	return status == PP_OK ? constant(py.true_) : status == PP_ERR_TIMEOUT ? constant(py.false_) : failed(self, status);
 }
 

@@ -117,6 +117,18 @@ def _wait(call: Callable[[int], int], timeout: float | None) -> int:
 
 # ---- locks and semaphores
 
+_SLICE = 0.5  # seconds: a signal that comes just before the system call is noticed after it
+
+
+def _wait_in_slices(call: Callable[[int], int], timeout: float | None) -> int:
+    """_wait for calls of which two are as good as one that takes as long."""
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = _SLICE if end is None else end - time.monotonic()
+        status = call(_milliseconds(min(left, _SLICE)))
+        if status != _INTERRUPTED and (status != _TIMEOUT or (end is not None and left <= _SLICE)):
+            return status
+
 
 def _fail(status: int) -> NoReturn:
     if status == _errors.STATE:
@@ -169,7 +181,7 @@ class _PureSemLock:
         while True:
             status: int = self._try(self._number, 0)
             if status == _TIMEOUT and block:
-                status = _wait(lambda ms: self._take(self._number, ms), timeout)
+                status = _wait_in_slices(lambda ms: self._take(self._number, ms), timeout)
             if status == 0:
                 return True
             if status == _TIMEOUT:
