@@ -47,7 +47,7 @@ ENGINE_SOURCES := go.mod go.sum $(wildcard capi/*.c capi/*.h) \
 
 # ---- build -----------------------------------------------------------------------------------------------------------
 
-.PHONY: help build demo test test-go test-c test-python check bench torture stress conformance install clean
+.PHONY: help build demo test test-go test-c test-python check bench torture sweep stress conformance install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,6 +114,7 @@ test-c: build ## C programs against the header and the library
 test-python: build $(VENV)/.made ## the Python package, on PYTHON and, in short, on PYTHONS
 	PYTHONPATH=bindings/python/src $(VENV_PYTHON) -m pytest -q tests/python tests/guide tests/fork
 	$(VENV_PYTHON) tests/python/torture_pool.py --seconds $(TORTURE_SECONDS)
+	$(VENV_PYTHON) tests/python/torture_queue.py --seconds $$(( $(TORTURE_SECONDS) / 2 ))
 	@for python in $(PYTHONS); do \
 		venv=build/venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 		if [ ! -e $$venv/.made ] || [ tests/requirements-run.txt -nt $$venv/.made ]; then \
