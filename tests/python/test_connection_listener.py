@@ -35,7 +35,7 @@ def mp(request):
 
 @pytest.fixture
 def hurry(monkeypatch):
-    monkeypatch.setattr(polyproc.connection, "HANDSHAKE_SECONDS", 0.3)
+    monkeypatch.setattr(polyproc.connection, "HANDSHAKE_SECONDS", 1.0)
 
 
 def sees(listener, name="polyproc", key=None):
