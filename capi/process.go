@@ -149,8 +149,16 @@ func pp__go_process_wait(process C.pp_process, ms C.int64_t, out *C.pp_exit) C.i
 	})
 }
 
-// awaitEnd waits on the pidfd in the calling thread, so that a signal handler of the host ends the wait.
+// awaitEnd waits on the pidfd in the calling thread, so that a signal handler of the host ends the wait. SIGURG is the Go runtime's own: it may
+// have been sent, for the collector, just before the wait began, and poll(2) is never restarted; so it stays blocked for that time.
 func awaitEnd(p *start.Process, limit time.Duration) error {
+	var urgent, before unix.Sigset_t
+	const bits = 8 * int(unsafe.Sizeof(urgent.Val[0]))
+	urgent.Val[(int(unix.SIGURG)-1)/bits] = 1 << ((int(unix.SIGURG) - 1) % bits)
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &urgent, &before); err != nil {
+		return err
+	}
+	defer unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
 	deadline := time.Now().Add(limit)
 	for {
 		if _, ended := p.Status(); ended {
