@@ -238,9 +238,11 @@ class _Base(_Channel):
     _name: str | None = None
     _maxsize = 0
     _closed = False
+    _of_fork = False  # made by a fork context
 
-    def _open(self, maxsize: int, name: str | None) -> None:
+    def _open(self, maxsize: int, name: str | None, ctx: context.BaseContext | None) -> None:
         self._handle = _create(maxsize, name, 0)
+        self._of_fork = ctx is not None and ctx.get_start_method() == "fork"
         self._name = name
         self._attach()
 
@@ -272,6 +274,11 @@ class _Base(_Channel):
     def __getstate__(self) -> Any:
         if self._name is not None:
             return (None, self._name)
+        if self._of_fork and context.get_spawning_popen() is not None:
+            raise RuntimeError(  # in the standard library it is the locks of the queue that say so
+                "A SemLock created in a fork context is being shared with a process in a spawn context. This is not supported. "
+                "Please use the same context to create multiprocessing objects and Process."
+            )
         return (_export(self._handle), None)
 
     def __setstate__(self, state: Any) -> None:
@@ -425,7 +432,7 @@ class Queue(_Base):
     """
 
     def __init__(self, maxsize: int = 0, *, ctx: context.BaseContext, name: str | None = None) -> None:
-        self._open(maxsize, name)
+        self._open(maxsize, name, ctx)
 
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         """Put ``obj`` into the queue; it is pickled here and now.
@@ -537,7 +544,7 @@ class SimpleQueue(_Base):
     """A queue with put, get, empty and close."""
 
     def __init__(self, *, ctx: context.BaseContext, name: str | None = None) -> None:
-        self._open(0, name)
+        self._open(0, name, ctx)
 
     def _attach(self) -> None:
         super()._attach()
