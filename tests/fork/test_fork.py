@@ -197,4 +197,4 @@ def test_fork_server_of_which_a_thread_holds_the_lock():
 @pytest.mark.timeout(300)
 def test_stress():
     script = os.path.join(HERE, "stress.py")
-    subprocess.run([sys.executable, script, "--forks", "9"], check=True, timeout=300)
+    subprocess.run([sys.executable, script, "--forks", "3"], check=True, timeout=300)
