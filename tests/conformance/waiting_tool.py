@@ -14,8 +14,6 @@ import sys
 # A test's reason is the first of these whose pattern is found in the last line of its error.
 MISSING = [
     (r"polyproc has no (\w+) yet: it comes with release (\S+)", r"\1 (release \2)"),
-    (r"(Listener|Client|Connection|wait|Pipe) is missing from the module under test", r"connection (release 0.3)"),
-    (r"module 'polyproc\.(dummy\.)?connection' has no attribute", r"connection (release 0.3)"),
     (r"module 'polyproc.resource_tracker' has no attribute", r"resource_tracker: names in shared memory (release 0.4)"),
     (r"requires multiprocessing.shared_memory", r"shared_memory (release 0.4)"),
     (r"(requires|needs) (multiprocessing\.)?sharedctypes", r"sharedctypes (release 0.4)"),
@@ -23,11 +21,18 @@ MISSING = [
 # Tests whose error does not say it, by pattern of Class.test.
 KNOWN = [
     (r"(With\w+TestManagerRestart|TestSyncManagerTypes)\.", r"missing from the module", "Manager (release 0.5)"),
-    (r"With(Threads|Manager)Test", r"is missing from the module under test", "dummy or managers (release 0.5)"),
-    (r"WithProcessesTestLock\.test_rlock", r"acquire", "RLock (release 0.3): the harness stands in for it"),
-    (r"TestFlags\.test_flags", r"CalledProcessError", "Pipe (release 0.3), in a child process"),
-    (r"TestNamedResource\.", r"", "Value or Lock (release 0.3), in a child process"),
-    (r"TestStartMethod\.test_preload_resources", r"", "Lock (release 0.3), in the module that it preloads"),
+    (r"WithManagerTest", r"is missing from the module under test", "managers (release 0.5)"),
+    (r"TestNamedResource\.", r"", "Value (release 0.4), in a child process"),
+    (
+        r"With(Processes|Manager)TestQueue\.test_queue_feeder_donot_stop_onexc",
+        r"AttributeError",
+        "refused: it wants put() of what cannot be pickled not to raise; this package's put() raises there",
+    ),
+    (
+        r"TestIgnoreEINTR\.test_ignore$",
+        r"ProcessLookupError",
+        "a race: it takes for granted that a child that sends 16 MiB waits for the receiver; here it may have ended, and been collected",
+    ),
     (
         r"TestPoolNotLeakOnFailure\.",
         r"OSError not raised",
