@@ -7,7 +7,9 @@
  * third must get through.
  * It looks at every 100th instruction only (POLYPROC_SWEEP=most: every 10th), and at each one of those between which anything has changed; POLYPROC_SWEEP=all at every one, which takes
  * many minutes.
- * An argument names the only case to run. deadline: 600 s
+ * An argument names the only case to run.
+ *
+ * deadline: 600 s
  */
 #include "heapkit.h"
 
