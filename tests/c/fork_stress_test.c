@@ -3,6 +3,8 @@
  * ancestors, while their threads do. What was put, sent and counted by whom is known exactly in the end.
  *
  * POLYPROC_FORKS says how many processes are forked (60). deadline: 1500 s
+ *
+ * deadline: 300 s
  */
 #include "procfs.h"
 
