@@ -2,7 +2,7 @@
  * from others, three generations deep. Every child uses the library as if it were the first, and the queues, locks, pipes and events of all its
  * ancestors, while their threads do. What was put, sent and counted by whom is known exactly in the end.
  *
- * POLYPROC_FORKS says how many processes are forked (60). deadline: 1500 s
+ * POLYPROC_FORKS says how many processes are forked (60).
  *
  * deadline: 300 s
  */
