@@ -2,24 +2,17 @@
 #include "front.h"
 
 #include "family.h"
-#include "heap.h"
+#include "heap_private.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
-
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008u
-#endif
 
 #define VARIABLE "POLYPROC_FAMILY"
 
@@ -37,63 +30,20 @@ static uint64_t pack(int heap, int depot)
 	return (uint64_t)(heap + 1) << 32 | (uint32_t)(depot + 1);
 }
 
-/* above_stdio moves a descriptor out of 0..2, where a host that closed them would let a child take it for its standard streams. */
-static int above_stdio(int fd)
-{
-	if (fd < 0 || fd > 2)
-		return fd;
-	const int moved = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-	const int error = errno;
-	close(fd);
-	errno = error;
-	return moved;
-}
-
-/* heap_size is how large a file may be here: all sizes cost the same, storage is reserved as it is used. */
-static uint64_t heap_size(void)
-{
-	struct rlimit limit;
-	uint64_t size = PP__SLABS_MOST * PP__SLAB_SIZE;
-
-	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < size)
-		size = limit.rlim_cur / PP__SLAB_SIZE * PP__SLAB_SIZE;
-	return size;
-}
-
-/* Returns the descriptor, or a status (< 0) with its message. */
-static int make_heap(void)
-{
-	const uint64_t size = heap_size();
-
-	if (size <= PP__SLAB_FIRST * PP__SLAB_SIZE) {
-		return pp__fail(PP_ERR_NOMEM, "the limit on file size (RLIMIT_FSIZE), %llu bytes, leaves no room for shared memory",
-		                (unsigned long long)size);
-	}
-	int fd = (int)syscall(SYS_memfd_create, "polyproc-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
-	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
-		fd = (int)syscall(SYS_memfd_create, "polyproc-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	fd = above_stdio(fd);
-	if (fd >= 0 && ftruncate(fd, (off_t)size) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
-		return fd;
-	const int32_t status = pp__fail(errno == ENOMEM || errno == EFBIG ? PP_ERR_NOMEM : PP_ERR_SYSTEM, "shared memory of the family: %s",
-	                                strerror(errno));
-	if (fd >= 0)
-		close(fd);
-	return status;
-}
-
 /* A socket that is connected to itself takes datagrams from nobody else, whoever knows its name, and keeps them, and the descriptors in them,
  * as long as somebody has it open. */
-static int make_depot(void)
+static int32_t make_depot(int *fd_out)
 {
 	struct sockaddr_un name = {.sun_family = AF_UNIX};
 	socklen_t size = sizeof name;
-	const int fd = above_stdio(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+	const int fd = pp__above_stdio(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
 
 	/* An address of no length: the system chooses an abstract name. */
 	if (fd >= 0 && bind(fd, (struct sockaddr *)&name, sizeof name.sun_family) == 0 && getsockname(fd, (struct sockaddr *)&name, &size) == 0 &&
-	    connect(fd, (struct sockaddr *)&name, size) == 0)
-		return fd;
+	    connect(fd, (struct sockaddr *)&name, size) == 0) {
+		*fd_out = fd;
+		return PP_OK;
+	}
 	const int32_t status = pp__fail(PP_ERR_SYSTEM, "the socket of the family: %s", strerror(errno));
 	if (fd >= 0)
 		close(fd);
@@ -105,13 +55,13 @@ int32_t pp__family_fds(int *heap_out, int *depot_out)
 	uint64_t both = __atomic_load_n(&family, __ATOMIC_ACQUIRE);
 
 	if (both == 0) {
-		const int heap = make_heap();
-		if (heap < 0)
-			return heap;
-		const int depot = make_depot();
-		if (depot < 0) {
+		int heap = -1, depot = -1;
+		int32_t status = pp__heap_file(&heap);
+		if (status != PP_OK)
+			return status;
+		if ((status = make_depot(&depot)) != PP_OK) {
 			close(heap);
-			return depot;
+			return status;
 		}
 		const uint64_t made = pack(heap, depot);
 		if (__atomic_compare_exchange_n(&family, &both, made, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {

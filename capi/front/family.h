@@ -3,7 +3,8 @@
  * A family has two descriptors: the heap (heap.h) and the depot, a datagram socket of the domain AF_UNIX that is connected to itself,
  * where descriptors rest that are on their way from one member to another: they outlive their sender there. The first process makes
  * both when it starts its first child or makes its first object. A forked child has them; one that executes a program is told by
- * POLYPROC_FAMILY="heap,depot" (descriptor numbers), which the library takes from the environment when it is loaded; others say pp_family_join. */
+ * POLYPROC_FAMILY="heap,depot,device:inode" (descriptor numbers, and which file the first is), which the library takes from the environment
+ * when it is loaded; others say pp_family_join. */
 #ifndef PP_FAMILY_H
 #define PP_FAMILY_H
 

@@ -53,11 +53,10 @@ uint64_t pp__random(void)
 
 /* ---- making and mapping ------------------------------------------------------------------------------------------------- */
 
-static int above_stdio(int fd)
+int pp__above_stdio(int fd)
 {
 	if (fd < 0 || fd > 2)
 		return fd;
-	/* A host that closed them would let a child take it for its standard streams. */
 	const int moved = fcntl(fd, F_DUPFD_CLOEXEC, 3), error = errno;
 	close(fd);
 	errno = error;
@@ -192,29 +191,57 @@ static bool path_of(const char *name, char *path, size_t size)
 	       strcmp(name, "..") != 0;
 }
 
-int32_t pp__heap_create(const char *name, pp__heap **heap_out)
+/* size_file gives the file of a new heap its size; all sizes cost the same. */
+static int32_t size_file(int fd)
 {
-	char path[PATH_MAX], from[PATH_MAX];
 	struct rlimit limit;
-	struct stat st;
 	uint64_t size = MOST_SIZE;
-	int fd;
 
-	if (name != NULL && !path_of(name, path, sizeof path))
-		return pp__fail(PP_ERR_INVALID, "\"%s\" cannot be a file of /dev/shm", name);
-	if (name != NULL && lstat(path, &st) == 0)
-		return pp__fail(PP_ERR_EXISTS, "%s exists", path);
 	/* Beyond the limit there is a signal that ends the process, not an error. */
 	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < size)
 		size = limit.rlim_cur & ~(PP__SLAB_SIZE - 1);
 	if (size < LEAST_SIZE)
 		return pp__fail(PP_ERR_NOMEM, "a heap needs a file of %" PRIu64 " bytes, the limit is %" PRIu64 " (RLIMIT_FSIZE)", (uint64_t)LEAST_SIZE,
 		                (uint64_t)limit.rlim_cur);
+	if (ftruncate(fd, (off_t)size) != 0)
+		return pp__fail(errno == EFBIG || errno == ENOSPC || errno == ENOMEM ? PP_ERR_NOMEM : PP_ERR_SYSTEM, "a file of %" PRIu64 " bytes: %s", size,
+		                strerror(errno));
+	return PP_OK;
+}
+
+int32_t pp__heap_file(int *fd_out)
+{
+	int fd = memfd_create("polyproc-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING | 8U /* MFD_NOEXEC_SEAL */);
+
+	if (fd < 0 && errno == EINVAL) /* Linux < 6.3 */
+		fd = memfd_create("polyproc-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if ((fd = pp__above_stdio(fd)) < 0)
+		return pp__fail(errno == ENOMEM ? PP_ERR_NOMEM : PP_ERR_SYSTEM, "a file for a heap: %s", strerror(errno));
+	int32_t status = size_file(fd);
+	if (status == PP_OK && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+		status = pp__fail(PP_ERR_SYSTEM, "seals for a heap: %s", strerror(errno));
+	if (status == PP_OK)
+		*fd_out = fd;
+	else
+		close(fd);
+	return status;
+}
+
+int32_t pp__heap_create(const char *name, pp__heap **heap_out)
+{
+	char path[PATH_MAX], from[PATH_MAX];
+	struct stat st;
+	int fd;
+	int32_t status;
+
+	if (name != NULL && !path_of(name, path, sizeof path))
+		return pp__fail(PP_ERR_INVALID, "\"%s\" cannot be a file of /dev/shm", name);
+	if (name != NULL && lstat(path, &st) == 0)
+		return pp__fail(PP_ERR_EXISTS, "%s exists", path);
 	from[0] = '\0';
 	if (name == NULL) {
-		fd = memfd_create("polyproc", MFD_CLOEXEC | MFD_ALLOW_SEALING | 8U /* MFD_NOEXEC_SEAL */);
-		if (fd < 0 && errno == EINVAL) /* Linux < 6.3 */
-			fd = memfd_create("polyproc", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+		if ((status = pp__heap_file(&fd)) != PP_OK)
+			return status;
 	} else {
 		/* Made without a name, readied, and then linked: nobody opens it half made, and who dies on the way leaves nothing. */
 		fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -222,16 +249,11 @@ int32_t pp__heap_create(const char *name, pp__heap **heap_out)
 			snprintf(from, sizeof from, "/dev/shm/.polyproc-%d-%" PRIx64, (int)getpid(), pp__random());
 			fd = open(from, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
 		}
+		if ((fd = pp__above_stdio(fd)) < 0)
+			return pp__fail(PP_ERR_SYSTEM, "a file for a heap: %s", strerror(errno));
+		status = size_file(fd);
 	}
-	if ((fd = above_stdio(fd)) < 0)
-		return pp__fail(PP_ERR_SYSTEM, "a file for a heap: %s", strerror(errno));
-	int32_t status = PP_OK;
 	pp__heap *heap = NULL;
-	if (ftruncate(fd, (off_t)size) != 0)
-		status = pp__fail(errno == EFBIG || errno == ENOSPC || errno == ENOMEM ? PP_ERR_NOMEM : PP_ERR_SYSTEM, "a file of %" PRIu64 " bytes: %s",
-		                  size, strerror(errno));
-	else if (name == NULL && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-		status = pp__fail(PP_ERR_SYSTEM, "seals for a heap: %s", strerror(errno));
 	if (status == PP_OK)
 		status = pp__heap_attach(fd, &heap);
 	if (status == PP_OK && name != NULL) {
@@ -259,7 +281,7 @@ int32_t pp__heap_open(const char *name, pp__heap **heap_out)
 
 	if (!path_of(name, path, sizeof path))
 		return pp__fail(PP_ERR_INVALID, "\"%s\" cannot be a file of /dev/shm", name);
-	const int fd = above_stdio(open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+	const int fd = pp__above_stdio(open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
 	if (fd < 0)
 		return pp__fail(errno == ENOENT ? PP_ERR_NOT_FOUND : PP_ERR_SYSTEM, "%s: %s", path, strerror(errno));
 	const int32_t status = pp__heap_attach(fd, heap_out);

@@ -1,4 +1,4 @@
-/* heap_private.h - what heap.c, members.c, objects.c and storage.c share among themselves. */
+/* heap_private.h - what heap.c, members.c, objects.c, storage.c and family.c share among themselves. */
 #ifndef PP_HEAP_PRIVATE_H
 #define PP_HEAP_PRIVATE_H
 
@@ -137,5 +137,11 @@ extern pp__heap *pp__heaps;
 /* Around a fork. */
 void pp__heap_locks(bool take);
 void pp__heap_locks_in_child(void);
+
+/* pp__above_stdio moves a descriptor out of 0..2, where a host that closed them would let a child take it for its standard streams. */
+int pp__above_stdio(int fd);
+
+/* pp__heap_file makes the file of an anonymous heap: its size is set and sealed, and nothing is in it yet. PP_OK; PP_ERR_NOMEM (RLIMIT_FSIZE); PP_ERR_SYSTEM. */
+int32_t pp__heap_file(int *fd_out);
 
 #endif

@@ -4,6 +4,7 @@
 #include "depot.h"
 #include "heap.h"
 #include "pipe.h"
+#include "spin.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,7 +28,7 @@
 enum { WHICH = 0, LOOKED = 1, FREED = 2, BUDGET = 3 };
 
 /* How long a receiver looks at the ring before it sleeps, ns: as long as that has been worth it lately, see spin. A wake-up costs both sides a few thousand. */
-enum { SPIN_FIRST = 8000, SPIN_MOST = 32000, SPIN_LEAST = 1000 };
+enum { SPIN_FIRST = 8000, SPIN_MOST = 32000, SPIN_PAUSES = 16 };
 
 /* A call. */
 typedef struct {
@@ -564,32 +565,25 @@ static int32_t finish(const call *call, want *what)
 	return PP_OK;
 }
 
-/* spin waits a moment for a message without a system call, and reports whether there is one. Each success doubles the next moment, each failure halves it; far down, it is tried now and then only. */
-static bool spin(const call *call)
-{
-	static int cpus;
-	uint64_t *const budget = &call->handle->words[BUDGET];
-	uint64_t most = __atomic_load_n(budget, __ATOMIC_RELAXED);
+/* A ring that was seen with this tail. */
+typedef struct seen {
+	const uint64_t *tail;
+	uint64_t was;
+} seen;
 
-	if (cpus == 0)
-		cpus = pp_cpu_count();
-	if (cpus == 1)
-		return false;
-	if (most < SPIN_LEAST) { /* counts up: 1/16 of the sleeps */
-		__atomic_store_n(budget, most + SPIN_LEAST / 16, __ATOMIC_RELAXED);
-		return false;
-	}
-	const uint64_t tail = __atomic_load_n(&call->way->tail, __ATOMIC_RELAXED), began = pp__now_ns();
-	do {
-		for (int i = 0; i < 16; i++)
-			pp__pause();
-		if (__atomic_load_n(&call->way->tail, __ATOMIC_SEQ_CST) != tail) {
-			__atomic_store_n(budget, 2 * most < SPIN_MOST ? 2 * most : SPIN_MOST, __ATOMIC_RELAXED);
-			return true;
-		}
-	} while (pp__now_ns() - began < most);
-	__atomic_store_n(budget, most / 2, __ATOMIC_RELAXED);
-	return false;
+static bool grown(const void *object)
+{
+	const seen *const ring = object;
+
+	return __atomic_load_n(ring->tail, __ATOMIC_SEQ_CST) != ring->was;
+}
+
+/* spin waits a moment for a message without a system call. */
+static void spin(const call *call)
+{
+	const seen ring = {&call->way->tail, __atomic_load_n(&call->way->tail, __ATOMIC_RELAXED)};
+
+	(void)pp__spin(&call->handle->words[BUDGET], SPIN_MOST, SPIN_PAUSES, grown, &ring);
 }
 
 /* doze sleeps with recv_lock held: one system call that waits for bytes and reads them. The ring was seen empty. PP_OK: look again; PP_ERR_EOF; PP_ERR_INTERRUPTED; PP_ERR_STATE: the socket does not
@@ -667,7 +661,7 @@ static int32_t pull(const call *call, want *what, bool now)
 		if (!spun) {
 			spun = true;
 			pp__mutex_unlock(&way->recv_lock);
-			(void)spin(call);
+			spin(call);
 			continue;
 		}
 		if (ns == (uint64_t)PP__SLICE_MS * MS && what->how != LOOK && !nonblocking && __atomic_load_n(&way->watched, __ATOMIC_SEQ_CST) == 0) {
