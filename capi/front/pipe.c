@@ -25,10 +25,7 @@
 #define FULL_NS (10u * MS)
 
 /* pp__handle.words: */
-enum { WHICH = 0, LOOKED = 1, FREED = 2, BUDGET = 3 };
-
-/* How long a receiver looks at the ring before it sleeps, ns: as long as that has been worth it lately, see spin. A wake-up costs both sides a few thousand. */
-enum { SPIN_FIRST = 8000, SPIN_MOST = 32000, SPIN_PAUSES = 16 };
+enum { WHICH = 0, LOOKED = 1, FREED = 2, PATIENCE = 3 };
 
 /* A call. */
 typedef struct {
@@ -579,11 +576,11 @@ static bool grown(const void *object)
 }
 
 /* spin waits a moment for a message without a system call. */
-static void spin(const call *call)
+static void spin(const call *call, uint64_t *began_out)
 {
 	const seen ring = {&call->way->tail, __atomic_load_n(&call->way->tail, __ATOMIC_RELAXED)};
 
-	(void)pp__spin(&call->handle->words[BUDGET], SPIN_MOST, SPIN_PAUSES, grown, &ring);
+	(void)pp__spin(&call->handle->words[PATIENCE], grown, &ring, began_out);
 }
 
 /* doze sleeps with recv_lock held: one system call that waits for bytes and reads them. The ring was seen empty. PP_OK: look again; PP_ERR_EOF; PP_ERR_INTERRUPTED; PP_ERR_STATE: the socket does not
@@ -619,6 +616,7 @@ static int32_t pull(const call *call, want *what, bool now)
 	pp__pipe_way *const way = call->way;
 	bool hup = false, thorough = false, nonblocking = false, spun = false;
 	int32_t interrupted = PP_OK;
+	uint64_t began = 0;
 
 	for (;;) {
 		bool recovered;
@@ -661,12 +659,13 @@ static int32_t pull(const call *call, want *what, bool now)
 		if (!spun) {
 			spun = true;
 			pp__mutex_unlock(&way->recv_lock);
-			spin(call);
+			spin(call, &began);
 			continue;
 		}
 		if (ns == (uint64_t)PP__SLICE_MS * MS && what->how != LOOK && !nonblocking && __atomic_load_n(&way->watched, __ATOMIC_SEQ_CST) == 0) {
 			status = doze(call);
 			pp__mutex_unlock(&way->recv_lock);
+			pp__slept(&call->handle->words[PATIENCE], began);
 			if (status == PP_ERR_CORRUPT)
 				return status;
 			hup = status == PP_ERR_EOF;
@@ -680,6 +679,7 @@ static int32_t pull(const call *call, want *what, bool now)
 			return PP_ERR_CORRUPT;
 		struct pollfd at = {.fd = call->fd, .events = POLLIN};
 		const int n = poll(&at, 1, (int)((ns + MS - 1) / MS));
+		pp__slept(&call->handle->words[PATIENCE], began);
 		hup = n > 0 && (at.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
 		interrupted = n < 0 && errno == EINTR ? PP_ERR_INTERRUPTED : PP_OK;
 		thorough = n > 0; /* if the ring is empty nevertheless */
@@ -894,7 +894,7 @@ static void become(pp__handle *handle, int fd, uint64_t which)
 	handle->words[WHICH] = which;
 	handle->words[LOOKED] = 0;
 	handle->words[FREED] = 0;
-	handle->words[BUDGET] = SPIN_FIRST;
+	handle->words[PATIENCE] = 0;
 }
 
 /* pp__uptime is the time since the start of the system, in the unit in which /proc tells when processes have started. */

@@ -120,6 +120,18 @@ static int32_t wait_get(const channel *self, void *room, size_t size, pp_message
 	return status;
 }
 
+/* wait_recv waits for a moment, without the GIL, for what comes through a pipe, and leaves longer waits to slow_get. Returns as pp_pipe_recv; PP_ERR_INTERRUPTED with a Python error set: a
+ * signal handler of Python has raised. */
+static int64_t wait_recv(const channel *self, void *room, size_t size)
+{
+	const uint64_t number = self->number;
+	void *const thread = py.PyEval_SaveThread();
+	const int64_t status = pp_pipe_recv(number, room, size, SLICE_MS);
+
+	py.PyEval_RestoreThread(thread);
+	return status < 0 && status != PP_ERR_TOO_BIG && py.PyErr_CheckSignals() != 0 ? PP_ERR_INTERRUPTED : status;
+}
+
 static py_object *channel_put(channel *self, py_object *const *args, py_size n, py_object *names)
 {
 	if (self->slow_put == NULL)
@@ -187,7 +199,12 @@ static py_object *channel_get(channel *self, py_object *const *args, py_size n, 
 	if (self->number == 0 || n > 2) /* else, if something is there, it does not matter how long one would have waited */
 		return slowly(self, self->slow_get, args, n, names);
 	if (self->is_pipe) {
-		const int64_t size = pp_pipe_recv_now(self->number, room, sizeof room);
+		int64_t size = pp_pipe_recv_now(self->number, room, sizeof room);
+		if (size == PP_ERR_TIMEOUT && n == 0 && names == NULL) {
+			size = wait_recv(self, room, sizeof room);
+			if (size == PP_ERR_INTERRUPTED && py.PyErr_Occurred() != NULL)
+				return NULL;
+		}
 		if (size >= 0)
 			return loaded(self, room, (uint64_t)size, &kept);
 		pp_pipe_message message;

@@ -27,9 +27,6 @@ enum { M_NONE = 0, M_BUFFER = 1, M_MALLOC = 2, M_HELD = 3, M_LEASED = 4 };
 /* handle->words */
 enum { W_GETS = 0, W_SWEPT = 1, W_SPIN_GET = 2, W_SPIN_PUT = 3 };
 
-/* How long a call looks again before it sleeps, ns, at most: about what a sleep and a wake-up cost. */
-enum { SPIN_MOST = 20000, SPIN_PAUSES = 8 };
-
 /* A queue during a call. */
 typedef struct view {
 	pp__handle *handle;
@@ -127,7 +124,8 @@ static int32_t rest(view *v, pp__bell *bell, bool (*ready)(const void *q), int32
 	if (v->timeout_ms == 0 || v->timeout_ms == PP_TRY)
 		return status;
 	const uint64_t deadline = deadline_of(v);
-	if (pp__spin(&v->handle->words[bell == &v->q->not_full ? W_SPIN_PUT : W_SPIN_GET], SPIN_MOST, SPIN_PAUSES, ready, v->q))
+	uint64_t *const patience = &v->handle->words[bell == &v->q->not_full ? W_SPIN_PUT : W_SPIN_GET], began;
+	if (pp__spin(patience, ready, v->q, &began))
 		return PP_OK;
 	const uint32_t seq = enter(bell);
 	if (ready(v->q))
@@ -141,6 +139,7 @@ static int32_t rest(view *v, pp__bell *bell, bool (*ready)(const void *q), int32
 	if (!whole)
 		ns = deadline - now;
 	const int32_t how = pp__bell_wait(bell, seq, ns);
+	pp__slept(patience, began);
 	if (how == PP_ERR_INTERRUPTED)
 		return pp__fail(how, "queue: a signal handler ran");
 	if (how == PP_ERR_TIMEOUT && whole && leases)

@@ -1,6 +1,7 @@
 /* sync.c - locks, semaphores, conditions, events and barriers in the family heap: see sync.h for layouts, algorithms and what a death leaves. */
 #include "front.h"
 
+#include "spin.h"
 #include "sync.h"
 
 #include <errno.h>
@@ -19,6 +20,8 @@
 #define SLEEPERS ((uint64_t)PP__SYNC_SLEEPERS)
 #define FOR_EVER UINT64_MAX
 
+/* handle->words */
+enum { SUSPECT = 0, SINCE = 1, TRIED = 2, PATIENCE = 3 };
 enum { SPINS = 40, MORE_MOST = 4096, VERDICTS = 16, LOOKS = 4 };
 
 static inline bool cas64(uint64_t *p, uint64_t from, uint64_t to)
@@ -136,6 +139,28 @@ static int32_t pace_queue(pace *p)
 
 enum { SLICE_OVER = 1 };
 
+/* What is waited for: that a word is another. */
+typedef struct change {
+	const uint32_t *word;
+	uint32_t from;
+} change;
+
+static bool changed(const void *object)
+{
+	const change *const c = object;
+
+	return __atomic_load_n(c->word, __ATOMIC_SEQ_CST) != c->from;
+}
+
+/* pace_spin looks before the first sleep. Not where there are turns: who holds a lock holds it for longer, or is gone after SPINS. */
+static bool pace_spin(pace *p, const uint32_t *word, uint32_t v)
+{
+	const change c = {word, v};
+	uint64_t began;
+
+	return !p->slept && p->turn == NULL && pp__spin(&p->handle->words[PATIENCE], changed, &c, &began);
+}
+
 /* pace_sleep sleeps while *word is v, for a slice. PP_OK: look again; SLICE_OVER: look whether somebody is dead; PP_ERR_TIMEOUT: that too, the
  * deadline is over; PP_ERR_INTERRUPTED; PP_ERR_CLOSED: the handle was freed. */
 static int32_t pace_sleep(pace *p, uint32_t *word, uint32_t v)
@@ -144,9 +169,14 @@ static int32_t pace_sleep(pace *p, uint32_t *word, uint32_t v)
 	int32_t status = PP_ERR_TIMEOUT;
 
 	take_turn(p, now);
+	if (now < p->deadline && pace_spin(p, word, v))
+		return PP_OK;
 	p->slept = true;
-	if (now < p->deadline)
+	if (now < p->deadline) {
 		status = nap(word, v, p->slice < p->deadline - now ? p->slice : p->deadline - now);
+		if (p->turn == NULL)
+			pp__slept(&p->handle->words[PATIENCE], p->begin);
+	}
 	if (status == PP_ERR_INTERRUPTED)
 		return status;
 	if (LOAD(&p->handle->number) == 0)
@@ -164,13 +194,13 @@ static int32_t pace_sleep(pace *p, uint32_t *word, uint32_t v)
 /* suspicious reports, to one that does not wait, that the object has been in the way in this same state for so long that somebody may be dead. */
 static bool suspicious(pp__handle *handle, uint64_t state)
 {
-	const uint64_t now = pp__now_ns(), since = __atomic_load_n(&handle->words[1], __ATOMIC_RELAXED);
-	const bool same = __atomic_load_n(&handle->words[0], __ATOMIC_RELAXED) == state;
+	const uint64_t now = pp__now_ns(), since = __atomic_load_n(&handle->words[SINCE], __ATOMIC_RELAXED);
+	const bool same = __atomic_load_n(&handle->words[SUSPECT], __ATOMIC_RELAXED) == state;
 
 	if (same && now - since < PP__SYNC_SLICE_MIN_NS)
 		return false;
-	__atomic_store_n(&handle->words[0], state, __ATOMIC_RELAXED);
-	__atomic_store_n(&handle->words[1], now, __ATOMIC_RELAXED);
+	__atomic_store_n(&handle->words[SUSPECT], state, __ATOMIC_RELAXED);
+	__atomic_store_n(&handle->words[SINCE], now, __ATOMIC_RELAXED);
 	return same;
 }
 
@@ -443,7 +473,7 @@ static bool permit_take(pp__handle *handle, uint32_t *cells, uint32_t most)
 /* permits_recover takes back what the dead hold: of all that have left the table of processes, and of a few others, in turn, by the long look. */
 static bool permits_recover(pp__handle *handle, uint32_t *cells, uint32_t most)
 {
-	const uint32_t first = (uint32_t)__atomic_fetch_add(&handle->words[2], 1, __ATOMIC_RELAXED) % most;
+	const uint32_t first = (uint32_t)__atomic_fetch_add(&handle->words[TRIED], 1, __ATOMIC_RELAXED) % most;
 	uint32_t present = handle->heap->me, looked = 0;
 	bool any = false;
 
@@ -645,6 +675,7 @@ typedef struct walk {
 	uint64_t *cell;  /* the current one */
 	uint32_t number; /* which it is, from 0 */
 	uint64_t *more;  /* where the offset of the next block is */
+	uint64_t next;   /* that offset, when it was looked at last */
 	uint64_t *end;
 	uint32_t blocks;
 } walk;
@@ -653,7 +684,7 @@ static walk walk_begin(const pp__handle *handle)
 {
 	pp__condition *const condition = object_of(handle);
 
-	return (walk){handle, condition->cells - 1, UINT32_MAX, &condition->more, condition->cells + PP__CONDITION_CELLS, 0};
+	return (walk){handle, condition->cells - 1, UINT32_MAX, &condition->more, 0, condition->cells + PP__CONDITION_CELLS, 0};
 }
 
 static bool walk_next(walk *w)
@@ -661,7 +692,7 @@ static bool walk_next(walk *w)
 	w->number += 1;
 	if (++w->cell != w->end)
 		return true;
-	const uint64_t off = LOAD(w->more);
+	const uint64_t off = w->next = LOAD(w->more);
 	pp__condition_more *const block = off == 0 || off % 128 != 0 ? NULL : pp__within(w->handle->heap, off, sizeof *block);
 	if (block == NULL || ++w->blocks > MORE_MOST)
 		return false;
@@ -772,8 +803,8 @@ static int32_t condition_enter(pp__handle *handle, uint64_t *place_out)
 				return PP_OK;
 			}
 		}
-		if (LOAD(w.more) != 0)
-			return w.blocks > MORE_MOST ? pp__fail(PP_ERR_NOMEM, "condition: too many waiters") : corrupt(handle, "condition", LOAD(w.more));
+		if (w.next != 0)
+			return w.blocks > MORE_MOST ? pp__fail(PP_ERR_NOMEM, "condition: too many waiters") : corrupt(handle, "condition", w.next);
 		if (!swept) {
 			condition_sweep(handle, true);
 			swept = true;
