@@ -137,7 +137,9 @@ torture: build $(VENV)/.made ## kill workers at random, for MINUTES (1) in each 
 sweep: build ## SIGKILL after each instruction (SWEEP=most: after most) of what works on shared memory; `make test` tries some
 	POLYPROC_SWEEP=$(or $(SWEEP),all) POLYPROC_TORTURE_SECONDS=14000 $(GO) test -count=1 -v -timeout 4h -run 'TestC/killsweep' ./tests/cdriver
 
-stress: build ## fork FORKS (750) times with each Python there is, while threads are inside calls
+stress: build ## fork FORKS (750) times with each Python there is, four times as often in C, while threads are inside calls
+	POLYPROC_FORKS=$$(( $(or $(FORKS),750) * 4 )) POLYPROC_TORTURE_SECONDS=$$(( $(or $(FORKS),750) * 4 )) \
+		$(GO) test -count=1 -v -timeout 4h -run 'TestC/^fork_stress$$' ./tests/cdriver
 	@for python in $$(tests/tools/pythons 3.9 3.11 3.12 3.13); do $$python tests/fork/stress.py --forks $(or $(FORKS),750); done
 
 RESULT = build/conformance-$(or $(SUITE),core)-$(or $(METHOD),spawn).json

@@ -226,12 +226,12 @@ extern const pp__kind *pp__kinds[PP__KINDS]; /* each kind's file defines its pp_
  * it as it is, and its reference is taken for the child at the fork. */
 struct pp__handle {
 	uint64_t number; /* what the user has; 0: free */
+	uint64_t pins;   /* objects.c: what keeps it, and whether it was freed */
 	uint32_t kind;
-	uint32_t pins;   /* calls that use it now; closed at 0 once freed */
+	uint32_t generation;
 	pp__heap *heap;
 	uint64_t off;    /* the object */
 	uint32_t cell;   /* its reference */
-	uint32_t generation;
 	int32_t fds[2];  /* of pipes; -1: none */
 	void *extra;     /* of the kind */
 	uint64_t words[4]; /* of the kind */
@@ -252,6 +252,10 @@ int32_t pp__object_at(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t gene
  * kind. Each pin is followed by pp__unpin. */
 pp__handle *pp__pin(uint64_t number, uint32_t kind);
 void pp__unpin(pp__handle *handle);
+
+/* pp__keep keeps a handle that is pinned beyond the call, until pp__drop, which any thread may call. */
+void pp__keep(pp__handle *handle);
+void pp__drop(pp__handle *handle);
 
 /* pp__handle_free is what pp_x_free does: PP_OK, PP_ERR_HANDLE; 0 is no handle and PP_OK. Calls that are under way go on;
  * with `interrupt` of the kind's making they should end with PP_ERR_CLOSED. */

@@ -1,5 +1,6 @@
 /* objects.c - see heap.h: objects, the references that processes hold, and handles. */
 #include "heap_private.h"
+#include "pins.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -14,7 +15,10 @@ enum {
 	NURSERY_MS = 10000,
 	READY_STEP = PP__STORAGE_STEP / 8
 };
-#define CLOSING 0x80000000u /* in pins: freed, and to be closed when nobody uses it */
+/* pins: how often it is kept; freed, and to be closed when nobody uses it; how often that has happened */
+#define COUNT UINT64_C(0x7fffffff)
+#define CLOSING UINT64_C(0x80000000)
+#define GENERATION (UINT64_C(1) << 32)
 #define NUMBER_MARK ((uint64_t)1 << 63) /* no other handle of the library has it */
 
 const pp__kind *pp__kinds[PP__KINDS];
@@ -343,37 +347,51 @@ static void handle_closed(pp__handle *h, bool reference)
 	handle_spare(index_of(h));
 }
 
-void pp__unpin(pp__handle *h)
+void pp__handle_settle(pp__handle *h)
 {
-	uint32_t is = __atomic_load_n(&h->pins, __ATOMIC_RELAXED), to;
+	uint64_t is = __atomic_load_n(&h->pins, __ATOMIC_SEQ_CST);
 
-	do {
-		/* None: it was pinned by the process that forked this one. */
-		if ((is & ~CLOSING) == 0)
-			return;
-		/* Who takes the last pin off a freed handle closes it. */
-		to = is == (CLOSING | 1) ? 0 : is - 1;
-	} while (!__atomic_compare_exchange_n(&h->pins, &is, to, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
-	if (is == (CLOSING | 1))
+	if ((is & (CLOSING | COUNT)) != CLOSING || pp__pins_any(h))
+		return;
+	/* The generation: it may have been closed meanwhile, made again, and freed again. */
+	if (__atomic_compare_exchange_n(&h->pins, &is, (is + GENERATION) & ~CLOSING, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 		handle_closed(h, true);
 }
 
-/* pin_any pins the handle if it has this number still. */
-static bool pin_number(pp__handle *h, uint64_t number)
+void pp__keep(pp__handle *h)
 {
 	__atomic_fetch_add(&h->pins, 1, __ATOMIC_SEQ_CST);
-	if (number != 0 && __atomic_load_n(&h->number, __ATOMIC_SEQ_CST) == number)
-		return true;
-	pp__unpin(h);
-	return false;
+}
+
+void pp__drop(pp__handle *h)
+{
+	uint64_t is = __atomic_load_n(&h->pins, __ATOMIC_RELAXED);
+
+	do {
+		/* None: it was kept by the process that forked this one. */
+		if ((is & COUNT) == 0)
+			return;
+	} while (!__atomic_compare_exchange_n(&h->pins, &is, is - 1, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+	if ((is & (CLOSING | COUNT)) == (CLOSING | 1))
+		pp__handle_settle(h);
+}
+
+void pp__unpin(pp__handle *h)
+{
+	if (!pp__pins_drop(h))
+		pp__drop(h);
+	else if ((__atomic_load_n(&h->pins, __ATOMIC_RELAXED) & CLOSING) != 0)
+		pp__handle_settle(h);
 }
 
 static pp__handle *lookup(uint64_t number, uint32_t kind)
 {
 	pp__handle *const h = (number & NUMBER_MARK) != 0 ? place((uint32_t)(number & ((1u << INDEX_BITS) - 1))) : NULL;
 
-	if (h != NULL && pin_number(h, number)) {
-		if (h->kind == kind)
+	if (h != NULL) {
+		if (!pp__pins_take(h))
+			pp__keep(h);
+		if (__atomic_load_n(&h->number, __ATOMIC_SEQ_CST) == number && h->kind == kind)
 			return h;
 		pp__unpin(h);
 	}
@@ -621,10 +639,10 @@ void pp__heap_before_fork(void)
 	for (uint32_t i = 0; forking && i < handle_count; i++) {
 		pp__handle *const h = place(i);
 		const uint64_t number = __atomic_load_n(&h->number, __ATOMIC_SEQ_CST);
-		/* The pin keeps the heap mapped; it is taken off after the fork, when closing does no harm. */
+		/* That keeps the heap mapped; it is taken off after the fork, when closing does no harm. */
 		if (number == 0)
 			continue;
-		__atomic_fetch_add(&h->pins, 1, __ATOMIC_SEQ_CST);
+		pp__keep(h);
 		h->forking = 1;
 		h->fork_cell = 0;
 		if (__atomic_load_n(&h->number, __ATOMIC_SEQ_CST) != number)
@@ -666,7 +684,7 @@ void pp__heap_in_parent(void)
 		if (h->forking != 0) {
 			/* The cell is the child's: at the next fork this handle may be freed, and its heap closed. */
 			h->forking = h->fork_cell = 0;
-			pp__unpin(h);
+			pp__drop(h);
 		}
 	}
 	/* Who only forks meets no other occasion. */
@@ -677,6 +695,7 @@ void pp__heap_in_parent(void)
 void pp__heap_in_child(void)
 {
 	handles_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+	pp__pins_in_child();
 	pp__storage_forked(true);
 	pp__heap_locks_in_child();
 	for (pp__heap *heap = pp__heaps; heap != NULL; heap = heap->private->next) {
@@ -687,11 +706,11 @@ void pp__heap_in_child(void)
 	}
 	for (uint32_t i = 0; forking && i < handle_count; i++) {
 		pp__handle *const h = place(i);
-		const uint32_t pins = h->pins;
+		const uint64_t pins = h->pins;
 		const bool taken = h->fork_cell != 0 && h->heap->me != 0;
 		const uint32_t cell = h->fork_cell;
 		/* The threads that used it are not here. */
-		h->pins = 0;
+		h->pins = pins & ~(CLOSING | COUNT);
 		h->forking = h->fork_cell = 0;
 		if (h->number != 0) {
 			h->cell = taken ? cell : 0;

@@ -550,8 +550,9 @@ static int32_t finish(const call *call, want *what)
 	}
 	if (what->how == TAKE) {
 		*what->message = (pp_pipe_message){what->block != NULL ? what->block : what->data, what->size, {0}};
-		/* owned: the handle, which stays pinned; the lease; the tag. Or nothing but 1: memory of this process. */
+		/* owned: the handle, which is kept; the lease; the tag. Or nothing but 1: memory of this process. */
 		if (what->block != NULL) {
+			pp__keep(call->handle);
 			what->message->owned[0] = (uint64_t)(uintptr_t)call->handle;
 			what->message->owned[1] = (uint64_t)(uintptr_t)what->lease;
 			what->message->owned[2] = (uint64_t)what->bulk.tag << 32 | pp__join(heap);
@@ -723,10 +724,7 @@ int32_t pp_pipe_take(pp_pipe from, int64_t timeout_ms, pp_pipe_message *message_
 	int32_t status = begin(from, false, timeout_ms, &call);
 	if (status != PP_OK)
 		return status;
-	status = pull(&call, &what, false);
-	if (status == PP_OK && what.block != NULL)
-		return PP_OK; /* the pin is the message's */
-	return end(&call, status);
+	return end(&call, pull(&call, &what, false));
 }
 
 void pp_pipe_message_free(pp_pipe_message *message)
@@ -742,7 +740,7 @@ void pp_pipe_message_free(pp_pipe_message *message)
 		if (pp__join(heap) == (uint32_t)message->owned[2]) {
 			lease_end(heap, (pp__pipe_lease *)(uintptr_t)message->owned[1],
 			          (uint64_t)((const uint8_t *)message->data - heap->base), (uint32_t)(message->owned[2] >> 32));
-			pp__unpin(handle);
+			pp__drop(handle);
 		}
 	}
 	*message = (pp_pipe_message){0};

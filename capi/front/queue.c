@@ -797,29 +797,29 @@ static void describe(pp_message *m, const void *data, uint64_t size, uint32_t co
 /* own lets the message lie in the block of a cell; it keeps the handle alive. */
 static void own(view *v, const want *w, const void *data, uint64_t size, uint32_t codec, const pp__queue_cell *cell, uint32_t number)
 {
+	pp__keep(v->handle);
 	describe(w->message, data, size, codec, w->lease ? M_LEASED : M_HELD);
 	w->message->cell = (uint64_t)number << 24 | (cell->word & 0xffffffu);
 	w->message->owner = (uintptr_t)v->handle;
 }
 
-/* deliver hands over the block of a cell that is HELD or LEASED by this process. Returns true if the view's pin went into the message. */
-static bool deliver(view *v, const want *w, pp__queue_cell *cell, uint32_t number, const void *data)
+/* deliver hands over the block of a cell that is HELD or LEASED by this process. */
+static void deliver(view *v, const want *w, pp__queue_cell *cell, uint32_t number, const void *data)
 {
 	const uint64_t size = cell->size;
 	const uint32_t codec = cell->codec;
 
 	if (!w->copy) {
 		own(v, w, data, size, codec, cell, number);
-		return true;
+		return;
 	}
 	memcpy(w->buf, data, size);
 	describe(w->message, w->buf, size, codec, M_BUFFER);
 	free_cell(v, cell);
-	return false;
 }
 
 /* get_returned takes a message that was leased to somebody who did not acknowledge it. PP_ERR_EMPTY: there is none. */
-static int32_t get_returned(view *v, const want *w, bool *pinned)
+static int32_t get_returned(view *v, const want *w)
 {
 	pp__queue *const q = v->q;
 	const uint32_t me = pp__join(v->heap);
@@ -845,7 +845,7 @@ static int32_t get_returned(view *v, const want *w, bool *pinned)
 				continue;
 			if (again != 0) /* there may be more */
 				__atomic_fetch_add(&q->returned, 1, __ATOMIC_SEQ_CST);
-			*pinned = deliver(v, w, k.cell, k.number, data);
+			deliver(v, w, k.cell, k.number, data);
 			return PP_OK;
 		}
 		if (again == 0)
@@ -855,7 +855,7 @@ static int32_t get_returned(view *v, const want *w, bool *pinned)
 }
 
 /* get_bulk takes a message that was found, get_lock held, by way of a cell: one that lies in a block of its own, or a lease. */
-static int32_t get_bulk(view *v, const want *w, found *f, bool *pinned)
+static int32_t get_bulk(view *v, const want *w, found *f)
 {
 	pp__queue_cell *cell;
 	uint32_t number, state = w->lease ? PP__CELL_LEASING : PP__CELL_TAKING;
@@ -881,18 +881,18 @@ static int32_t get_bulk(view *v, const want *w, found *f, bool *pinned)
 	commit_get(v, f);
 	set(cell, me, w->lease ? PP__CELL_LEASED : PP__CELL_HELD);
 	end_get(v, 1, f->left);
-	*pinned = deliver(v, w, cell, number, f->data);
+	deliver(v, w, cell, number, f->data);
 	return PP_OK;
 }
 
 /* get_once takes a message if one is there. */
-static int32_t get_once(view *v, const want *w, bool *pinned)
+static int32_t get_once(view *v, const want *w)
 {
 	pp__queue *const q = v->q;
 	found f;
 
 	if (__atomic_load_n(&q->returned, __ATOMIC_SEQ_CST) != 0) {
-		const int32_t status = get_returned(v, w, pinned);
+		const int32_t status = get_returned(v, w);
 		if (status != PP_ERR_EMPTY)
 			return status;
 	}
@@ -910,7 +910,7 @@ static int32_t get_once(view *v, const want *w, bool *pinned)
 		return status == PP_ERR_EMPTY && closed ? PP_ERR_CLOSED : status;
 	}
 	if (w->lease || f.ref != 0)
-		return get_bulk(v, w, &f, pinned);
+		return get_bulk(v, w, &f);
 	uint32_t kind = M_BUFFER;
 	void *to = w->buf;
 	if (f.size > w->room) {
@@ -940,7 +940,6 @@ static int32_t get_failed(int32_t status)
 static int32_t get(pp_queue queue, int64_t timeout_ms, const want *w)
 {
 	view v;
-	bool pinned = false;
 	int32_t status = view_of(queue, timeout_ms, &v);
 
 	*w->message = (pp_message){0};
@@ -949,15 +948,14 @@ static int32_t get(pp_queue queue, int64_t timeout_ms, const want *w)
 	if ((++v.handle->words[W_GETS] & (GETS_PER_SWEEP - 1)) == 0)
 		sweep(&v, false);
 	for (;;) {
-		status = get_once(&v, w, &pinned);
+		status = get_once(&v, w);
 		if (status != PP_ERR_EMPTY)
 			break;
 		status = rest(&v, &v.q->not_empty, ready_to_get, PP_ERR_EMPTY);
 		if (status != PP_OK)
 			break;
 	}
-	if (!pinned)
-		pp__unpin(v.handle);
+	pp__unpin(v.handle);
 	return status == PP_OK ? PP_OK : get_failed(status);
 }
 
@@ -1175,7 +1173,7 @@ int32_t pp_message_ack(pp_message *message)
 		return pp__fail(PP_ERR_STATE, "queue: the message was leased by another process");
 	set(cell, (uint32_t)(cell->word >> 32), PP__CELL_HELD);
 	free_cell(&v, cell);
-	pp__unpin(v.handle);
+	pp__drop(v.handle);
 	*message = (pp_message){0};
 	return PP_OK;
 }
@@ -1197,7 +1195,8 @@ void pp_message_free(pp_message *message)
 			__atomic_fetch_add(&v.q->returned, 1, __ATOMIC_SEQ_CST);
 			ring(&v.q->not_empty, 1);
 		}
-		pp__unpin(v.handle);
+		if (cell != NULL) /* else it is the message of the process that has forked this one */
+			pp__drop(v.handle);
 	}
 	*message = (pp_message){0};
 }

@@ -608,7 +608,9 @@ static void objects(void)
 
 /* ---- handles and threads ---------------------------------------------------------------------------------------------------- */
 
-static uint64_t numbers[64];
+enum { NUMBERS = 64 };
+static uint64_t numbers[NUMBERS];
+static uint32_t wide; /* how many of them are used */
 static uint32_t stop;
 
 static void *use_handles(void *seed_pointer)
@@ -617,7 +619,7 @@ static void *use_handles(void *seed_pointer)
 
 	while (__atomic_load_n(&stop, __ATOMIC_RELAXED) == 0) {
 		const uint64_t r = next_random(&seed);
-		uint64_t *const place = &numbers[r % 64];
+		uint64_t *const place = &numbers[r % wide];
 		if (r >> 32 & 1) {
 			const uint64_t number = __atomic_load_n(place, __ATOMIC_RELAXED);
 			pp__handle *const h = pp__pin(number, PP__KIND_BARRIER);
@@ -640,8 +642,74 @@ static void *use_handles(void *seed_pointer)
 	return (void *)(uintptr_t)pinned;
 }
 
+/* A call that ends in the middle, with its thread. */
+static void *leave_pinned(void *number)
+{
+	REQUIRE(pp__pin(*(uint64_t *)number, PP__KIND_BARRIER) != NULL);
+	return NULL;
+}
+
+static void *drop_kept(void *handle)
+{
+	pp__drop(handle);
+	return NULL;
+}
+
+/* Which uses of a handle defer its end, and that the last one ends it: more in one thread than it has places for, beyond the call and in another thread, and a thread that is gone. */
+static void pins(void)
+{
+	pp__heap *const heap = fresh_heap();
+	pp__handle *h, *others[PP__PINS];
+	pthread_t thread;
+
+	for (int depth = 1; depth <= 2 * PP__PINS; depth++) {
+		closed = 0;
+		REQUIRE_EQ(pp__object_new(heap, PP__KIND_BARRIER, 128, &h), PP_OK);
+		for (int i = 0; i < depth; i++)
+			REQUIRE(pp__pin(h->number, PP__KIND_BARRIER) == h);
+		REQUIRE_EQ(pp__handle_free(h->number, PP__KIND_BARRIER), PP_OK);
+		for (int i = 0; i < depth; i++) {
+			REQUIRE_EQ(closed, 0);
+			pp__unpin(h);
+		}
+		REQUIRE_EQ(closed, 1);
+		pp__unpin(h); /* of one that it does not have any more: nothing */
+		REQUIRE_EQ(closed, 1);
+	}
+	/* Kept, pinned, and freed when no place is left. */
+	for (int i = 0; i < PP__PINS; i++) {
+		REQUIRE_EQ(pp__object_new(heap, PP__KIND_BARRIER, 128, &others[i]), PP_OK);
+		REQUIRE(pp__pin(others[i]->number, PP__KIND_BARRIER) == others[i]);
+	}
+	REQUIRE_EQ(pp__object_new(heap, PP__KIND_BARRIER, 128, &h), PP_OK);
+	REQUIRE(pp__pin(h->number, PP__KIND_BARRIER) == h);
+	pp__keep(h);
+	closed = 0;
+	REQUIRE_EQ(pp__handle_free(h->number, PP__KIND_BARRIER), PP_OK);
+	pp__unpin(h);
+	REQUIRE_EQ(closed, 0);
+	REQUIRE_EQ(pthread_create(&thread, NULL, drop_kept, h), 0);
+	pthread_join(thread, NULL);
+	REQUIRE_EQ(closed, 1);
+	for (int i = 0; i < PP__PINS; i++) {
+		pp__unpin(others[i]);
+		REQUIRE_EQ(pp__handle_free(others[i]->number, PP__KIND_BARRIER), PP_OK);
+	}
+	REQUIRE_EQ(closed, 1 + PP__PINS);
+	/* A thread that ended in a call is in none. */
+	REQUIRE_EQ(pp__object_new(heap, PP__KIND_BARRIER, 128, &h), PP_OK);
+	uint64_t number = h->number;
+	REQUIRE_EQ(pthread_create(&thread, NULL, leave_pinned, &number), 0);
+	pthread_join(thread, NULL);
+	REQUIRE_EQ(pp__handle_free(number, PP__KIND_BARRIER), PP_OK);
+	REQUIRE_EQ(closed, 2 + PP__PINS);
+	REQUIRE_EQ(live, 0);
+	empty(heap);
+	pp__heap_close(heap);
+}
+
 /* Threads make, use and free handles while one forks: each child frees all that it has inherited, or is killed. */
-static void forks_and_threads(void)
+static void forks_and_threads_of(uint32_t handles, int64_t ms)
 {
 	pthread_t thread[3];
 	uint64_t seeds[3] = {1, 2, 3};
@@ -649,17 +717,18 @@ static void forks_and_threads(void)
 
 	the_heap = fresh_heap();
 	memset(numbers, 0, sizeof numbers);
+	wide = handles;
 	stop = 0;
 	for (int i = 0; i < 3; i++)
 		REQUIRE_EQ(pthread_create(&thread[i], NULL, use_handles, &seeds[i]), 0);
 	uint64_t seed = 99;
-	const int64_t end = now_ms() + 3000;
+	const int64_t end = now_ms() + ms;
 	while (now_ms() < end) {
 		const pid_t child = fork();
 		REQUIRE(child >= 0);
 		if (child == 0) {
 			alarm(20);
-			for (int i = 0; i < 64; i++) {
+			for (int i = 0; i < NUMBERS; i++) {
 				pp__handle *const h = pp__pin(numbers[i], PP__KIND_BARRIER);
 				if (h == NULL)
 					continue;
@@ -690,7 +759,7 @@ static void forks_and_threads(void)
 		pthread_join(thread[i], &result);
 		pinned += (uintptr_t)result;
 	}
-	for (int i = 0; i < 64; i++)
+	for (int i = 0; i < NUMBERS; i++)
 		REQUIRE_EQ(pp__handle_free(numbers[i], PP__KIND_BARRIER), PP_OK);
 	/* Places of children that were killed before they came for them. */
 	nurseries(the_heap, UINT64_MAX);
@@ -703,6 +772,18 @@ static void forks_and_threads(void)
 	REQUIRE(kit_used(&c) <= kills);
 	REQUIRE_EQ(live, 0);
 	pp__heap_close(the_heap);
+}
+
+static void forks_and_threads(void)
+{
+	forks_and_threads_of(NUMBERS, 2000);
+	forks_and_threads_of(1, 1000); /* all of them at one place: freed under the others' hands */
+	const bool is = pp__pins_asymmetric;
+	REQUIRE(is);
+	pp__pins_asymmetric = false; /* as where membarrier is forbidden */
+	forks_and_threads_of(NUMBERS, 500);
+	forks_and_threads_of(1, 500);
+	pp__pins_asymmetric = is;
 }
 
 /* A fork that fails, and a child that comes too late for its place. */
@@ -1045,7 +1126,7 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} all[] = {
 		{"sizes", sizes}, {"mixed", mixed}, {"adoption", adoption}, {"killed_at_random", killed_at_random}, {"burst", burst},
-		{"limits", limits}, {"named", named}, {"racing", racing}, {"objects", objects}, {"forks_and_threads", forks_and_threads},
+		{"limits", limits}, {"named", named}, {"racing", racing}, {"objects", objects}, {"pins", pins}, {"forks_and_threads", forks_and_threads},
 		{"failed_fork", failed_fork}, {"locks", locks}, {"places", places}, {"nonsense", nonsense},
 	};
 

@@ -8,6 +8,7 @@
 #include "../../capi/front/heap.c"
 #include "../../capi/front/members.c"
 #include "../../capi/front/objects.c"
+#include "../../capi/front/pins.c"
 #include "../../capi/front/storage.c"
 
 #include <signal.h>

@@ -1,0 +1,93 @@
+/* pins.c - see pins.h. */
+#include "pins.h"
+
+#include <linux/membarrier.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+__thread pp__pins *pp__pins_mine;
+bool pp__pins_asymmetric;
+
+static pp__pins *all; /* only ever grows: to as many as there were threads at once */
+static pthread_key_t ending;
+static bool has_ending;
+
+static int membarrier(int command)
+{
+	return (int)syscall(SYS_membarrier, command, 0, 0);
+}
+
+/* A thread that ends leaves its places to the next. One that ends in the middle of a call uses nothing any more. */
+static void ended(void *object)
+{
+	pp__pins *const pins = object;
+
+	pp__pins_mine = NULL;
+	for (int i = 0; i < PP__PINS; i++) {
+		pp__handle *const h = pins->held[i];
+		if (h == NULL)
+			continue;
+		__atomic_store_n(&pins->held[i], NULL, __ATOMIC_RELEASE);
+		pp__pins_order();
+		pp__handle_settle(h);
+	}
+	__atomic_store_n(&pins->taken, 0, __ATOMIC_RELEASE);
+}
+
+__attribute__((constructor)) static void pins_on_load(void)
+{
+	has_ending = pthread_key_create(&ending, ended) == 0;
+	pp__pins_asymmetric = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
+}
+
+pp__pins *pp__pins_new(void)
+{
+	pp__pins *pins;
+
+	if (!has_ending)
+		return NULL;
+	for (pins = __atomic_load_n(&all, __ATOMIC_ACQUIRE); pins != NULL; pins = pins->next) {
+		uint32_t no = 0;
+		if (__atomic_load_n(&pins->taken, __ATOMIC_RELAXED) == 0 &&
+		    __atomic_compare_exchange_n(&pins->taken, &no, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+			break;
+	}
+	if (pins == NULL) {
+		pins = aligned_alloc(_Alignof(pp__pins), sizeof *pins);
+		if (pins == NULL)
+			return NULL;
+		*pins = (pp__pins){.next = __atomic_load_n(&all, __ATOMIC_RELAXED), .taken = 1};
+		while (!__atomic_compare_exchange_n(&all, &pins->next, pins, true, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+		}
+	}
+	if (pthread_setspecific(ending, pins) != 0) {
+		__atomic_store_n(&pins->taken, 0, __ATOMIC_RELEASE);
+		return NULL;
+	}
+	return pp__pins_mine = pins;
+}
+
+bool pp__pins_any(const pp__handle *h)
+{
+	if (!pp__pins_asymmetric)
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	else if (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0 && (membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) != 0 ||
+	                                                                membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0))
+		return true; /* it was there, and is not any more: the handle stays as it is */
+	for (const pp__pins *pins = __atomic_load_n(&all, __ATOMIC_ACQUIRE); pins != NULL; pins = pins->next)
+		for (int i = 0; i < PP__PINS; i++)
+			if (__atomic_load_n(&pins->held[i], __ATOMIC_ACQUIRE) == h)
+				return true;
+	return false;
+}
+
+void pp__pins_in_child(void)
+{
+	for (pp__pins *pins = all; pins != NULL; pins = pins->next) {
+		for (int i = 0; i < PP__PINS; i++)
+			pins->held[i] = NULL;
+		pins->taken = pins == pp__pins_mine;
+	}
+}
