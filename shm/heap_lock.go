@@ -129,12 +129,13 @@ func (c Chime) RingAll() { c.Ring(math.MaxInt32) }
 
 // Line is the goroutines of this process that wait for one chime: only the first sleeps in the kernel, the others behind it.
 type Line struct {
-	chime Chime
-	gate  chan struct{}
+	chime    Chime
+	gate     chan struct{}
+	patience Patience
 }
 
 // NewLine returns an empty line.
-func NewLine(c Chime) *Line { return &Line{c, make(chan struct{}, 1)} }
+func NewLine(c Chime) *Line { return &Line{chime: c, gate: make(chan struct{}, 1)} }
 
 // Chime returns what the line waits for.
 func (l *Line) Chime() Chime { return l.chime }
@@ -147,6 +148,10 @@ func (l *Line) Wait(ctx context.Context, slice time.Duration, ready func() bool)
 		defer func() { <-l.gate }()
 	case <-ctx.Done():
 		return false, ctx.Err()
+	}
+	came, began := l.patience.Spin(ready)
+	if came {
+		return false, nil
 	}
 	if ctx.Done() != nil {
 		// The end of the context is a ring that nobody else needs.
@@ -173,5 +178,6 @@ func (l *Line) Wait(ctx context.Context, slice time.Duration, ready func() bool)
 		if !l.chime.Wait(seq, slice) {
 			return true, nil
 		}
+		l.patience.Slept(began)
 	}
 }

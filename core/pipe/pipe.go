@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,17 +39,17 @@ type Conn struct{ e *end }
 
 // end is what a Conn is, in this process.
 type end struct {
-	object  *shm.Object
-	heap    *shm.Heap
-	p       *head
-	which   int
-	fd      int
-	out, in *half // nil: not in this direction
-	pins    atomic.Int64
-	finish  sync.Once
-	looked  atomic.Uint64 // ms
-	budget  atomic.Int64  // ns: how long it is worth to look at the ring before sleeping
-	ready   readiness
+	object   *shm.Object
+	heap     *shm.Heap
+	p        *head
+	which    int
+	fd       int
+	out, in  *half // nil: not in this direction
+	pins     atomic.Int64
+	finish   sync.Once
+	looked   atomic.Uint64 // ms
+	patience shm.Patience
+	ready    readiness
 }
 
 // half is a way as this end uses it.
@@ -71,9 +70,6 @@ const (
 	settleTime   = 50 * time.Millisecond
 	fullSlice    = 10 * time.Millisecond
 	slice        = sliceMillis * time.Millisecond
-	spinFirst    = 8000
-	spinMost     = 32000
-	spinLeast    = 1000
 	bulkClaim    = ringCap/8 - recordHead
 	bytesPerSlot = 256
 )
@@ -110,7 +106,6 @@ func New(h *shm.Heap, duplex bool) (a, b *Conn, err error) {
 
 func newConn(o *shm.Object, which, fd int) *Conn {
 	e := &end{object: o, heap: o.Heap(), p: (*head)(o.Pointer()), which: which, fd: fd}
-	e.budget.Store(spinFirst)
 	e.ready.gate = make(chan struct{}, 1)
 	half := func(i int, sends bool) *half {
 		if i == 0 && *e.p.objectFlags()&flagDuplex == 0 {
@@ -395,7 +390,8 @@ func (e *end) pull(ctx context.Context, try bool, g *want) error {
 	if try {
 		patience = tryPatience
 	}
-	hup, thorough, spun := false, false, false
+	hup, thorough := false, false
+	var began time.Time // of the wait
 	for {
 		if err := w.lock.Lock(ctx, patience); err != nil {
 			if try && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -427,10 +423,9 @@ func (e *end) pull(ctx context.Context, try bool, g *want) error {
 			}
 			continue
 		}
-		if !spun {
+		if began.IsZero() {
 			w.lock.Unlock()
-			spun = true
-			e.spin()
+			began = e.spin()
 			continue
 		}
 		well := e.settle(thorough)
@@ -442,6 +437,7 @@ func (e *end) pull(ctx context.Context, try bool, g *want) error {
 		if readable, hup, err = e.ready.wait(ctx, e.fd, slice, e.isClosed); err != nil {
 			return err
 		}
+		e.patience.Slept(began)
 		thorough = readable
 	}
 }
@@ -535,26 +531,11 @@ func (e *end) settle(thorough bool) bool {
 	return well
 }
 
-// spin waits a moment for a message without a system call. Each success doubles the next moment, each failure halves it; far down, it is tried now and then only.
-func (e *end) spin() {
-	if runtime.GOMAXPROCS(0) == 1 {
-		return
-	}
-	most := e.budget.Load()
-	if most < spinLeast { // counts up: 1/16 of the sleeps
-		e.budget.Store(most + spinLeast/16)
-		return
-	}
+// spin waits a moment for a message without a system call.
+func (e *end) spin() time.Time {
 	tail := atomic.LoadUint64(&e.in.tail)
-	for began := time.Now(); time.Since(began) < time.Duration(most); {
-		for range 64 {
-			if atomic.LoadUint64(&e.in.tail) != tail {
-				e.budget.Store(min(2*most, spinMost))
-				return
-			}
-		}
-	}
-	e.budget.Store(most / 2)
+	_, began := e.patience.Spin(func() bool { return atomic.LoadUint64(&e.in.tail) != tail })
+	return began
 }
 
 // Descriptor returns the descriptor of the end, for poll(2) and epoll(7): readable exactly when a message is there, or (hang-up) nobody has the other end. It stays the Conn's, until
