@@ -5,6 +5,7 @@
 #include "bell.h"
 #include "blocks.h"
 #include "ring.h"
+#include "spin.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -67,9 +68,7 @@ static struct {
 	window windows[WINDOWS];
 	uint64_t clock; /* counts uses of windows */
 
-	uint64_t spin_ns;  /* how long to look for a task before sleeping; 0: not at all */
-	uint32_t spin_rest; /* sleeps until the next try, if not at all */
-	bool may_spin;
+	uint64_t patience; /* spin.h */
 
 	uint64_t known_fn; /* the function that was called last, and where it is */
 	const void *known_at;
@@ -218,7 +217,6 @@ static int32_t attach(const assignment *a, pp_worker *worker_out)
 		pp__view_unmap(&w.lane_view);
 		return status;
 	}
-	w.may_spin = pp_cpu_count() > 1;
 	w.state = ATTACHED;
 	__atomic_store_n(&w.lane->worker_pid, (uint32_t)getpid(), __ATOMIC_SEQ_CST);
 	const uint32_t size = worker_out->size;
@@ -438,41 +436,14 @@ static bool closing(void)
 	       __atomic_load_n(&w.lane->generation, __ATOMIC_SEQ_CST) != w.generation;
 }
 
-/* spin looks for a task for a short time, which is much cheaper than a sleep if one comes, and a waste if not. So it learns: what
- * succeeds is given more time, what fails less, down to none; then it is tried again only once in a while. */
-static bool spin(void)
+static bool has_task(const void *ring)
 {
-	enum { SPIN_MOST_NS = 20000, SPIN_LEAST_NS = 1000, SPIN_REST = 64 };
-	uint64_t budget = w.spin_ns;
-
-	if (!w.may_spin)
-		return false;
-	if (budget < SPIN_LEAST_NS) {
-		if (w.spin_rest > 0) {
-			w.spin_rest--;
-			return false;
-		}
-		w.spin_rest = SPIN_REST;
-		budget = SPIN_LEAST_NS * 4;
-	}
-	const uint64_t start = pp__now_ns();
-	do {
-		for (int i = 0; i < 32; i++) {
-			if (pp__ring_waiting(&w.tasks)) {
-				w.spin_ns = budget * 2 < SPIN_MOST_NS ? budget * 2 : SPIN_MOST_NS;
-				return true;
-			}
-			pp__pause();
-		}
-	} while (pp__now_ns() - start < budget);
-	w.spin_ns = budget / 2;
-	return false;
+	return pp__ring_waiting(ring);
 }
 
 int32_t pp_worker_next(int64_t timeout_ms, pp_task *task_out)
 {
-	uint64_t deadline = 0;
-	bool spun = false;
+	uint64_t deadline = 0, began = 0;
 
 	if (task_out == NULL)
 		return pp__fail(PP_ERR_INVALID, "pp_worker_next: NULL");
@@ -496,11 +467,8 @@ int32_t pp_worker_next(int64_t timeout_ms, pp_task *task_out)
 		}
 		if (timeout_ms == 0)
 			return pp__fail(PP_ERR_TIMEOUT, "no task yet");
-		if (!spun) {
-			spun = true;
-			if (spin())
-				continue;
-		}
+		if (began == 0 && pp__spin(&w.patience, has_task, &w.tasks, &began))
+			continue;
 		uint64_t pause = (uint64_t)PP__SLICE_MS * 1000000u;
 		if (timeout_ms > 0) {
 			const uint64_t now = pp__now_ns();
@@ -516,6 +484,7 @@ int32_t pp_worker_next(int64_t timeout_ms, pp_task *task_out)
 		const uint32_t seq = pp__bell_enter(&w.lane->task_bell);
 		if (!pp__ring_waiting(&w.tasks) && !closing())
 			slept = pp__bell_wait(&w.lane->task_bell, seq, pause);
+		pp__slept(&w.patience, began);
 		pp__bell_leave(&w.lane->task_bell);
 		if (slept == PP_ERR_INTERRUPTED && !pp__ring_waiting(&w.tasks))
 			return pp__fail(PP_ERR_INTERRUPTED, "a signal handler ran");

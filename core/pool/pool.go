@@ -98,10 +98,11 @@ type Pool struct {
 	outcomes uint64 // that were ever given
 	lost     uint64
 	started  uint64
-	meanNS   float64 // of recent tasks; 0: none yet
-	usualNS  float64 // the same, in which one task counts for no more than eight usual ones
-	waiters  int     // threads that wait in a call
-	wakes    uint64  // calls of Wake
+	meanNS   float64      // of recent tasks; 0: none yet
+	usualNS  float64      // the same, in which one task counts for no more than eight usual ones
+	waiters  int          // threads that wait in a call
+	patience shm.Patience // of those
+	wakes    uint64       // calls of Wake
 
 	opening    bool // Open starts the first workers
 	closed     bool

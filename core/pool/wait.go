@@ -52,11 +52,17 @@ func (p *Pool) waitFor(timeout time.Duration, cond func() bool) error {
 		}
 		p.mu.Unlock()
 		var err error
+		came, began := p.patience.Spin(func() bool { return p.board.fore.seq.Load() != seq })
+		if came {
+			p.mu.Lock()
+			continue
+		}
 		if p.opt.Interruptible {
 			err = futexWaitInterruptible(p.board.fore.addr(), seq, pause)
 		} else {
 			err = shm.FutexWait(p.board.fore.addr(), seq, pause)
 		}
+		p.patience.Slept(began)
 		p.mu.Lock()
 		if p.opt.Interruptible && errors.Is(err, shm.ErrInterrupted) {
 			return ErrInterrupted
