@@ -34,7 +34,7 @@ COPIES := $(PACKAGE)/libpolyproc.so $(PACKAGE)/libpolyproc-engine.so
 CROSS := darwin/amd64 darwin/arm64 freebsd/amd64 freebsd/arm64 windows/amd64 windows/arm64 linux/arm64
 SHELLS := .ci/run tests/tools/pythons tests/bench/run
 
-CFLAGS ?= -O2 -g
+CFLAGS ?= -O3 -g
 FRONT_FLAGS := -std=gnu11 -fPIC -fvisibility=hidden -Wall -Wextra -Iinclude -pthread
 FRONT_LINK := -shared -Wl,-soname,libpolyproc.so -Wl,-z,nodelete -Wl,--version-script=capi/front/polyproc.map -Wl,--build-id -Wl,-z,defs \
 	-pthread -ldl

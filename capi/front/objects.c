@@ -529,7 +529,7 @@ static int32_t check(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t gener
 static int32_t attach(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t generation, uint32_t in_flight, pp__handle **handle_out)
 {
 	const uint32_t me = pp__join(heap);
-	pp__object *object;
+	pp__object *object = NULL;
 	uint32_t index, cell = 0, is_generation;
 	uint64_t room;
 
@@ -714,7 +714,7 @@ void pp__heap_in_child(void)
 		h->forking = h->fork_cell = 0;
 		if (h->number != 0) {
 			h->cell = taken ? cell : 0;
-			pp__object *object;
+			pp__object *object = NULL;
 			uint32_t generation;
 			uint64_t room;
 			/* Without a place in the table, or a cell: as from anybody else. If the object is gone, calls will say so. */

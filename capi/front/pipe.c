@@ -366,7 +366,7 @@ int32_t pp_pipe_send_parts(pp_pipe to, const pp_part *parts, size_t n, int64_t t
 {
 	uint8_t small[PP__PIPE_INLINE_MOST];
 	uint64_t size = 0;
-	call call;
+	call call = {0};
 
 	if (parts == NULL && n > 0)
 		return pp__fail(PP_ERR_INVALID, "pp_pipe_send_parts: NULL");
@@ -389,7 +389,7 @@ int32_t pp_pipe_send_parts(pp_pipe to, const pp_part *parts, size_t n, int64_t t
 
 int32_t pp_pipe_send(pp_pipe to, const void *data, size_t size, int64_t timeout_ms)
 {
-	call call;
+	call call = {0};
 
 	if (data == NULL && size > 0)
 		return pp__fail(PP_ERR_INVALID, "pp_pipe_send: NULL");
@@ -689,7 +689,7 @@ static int32_t pull(const call *call, want *what, bool now)
 
 static int64_t receive(pp_pipe from, void *data, size_t room, int64_t timeout_ms, bool now)
 {
-	call call;
+	call call = {0};
 	want what = {.how = COPY, .data = data, .room = room};
 
 	if (data == NULL && room > 0)
@@ -715,7 +715,7 @@ int64_t pp_pipe_recv_now(pp_pipe from, void *data, size_t room)
 
 int32_t pp_pipe_take(pp_pipe from, int64_t timeout_ms, pp_pipe_message *message_out)
 {
-	call call;
+	call call = {0};
 	want what = {.how = TAKE, .message = message_out};
 
 	if (message_out == NULL)
@@ -748,7 +748,7 @@ void pp_pipe_message_free(pp_pipe_message *message)
 
 int32_t pp_pipe_poll(pp_pipe from, int64_t timeout_ms, uint64_t *size_out)
 {
-	call call;
+	call call = {0};
 	want what = {.how = LOOK};
 
 	int32_t status = begin(from, false, timeout_ms, &call);
@@ -764,7 +764,7 @@ int32_t pp_pipe_poll(pp_pipe from, int64_t timeout_ms, uint64_t *size_out)
 
 int32_t pp_pipe_descriptor(pp_pipe of, int32_t *fd_out)
 {
-	call call;
+	call call = {0};
 	bool recovered;
 
 	if (fd_out == NULL)
@@ -833,7 +833,7 @@ int32_t pp_fd_import(const uint8_t name[32], int32_t *fd_out)
 
 int32_t pp_pipe_send_fd(pp_pipe to, int32_t fd, int64_t timeout_ms)
 {
-	call call;
+	call call = {0};
 
 	int32_t status = begin(to, true, timeout_ms, &call);
 	if (status != PP_OK)
@@ -851,7 +851,7 @@ int32_t pp_pipe_send_fd(pp_pipe to, int32_t fd, int64_t timeout_ms)
 
 int32_t pp_pipe_recv_fd(pp_pipe from, int64_t timeout_ms, int32_t *fd_out)
 {
-	call call;
+	call call = {0};
 	want what = {.how = FD};
 	int fd;
 

@@ -643,7 +643,7 @@ int32_t pp_worker_done(int32_t status, int32_t code, const void *data, size_t si
 
 int32_t pp_worker_step(int32_t status, int32_t code, const void *data, size_t size, pp_task *task_out)
 {
-	uint64_t now;
+	uint64_t now = 0;
 
 	if (task_out == NULL)
 		return pp__fail(PP_ERR_INVALID, "pp_worker_step: NULL");
