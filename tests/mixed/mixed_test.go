@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package mixed has processes in C and in Go work on the same queues, in one family heap: each side has its own code for the one layout.
+// Package mixed has processes in C, in Go and in Python work on the same queues: C and Go each have their own code for the one layout, Python has that of C.
 package mixed
 
 import (
@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,6 +43,13 @@ func peer(args []string) error {
 	ctx := context.Background()
 	queues := map[int]*queue.Queue[[]byte]{}
 	for i, arg := range args[1:3] {
+		if name, ok := strings.CutPrefix(arg, "="); ok {
+			var err error
+			if queues[i], err = queue.Open[[]byte](name); err != nil {
+				return err
+			}
+			continue
+		}
 		ref, err := hex.DecodeString(arg)
 		if err == nil && len(ref) == shm.RefSize {
 			queues[i] = new(queue.Queue[[]byte])
@@ -218,6 +226,82 @@ func TestBothLanguages(t *testing.T) {
 				require.Zero(t, from.Len()+to.Len())
 			})
 		}
+	}
+}
+
+// Unrelated processes in three languages, two of each, move the messages of three others from one named queue to another.
+func TestThreeLanguages(t *testing.T) {
+	program := compile(t)
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	python := os.Getenv("PYTHON")
+	if python == "" {
+		python = "python3"
+	}
+	languages := []func(args ...string) *exec.Cmd{
+		func(args ...string) *exec.Cmd { return exec.Command(program, args...) },
+		func(args ...string) *exec.Cmd {
+			cmd := exec.Command("/proc/self/exe", args...)
+			cmd.Env = append(os.Environ(), roleVar+"=1")
+			return cmd
+		},
+		func(args ...string) *exec.Cmd {
+			cmd := exec.Command(python, append([]string{"testdata/peer.py"}, args...)...)
+			cmd.Env = append(os.Environ(), "PYTHONPATH="+filepath.Join(root, "bindings/python/src"), "PYTHONDONTWRITEBYTECODE=1")
+			return cmd
+		},
+	}
+	for _, maxSize := range []int{0, 5} {
+		t.Run(strconv.Itoa(maxSize), func(t *testing.T) {
+			const each = 1500
+			named := func(what string, maxSize int) (*queue.Queue[[]byte], string) {
+				name := fmt.Sprintf("polyproc-mixed-%s-%d", what, os.Getpid())
+				q, err := queue.OpenOrCreate[[]byte](name, queue.Options{MaxSize: maxSize})
+				require.NoError(t, err)
+				t.Cleanup(func() {
+					q.Free()
+					require.NoError(t, queue.Unlink(name))
+				})
+				return q, "=" + name
+			}
+			from, fromName := named("from", maxSize)
+			to, toName := named("to", 0)
+			run := func(language int, args ...string) chan error {
+				cmd := languages[language](args...)
+				cmd.Stderr = os.Stderr
+				require.NoError(t, cmd.Start())
+				ended := make(chan error, 1)
+				go func() { ended <- cmd.Wait(); close(ended) }()
+				t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
+				return ended
+			}
+			var movers, producers []chan error
+			for language := range languages {
+				movers = append(movers, run(language, "move", fromName, toName), run(language, "move", fromName, toName))
+				producers = append(producers, run(language, "produce", fromName, strconv.Itoa(language), strconv.Itoa(each)))
+			}
+			seen := map[[2]int]int{}
+			for range len(languages) * each {
+				who, i, err := message(t, to)
+				require.NoError(t, err)
+				seen[[2]int{who, i}]++
+			}
+			require.Len(t, seen, len(languages)*each, "each message once")
+			ended := func(all []chan error) {
+				for _, c := range all {
+					select {
+					case err := <-c:
+						require.NoError(t, err)
+					case <-time.After(time.Minute):
+						require.Fail(t, "a process does not end")
+					}
+				}
+			}
+			ended(producers)
+			require.NoError(t, from.Close())
+			ended(movers)
+			require.Zero(t, from.Len()+to.Len())
+		})
 	}
 }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import copy
+import ctypes
 import inspect
 import multiprocessing
 import multiprocessing.queues
@@ -579,6 +580,31 @@ def test_messages_of_other_languages():
         data = os.urandom(size)
         assert lib().pp_queue_put(queue._handle, data, size, 0, -1) == 0
         assert queue.get() == data
+
+
+def test_bytes_for_other_languages():
+    from polyproc._lib import lib
+
+    queue = polyproc.Queue(4)
+    read = ctypes.create_string_buffer(200_000)
+    size = ctypes.c_size_t()
+    for data in (b"", b"five!", bytearray(5000), memoryview(os.urandom(100_000))[10:]):
+        queue.put_bytes(data)
+        assert lib().pp_queue_get(queue._handle, read, len(read), 0, ctypes.byref(size)) == 0
+        assert read.raw[: size.value] == bytes(data)
+        queue.put_bytes(data, timeout=1)
+        assert queue.get() == bytes(data)
+    for _ in range(4):
+        queue.put_bytes(b"x", False)
+    with pytest.raises(Full):
+        queue.put_bytes(b"x", False)
+    with pytest.raises(Full):
+        queue.put_bytes(b"x", True, 0.01)
+    with pytest.raises(TypeError):
+        queue.put_bytes("text")
+    queue.close()
+    with pytest.raises(ValueError, match="closed"):
+        queue.put_bytes(b"x")
 
 
 def test_threads():

@@ -4,7 +4,7 @@
  *   peer move FROM TO            gets from one queue, puts into the other, until that is closed
  *   peer lease FROM TO           leases from one, puts into the other, acknowledges
  *
- * A queue is a reference of 32 bytes in hexadecimal. */
+ * A queue is a reference of 32 bytes in hexadecimal, or =NAME. */
 #include <polyproc.h>
 
 #include <stdint.h>
@@ -25,6 +25,13 @@ static pp_queue queue_of(const char *hex)
 	uint8_t ref[PP_REF_SIZE];
 	uint64_t handle = 0;
 
+	if (hex[0] == '=') {
+		pp_queue_options options = PP_QUEUE_OPTIONS_INIT;
+		options.flags = PP_QUEUE_EXISTING;
+		options.name = hex + 1;
+		must(pp_queue_create(&options, &handle), "pp_queue_create");
+		return handle;
+	}
 	for (size_t i = 0; i < sizeof ref; i++) {
 		unsigned byte = 0;
 		if (sscanf(hex + 2 * i, "%2x", &byte) != 1)

@@ -32,6 +32,7 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
@@ -344,6 +345,12 @@ class _Base(_Channel):
                     status = self._fast_put(self._handle, data, size, 1, _TRY)
                     if not status:
                         return
+        self._put_waiting(put, data, status, block, timeout)
+
+    def _put_waiting(
+        self, put: Callable[[int, bytes, int], int], data: bytes, status: int, block: bool, timeout: float | None
+    ) -> None:
+        """Put what could not be put at once, for the reason that ``status`` says."""
         if status not in _NO_ROOM:
             raise self._broken(status)
         if not block:
@@ -364,6 +371,11 @@ class _Base(_Channel):
         if status in _NO_ROOM:
             raise Full
         raise self._broken(status)
+
+    @staticmethod
+    def _put_raw(handle: int, data: bytes, milliseconds: int) -> int:
+        status: int = lib().pp_queue_put(handle, data, len(data), _abi.CODEC_RAW, milliseconds)
+        return status
 
     @staticmethod
     def _put_pickle(handle: int, data: bytes, milliseconds: int) -> int:
@@ -462,6 +474,17 @@ class Queue(_Base):
             ValueError: the queue is closed.
         """
         return self._slow_get(block, timeout)
+
+    def put_bytes(self, data: bytes, block: bool = True, timeout: float | None = None) -> None:
+        """Put bytes as they are, for consumers in any language: what ``Connection.send_bytes`` is to ``send``. Python's ``get`` returns them as bytes.
+
+        Args:
+            data: bytes, or another object with the buffer interface, of any size.
+            block, timeout, and what is raised: as for ``put``.
+        """
+        if self._closed:
+            raise self._closed_error()
+        self._put_waiting(self._put_raw, bytes(memoryview(data)), _errors.TIMEOUT, block, timeout)
 
     def put_nowait(self, obj: Any) -> None:
         """``put(obj, False)``"""
