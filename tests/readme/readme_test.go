@@ -1,4 +1,4 @@
-// Package readme holds README.md to its word: its programs run, and the make targets that it names exist.
+// Package readme holds README.md, and that of the Python package, to their word: their programs run, and the make targets that they name exist.
 package readme
 
 import (
@@ -21,14 +21,17 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// block returns the first block of a language in README.md.
-func block(t *testing.T, language string) string {
+// blocks returns the blocks of a language in a file.
+func blocks(t *testing.T, path, language string) []string {
 	t.Helper()
-	m := regexp.MustCompile("(?ms)^```" + language + "\n(.*?)^```$").FindStringSubmatch(read(t, "../../README.md"))
-	if m == nil {
-		t.Fatalf("README.md has no block of %s", language)
+	var all []string
+	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(read(t, path), -1) {
+		all = append(all, m[1])
 	}
-	return m[1]
+	if len(all) == 0 {
+		t.Fatalf("%s has no block of %s", path, language)
+	}
+	return all
 }
 
 func run(t *testing.T, env []string, argv ...string) string {
@@ -54,20 +57,32 @@ func absolute(t *testing.T, path string) string {
 }
 
 func TestPython(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "program.py")
-	if err := os.WriteFile(program, []byte(block(t, "python")), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	got := run(t, []string{"PYTHONPATH=" + absolute(t, "../../bindings/python/src")}, "python3", program)
-	if want := "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]\n"; got != want {
-		t.Errorf("it prints %q, want %q", got, want)
+	squares := "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]\n"
+	for path, want := range map[string][]string{
+		"../../README.md":                 {squares},
+		"../../bindings/python/README.md": {squares, "b'for anybody'\n"},
+	} {
+		programs := blocks(t, path, "python")
+		if len(programs) != len(want) {
+			t.Fatalf("%s has %d programs, %d are known here", path, len(programs), len(want))
+		}
+		for i, text := range programs {
+			program := filepath.Join(t.TempDir(), "program.py")
+			if err := os.WriteFile(program, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			got := run(t, []string{"PYTHONPATH=" + absolute(t, "../../bindings/python/src")}, "python3", program)
+			if got != want[i] {
+				t.Errorf("program %d of %s prints %q, want %q", i, path, got, want[i])
+			}
+		}
 	}
 }
 
 func TestC(t *testing.T) {
 	dir := t.TempDir()
 	source, program, lib := filepath.Join(dir, "program.c"), filepath.Join(dir, "program"), absolute(t, "../../build")
-	if err := os.WriteFile(source, []byte(block(t, "c")), 0o644); err != nil {
+	if err := os.WriteFile(source, []byte(blocks(t, "../../README.md", "c")[0]), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	run(t, nil, "gcc", "-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-I", absolute(t, "../../include"),
