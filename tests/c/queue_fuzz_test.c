@@ -2,7 +2,9 @@
  * never for ever.
  *
  * Words of the queue, its chunks, records, large messages' references and cells are overwritten, with values that are near the right ones or not, and a
- * child then does everything that can be done with a queue. deadline: 120 s
+ * child then does everything that can be done with a queue.
+ *
+ * deadline: 120 s
  */
 #include "heapkit.h"
 

@@ -4,7 +4,9 @@
  * not noted when it was killed, at most one each; with leases nothing at all. Nothing comes twice, but what a lessee had noted and not acknowledged.
  * Every message is whole, and those of one producer come in order to each consumer.
  *
- * POLYPROC_TORTURE_SECONDS says how long it takes, for both variants together (10). deadline: 120 s
+ * POLYPROC_TORTURE_SECONDS says how long it takes, for both variants together (10).
+ *
+ * deadline: 120 s
  */
 #include "require.h"
 

@@ -1,7 +1,9 @@
 /* torture_test.c - workers are killed at random, tasks crash at random, and every task has exactly one outcome, the right one.
  *
  * POLYPROC_TORTURE_SECONDS says how long it takes, for all variants together (10). An argument names the only
- * variant to run. deadline: 120 s
+ * variant to run.
+ *
+ * deadline: 120 s
  */
 #include "procfs.h"
 
