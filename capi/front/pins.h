@@ -22,8 +22,9 @@ typedef struct pp__pins {
 	uint32_t taken;        /* by a thread that lives */
 } __attribute__((aligned(64))) pp__pins;
 
-/* initial-exec: one instruction to reach it. 8 bytes of the room that the C library keeps for libraries that are loaded later. */
-extern __thread pp__pins *pp__pins_mine __attribute__((tls_model("initial-exec")));
+/* Not initial-exec, which is no faster here: it would take all of this library's thread-local memory from the little that the C library keeps for libraries that are loaded
+ * later, and a program with many of those could not load it. */
+extern __thread pp__pins *pp__pins_mine __attribute__((visibility("hidden")));
 extern bool pp__pins_asymmetric;
 
 pp__pins *pp__pins_new(void);
