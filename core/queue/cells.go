@@ -91,6 +91,9 @@ func (v *view) sweep() (did bool) {
 	v.each(func(c *cell) bool {
 		word := c.load()
 		owner, state := word.owner(), word.state()
+		if state == cellReturned && atomic.LoadUint32(&v.q.returned) == 0 {
+			returned++ // by one who died before he could say so
+		}
 		if owner == 0 || owner == me || (state != cellClaimed && state != cellHeld && state != cellLeased) {
 			return true
 		}

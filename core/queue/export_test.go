@@ -37,3 +37,10 @@ func (q *Queue[T]) Sound() bool {
 	var f found
 	return q.raw.find(&f) != nil || f.ref == 0 || q.raw.heap.Retag(f.ref.off(), f.ref.tag(), f.ref.tag())
 }
+
+// DieReturning gives a lease back as one does who dies before he can say so.
+func (l *Lease[T]) DieReturning() {
+	l.m.cell.set(0, cellReturned)
+	l.m.cell = nil
+	l.raw.leave()
+}

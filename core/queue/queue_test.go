@@ -156,6 +156,20 @@ func TestMany(t *testing.T) {
 	require.NoError(t, <-put)
 }
 
+// Who gives a lease back and dies before he can tell has given it back all the same.
+func TestReturnedAndNotTold(t *testing.T) {
+	q := newQueue[string](t, 0)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	require.NoError(t, q.Put(ctx, "again"))
+	l, err := q.Lease(ctx)
+	require.NoError(t, err)
+	l.DieReturning()
+	v, err := q.Get(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "again", v)
+}
+
 func TestLease(t *testing.T) {
 	q := newQueue[string](t, 0)
 	ctx := patient(t)
