@@ -203,6 +203,10 @@ func (s *shared) arrive(ctx context.Context, cells []uint64) (a arrival, err err
 		}
 		for is.generation == a.generation && is.phase == barrierFilling && is.arrived < parties {
 			a.index, a.last = is.arrived, is.arrived+1 == parties
+			if a.last && s.deserted(cells, is.generation) {
+				h.broken(v)
+				break
+			}
 			a.runs = a.last && h.object.flags&flagAction != 0
 			to := is
 			to.arrived++
@@ -223,6 +227,22 @@ func (s *shared) arrive(ctx context.Context, cells []uint64) (a arrival, err err
 		}
 		atomic.CompareAndSwapUint64(a.cell, a.mine, 0)
 	}
+}
+
+// deserted reports whether one of those who have arrived is not there any more: the cheap look, for the last to arrive.
+func (s *shared) deserted(cells []uint64, generation uint32) bool {
+	alive, me := s.heap.Me(), s.heap.Me()
+	for i := range cells {
+		cell := atomic.LoadUint64(&cells[i])
+		if owner := ownerOf(cell); cell == 0 || uint32(cell) != generation || owner == alive || owner == me {
+			continue
+		}
+		alive = ownerOf(cell)
+		if departed(s.heap, alive) {
+			return true
+		}
+	}
+	return false
 }
 
 // claim takes a cell for a generation, nil if there is none.
@@ -342,7 +362,8 @@ func (b *Barrier) Reset() error {
 	for {
 		v := atomic.LoadUint64(&h.word)
 		is := stateOf(v)
-		if is.phase == barrierFull || (is.phase == barrierFilling && is.arrived == 0) || h.move(v, is.next(1)) {
+		// Also with nobody in it: one may have died between its cell and its arrival.
+		if is.phase == barrierFull || h.move(v, is.next(1)) {
 			return nil
 		}
 	}

@@ -248,4 +248,12 @@ func TestDeathBreaksABarrier(t *testing.T) {
 	require.NoError(t, err)
 	ended(t, p)
 	ended(t, q)
+
+	// Nobody was there to see it: the last to arrive looks.
+	two := must[*ipcsync.Barrier](t)(ipcsync.NewBarrier(nil, 2, nil))
+	p = spawn(t, "barrier", sent(t, two))
+	eventually(t, "it waits", func() bool { s, err := two.State(); return err == nil && s.Waiting == 1 })
+	killed(t, p)
+	_, err = two.Wait(ctx)
+	require.ErrorIs(t, err, ipcsync.ErrBroken)
 }
