@@ -1,6 +1,9 @@
 package shm
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // SetLockSlice sets how long sleepers on a lock wait before they look whether its owner lives, and returns the way back.
 func SetLockSlice(d time.Duration) (restore func()) {
@@ -20,3 +23,11 @@ const (
 	PidShift     = pidShift
 	MembersHead  = membersHead
 )
+
+// DieDropping drops the last reference as one does who dies before the object is empty, and has who sweeps behind him go on.
+func (o *Object) DieDropping() {
+	o.dropped.Store(true)
+	atomic.StoreUint64(o.head().counted(), uint64(o.generation))
+	o.heap.sweep(o.heap.Me())
+	_ = o.heap.leave()
+}

@@ -163,10 +163,63 @@ func (h *Heap) dropRef(off uint64, generation uint32) {
 			break
 		}
 	}
+	h.empty(o, off, room)
+	h.Free(off, is)
+}
+
+// empty frees what an object has that nobody refers to any more. It may run again for the same object.
+func (h *Heap) empty(o *objectHead, off, room uint64) {
 	if size, destroy := kindOf(atomic.LoadUint32(&o.kind)); destroy != nil && size <= room {
 		destroy(h, off)
 	}
-	h.Free(off, is)
+}
+
+// dropCell drops the reference that a cell of ours stands for. The last one's cell stays until the object is empty: if we die on the way, who sweeps behind us
+// goes on. The block itself is freed after that, because a cell without its object may be anything's. (drop_reference in objects.c)
+func (h *Heap) dropCell(cell uint32, value uint64, generation uint32) {
+	off := (value & (1<<32 - 1)) << 7
+	if cell == 0 || cell >= h.refsTop() || atomic.LoadUint64(h.cell(cell)) != value {
+		return
+	}
+	o, is, room := h.objectAt(off)
+	if o == nil || (generation != 0 && is != generation) {
+		h.clearCell(cell, value)
+		return
+	}
+	for {
+		word := atomic.LoadUint64(o.counted())
+		switch {
+		case uint32(word) != is:
+			h.clearCell(cell, value)
+			return
+		case word>>32 > 1:
+			// Others have it too: the two steps are as close as can be, for who dies between them keeps the object for ever.
+			if h.clearCell(cell, value) {
+				h.dropRef(off, is)
+			}
+			return
+		case word>>32 == 1 && !atomic.CompareAndSwapUint64(o.counted(), word, uint64(is)):
+			continue
+		}
+		// 0 before: whose cell this was died here.
+		h.empty(o, off, room)
+		if h.clearCell(cell, value) {
+			h.Free(off, is)
+		}
+		return
+	}
+}
+
+// takeOver makes the cell of somebody who is no more, or of a message, ours, and drops the reference.
+func (h *Heap) takeOver(cell uint32, value uint64, generation uint32) {
+	off, me := (value&(1<<32-1))<<7, h.Me()
+	if me == 0 { // not a member yet
+		if h.clearCell(cell, value) {
+			h.dropRef(off, generation)
+		}
+	} else if ours := cellOf(me, off); cell != 0 && cell < h.refsTop() && atomic.CompareAndSwapUint64(h.cell(cell), value, ours) {
+		h.dropCell(cell, ours, generation)
+	}
 }
 
 // sweep drops the references of a dead owner, and of those that are in the table no more.
@@ -183,9 +236,7 @@ func (h *Heap) sweep(dead Owner) {
 				continue
 			}
 		}
-		if h.clearCell(i, value) {
-			h.dropRef(off, 0)
-		}
+		h.takeOver(i, value, 0)
 	}
 }
 
@@ -281,9 +332,7 @@ func (o *Object) Drop() {
 	if !o.dropped.CompareAndSwap(false, true) {
 		return
 	}
-	if o.heap.clearCell(o.cell, cellOf(o.heap.Me(), o.off)) {
-		o.heap.dropRef(o.off, o.generation)
-	}
+	o.heap.dropCell(o.cell, cellOf(o.heap.Me(), o.off), o.generation)
 	_ = o.heap.leave()
 }
 
@@ -345,9 +394,7 @@ func Receive(data []byte, kind uint32) (*Object, error) {
 func Forget(data []byte) {
 	if r, err := parseRef(data); err == nil {
 		if h := heapByID(r.heapID); h != nil {
-			if h.clearCell(r.cell, cellOf(inFlight, r.off)) {
-				h.dropRef(r.off, r.generation)
-			}
+			h.takeOver(r.cell, cellOf(inFlight, r.off), r.generation)
 			_ = h.leave()
 		}
 	}

@@ -297,6 +297,32 @@ func TestTheDeadAreSweptBehind(t *testing.T) {
 	}
 }
 
+// Who dies between the last reference and the end of the object leaves its cell, by which others go on.
+func TestLastReferenceOfTheDead(t *testing.T) {
+	destroyed := 0
+	shm.RegisterKind(shm.KindEvent, 64, func(*shm.Heap, uint64) { destroyed++ })
+	h := newHeap(t)
+	before, _ := h.InUse()
+	o, err := h.NewObject(shm.KindEvent, 1000)
+	require.NoError(t, err)
+	o.DieDropping()
+	require.Equal(t, 1, destroyed)
+	after, _ := h.InUse()
+	require.Equal(t, before, after)
+
+	// The same for what is whole, and what others have too.
+	o, err = h.NewObject(shm.KindEvent, 1000)
+	require.NoError(t, err)
+	other, err := h.ObjectAt(o.Off(), shm.KindEvent, 0)
+	require.NoError(t, err)
+	o.Drop()
+	require.Equal(t, 1, destroyed)
+	other.Drop()
+	require.Equal(t, 2, destroyed)
+	after, _ = h.InUse()
+	require.Equal(t, before, after)
+}
+
 func TestObjects(t *testing.T) {
 	h := newHeap(t)
 	o, err := h.NewObject(anyKind, 1000)
