@@ -159,6 +159,7 @@ func (b *Barrier) act(s *shared) (err error) {
 // arrival is a party's place.
 type arrival struct {
 	cell       *uint64
+	number     int // of the cell
 	mine       uint64
 	generation uint32
 	index      uint32
@@ -171,6 +172,7 @@ func (s *shared) arrive(ctx context.Context, cells []uint64) (a arrival, err err
 	parties := atomic.LoadUint32(&h.parties)
 	p := s.pace(ctx, nil)
 	defer p.end()
+	turns := 0
 	for {
 		v := atomic.LoadUint64(&h.word)
 		is := stateOf(v)
@@ -185,13 +187,14 @@ func (s *shared) arrive(ctx context.Context, cells []uint64) (a arrival, err err
 				return a, err
 			}
 			if late {
-				s.sweepBarrier(cells, v)
+				s.sweepBarrier(cells, v, turns)
+				turns++
 			}
 			continue
 		}
 		a.generation = is.generation
 		a.mine = uint64(s.heap.Me())<<32 | uint64(is.generation)
-		if a.cell = s.claim(cells, a.mine); a.cell == nil { // sixteen others are between their cell and their arrival
+		if a.number = s.claim(cells, a.mine); a.number < 0 { // sixteen others are between their cell and their arrival
 			if err := ctx.Err(); err != nil {
 				return a, err
 			}
@@ -201,6 +204,7 @@ func (s *shared) arrive(ctx context.Context, cells []uint64) (a arrival, err err
 			}
 			continue
 		}
+		a.cell = &cells[a.number]
 		for is.generation == a.generation && is.phase == barrierFilling && is.arrived < parties {
 			a.index, a.last = is.arrived, is.arrived+1 == parties
 			if a.last && s.deserted(cells, is.generation) {
@@ -245,8 +249,8 @@ func (s *shared) deserted(cells []uint64, generation uint32) bool {
 	return false
 }
 
-// claim takes a cell for a generation, nil if there is none.
-func (s *shared) claim(cells []uint64, mine uint64) *uint64 {
+// claim takes a cell for a generation: its number, -1 if there is none.
+func (s *shared) claim(cells []uint64, mine uint64) int {
 	for _, force := range []bool{false, true} {
 		known := verdicts{}
 		for i := range cells {
@@ -255,11 +259,11 @@ func (s *shared) claim(cells []uint64, mine uint64) *uint64 {
 				continue
 			}
 			if atomic.CompareAndSwapUint64(&cells[i], v, mine) {
-				return &cells[i]
+				return i
 			}
 		}
 	}
-	return nil
+	return -1
 }
 
 // await waits until the generation has ended.
@@ -289,7 +293,7 @@ func (s *shared) await(ctx context.Context, cells []uint64, a arrival) error {
 		late, err := p.sleep(low(&h.word), uint32(v))
 		switch {
 		case err == nil && late:
-			s.sweepBarrier(cells, v)
+			s.sweepBarrier(cells, v, a.number)
 		case errors.Is(err, ErrFreed):
 			s.depart(a)
 			return err
@@ -317,16 +321,22 @@ func (s *shared) depart(a arrival) {
 	}
 }
 
-// sweepBarrier breaks the barrier if one of those who wait at it, in v, is dead.
-func (s *shared) sweepBarrier(cells []uint64, v uint64) {
-	generation := stateOf(v).generation
-	known := verdicts{}
+// sweepBarrier breaks the barrier if the next one behind the cell from that waits at it, in v, is dead. So each looks at one other at the end of its slices, and
+// every dead one has somebody alive before it. Of the goroutines of a process only one sleeps, and so looks behind the cells of all.
+func (s *shared) sweepBarrier(cells []uint64, v uint64, from int) {
+	generation, me := stateOf(v).generation, s.heap.Me()
+	known, next := verdicts{}, true
 	for i := range cells {
-		cell := atomic.LoadUint64(&cells[i])
-		if cell != 0 && uint32(cell) == generation && known.gone(s.heap, ownerOf(cell)) {
+		cell := atomic.LoadUint64(&cells[(from+1+i)%len(cells)])
+		if cell == 0 || uint32(cell) != generation {
+			continue
+		}
+		owner := ownerOf(cell)
+		if next && owner != me && known.gone(s.heap, owner) {
 			s.barrier().broken(v)
 			return
 		}
+		next = owner == me
 	}
 }
 
