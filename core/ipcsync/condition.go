@@ -168,7 +168,7 @@ func (s *shared) enterCondition() (cell *uint64, waiting uint64, err error) {
 		case is != 0:
 			return nil, 0, s.corrupt("condition", is)
 		case !swept:
-			s.sweepCondition()
+			s.sweepCondition(true)
 		default:
 			off, _, err := s.heap.Alloc(sizeMore, h.object.generation)
 			if err != nil {
@@ -197,7 +197,7 @@ func (s *shared) sleepInCell(ctx context.Context, cell *uint64, waiting uint64) 
 		}
 		late, err := p.sleep(low(cell), uint32(waiting))
 		if late && err == nil {
-			s.sweepCondition()
+			s.sweepCondition(false)
 		}
 		if ended(err) && !atomic.CompareAndSwapUint64(cell, waiting, 0) {
 			continue // it was notified after all
@@ -217,12 +217,13 @@ func (s *shared) leaveCondition(cell *uint64, waiting uint64) {
 	atomic.StoreUint64(cell, 0)
 }
 
-// sweepCondition frees waiting cells of the dead, and passes on notifications that they did not live to take.
-func (s *shared) sweepCondition() {
+// sweepCondition passes on the notifications that the dead did not live to take; all: it frees their waiting cells too, which costs a long look at every
+// waiter's process, and is nothing for waiters: each would look at all others.
+func (s *shared) sweepCondition(all bool) {
 	known := verdicts{}
 	s.cells(func(cell *uint64) bool {
 		v := atomic.LoadUint64(cell)
-		if v == 0 || !known.gone(s.heap, ownerOf(v)) {
+		if v == 0 || (!all && v&notified == 0) || !known.gone(s.heap, ownerOf(v)) {
 			return true
 		}
 		if v&notified == 0 {

@@ -206,6 +206,10 @@ func TestDeadWaitersSwallowNothing(t *testing.T) {
 		eventually(t, "waits", func() bool { return c.Waiting() == i+1 })
 	}
 	killed(t, children[0])
+	require.NoError(t, l.Acquire(patient(t)))
+	require.ErrorIs(t, c.Wait(soon(t, 100), l), context.DeadlineExceeded) // for some slices
+	require.NoError(t, l.Release())
+	require.Equal(t, 3, c.Waiting(), "waiters look at all others")
 	require.NoError(t, c.Notify(1))
 	ended(t, children[1])
 	require.Equal(t, 1, c.Waiting())
