@@ -38,6 +38,7 @@ type shared struct {
 	words  []*uint32     // what they sleep on
 
 	suspect [2]atomic.Uint64 // see suspicious
+	tried   atomic.Uint32    // see recoverPermits
 }
 
 const freedPins = -1 << 40

@@ -33,6 +33,7 @@ const (
 	sizeEvent       = uint64(unsafe.Sizeof(eventHead{}))
 	sizeBarrier     = uint64(unsafe.Sizeof(barrierHead{}))
 	barrierSpare    = 16 // cells beyond parties
+	longLooks       = 4  // at holders of permits, each time
 	moreMost        = 4096
 	ticketMask      = 0x7fffffff
 	notified        = 1

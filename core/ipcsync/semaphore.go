@@ -235,12 +235,24 @@ func (s *shared) takeCell(cells []uint32) bool {
 	return false
 }
 
-// recoverPermits takes back what the dead hold.
+// recoverPermits takes back what the dead hold: of all whose process is not there any more, and of a few others, in turn, by the long look.
 func (s *shared) recoverPermits(cells []uint32) (any bool) {
-	known := verdicts{}
+	first := uint64(s.tried.Add(1) - 1)
+	present, looked := s.heap.Me(), 0
 	for i := range cells {
-		owner := atomic.LoadUint32(&cells[i])
-		if owner != 0 && known.gone(s.heap, shm.Owner(owner)) && atomic.CompareAndSwapUint32(&cells[i], owner, 0) {
+		cell := &cells[(first+uint64(i))%uint64(len(cells))]
+		owner := atomic.LoadUint32(cell)
+		o := shm.Owner(owner)
+		if o == 0 || o == present {
+			continue
+		}
+		if !departed(s.heap, o) {
+			if looked++; looked > longLooks || !s.heap.Gone(o) {
+				present = o
+				continue
+			}
+		}
+		if atomic.CompareAndSwapUint32(cell, owner, 0) {
 			any = true
 			s.bell().Ring(1)
 		}
