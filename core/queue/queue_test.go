@@ -165,6 +165,7 @@ func TestReturnedAndNotTold(t *testing.T) {
 	l, err := q.Lease(ctx)
 	require.NoError(t, err)
 	l.DieReturning()
+	require.Equal(t, 1, q.Len())
 	v, err := q.Get(ctx)
 	require.NoError(t, err)
 	require.Equal(t, "again", v)

@@ -494,12 +494,8 @@ func (r *raw) stats() (s Stats, err error) {
 		Unfinished: int(position(atomic.LoadUint64(&q.tail)).items() - done),
 		Closed:     q.isClosed(),
 	}
-	if atomic.LoadUint32(&q.returned) != 0 {
-		s.Len += r.count(cellReturned)
-	}
-	if atomic.LoadUint64(&q.cells) != 0 {
-		s.Leased = r.count(cellLeased)
-	}
+	s.Len += r.count(cellReturned) // whatever q.returned says: who gave one back may have died before he could tell
+	s.Leased = r.count(cellLeased)
 	return s, nil
 }
 
@@ -508,11 +504,7 @@ func (r *raw) length() (int, error) {
 		return 0, err
 	}
 	defer r.leave()
-	n := int(r.q.inChain())
-	if atomic.LoadUint32(&r.q.returned) != 0 {
-		n += r.count(cellReturned)
-	}
-	return n, nil
+	return int(r.q.inChain()) + r.count(cellReturned), nil
 }
 
 func (r *raw) taskDone() error {
