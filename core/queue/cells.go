@@ -11,8 +11,9 @@ import (
 
 // view is a queue in its heap.
 type view struct {
-	heap *shm.Heap
-	q    *head
+	heap  *shm.Heap
+	q     *head
+	swept atomic.Int64
 }
 
 func corrupt(what string, value uint64) error {
@@ -77,14 +78,29 @@ func (v *view) count(state uint32) (n int) {
 	return n
 }
 
+// inUse reports whether any cell is.
+func (v *view) inUse() (any bool) {
+	v.each(func(c *cell) bool {
+		any = c.load().state() != cellFree
+		return !any
+	})
+	return any
+}
+
 // freeCell gives up a block and its cell, which is this process's.
 func (v *view) freeCell(c *cell) {
 	v.free(c.block())
 	c.set(0, cellFree)
 }
 
+// sweepNowAndThen sweeps unless that was done a moment ago.
+func (v *view) sweepNowAndThen() bool {
+	return atomic.LoadUint64(&v.q.cells) != 0 && time.Now().UnixNano()-v.swept.Load() >= int64(sweepPause) && v.sweep()
+}
+
 // sweep does what is left to do for the dead. Reports whether something was.
 func (v *view) sweep() (did bool) {
+	v.swept.Store(time.Now().UnixNano())
 	me := v.heap.Me()
 	gone := map[shm.Owner]bool{}
 	returned := 0
@@ -186,7 +202,7 @@ func (v *view) claim() (*cell, error) {
 		if found != nil {
 			return found, nil
 		}
-		if !swept && v.sweep() {
+		if !swept && v.sweepNowAndThen() {
 			swept = true
 			continue
 		}

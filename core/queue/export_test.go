@@ -30,7 +30,7 @@ const (
 )
 
 // Sweep does what is left to do for the dead, and reports whether something was.
-func (q *Queue[T]) Sweep() bool { return q.raw.sweepNow() }
+func (q *Queue[T]) Sweep() bool { return q.raw.sweep() }
 
 // Sound reports whether the next message, if it lies in a block of its own, has that block.
 func (q *Queue[T]) Sound() bool {

@@ -25,20 +25,19 @@ type raw struct {
 	pins     atomic.Int64 // calls and leases under way; freed is added when the handle is
 	finish   sync.Once
 	gets     atomic.Uint32
-	swept    atomic.Int64
 }
 
 const freed = -1 << 40
 
 func init() {
 	shm.RegisterKind(shm.KindQueue, sizeQueue, func(h *shm.Heap, off uint64) {
-		v := view{h, (*head)(h.Within(off, sizeQueue))}
+		v := view{heap: h, q: (*head)(h.Within(off, sizeQueue))}
 		v.destroy()
 	})
 }
 
 func openRaw(o *shm.Object, named bool) *raw {
-	r := &raw{view: view{o.Heap(), (*head)(o.Pointer())}, object: o, named: named}
+	r := &raw{view: view{heap: o.Heap(), q: (*head)(o.Pointer())}, object: o, named: named}
 	q := r.q
 	r.put = r.heap.NewMutex(&q.putLock, r.resolvePut)
 	r.get = r.heap.NewMutex(&q.getLock, r.resolveGet)
@@ -109,7 +108,7 @@ func (r *raw) rest(ctx context.Context, try bool, l *shm.Line, ready func() bool
 	if try {
 		return none
 	}
-	leases, d := atomic.LoadUint64(&r.q.cells) != 0, slice
+	leases, d := r.inUse(), slice // sleepers look for the dead only while messages are out
 	if leases {
 		d = leaseSlice
 	}
@@ -118,17 +117,12 @@ func (r *raw) rest(ctx context.Context, try bool, l *shm.Line, ready func() bool
 		return err
 	}
 	if late && leases {
-		r.sweepNow()
+		r.sweep()
 	}
 	if r.isFreed() {
 		return ErrFreed
 	}
 	return nil
-}
-
-func (r *raw) sweepNow() bool {
-	r.swept.Store(time.Now().UnixNano())
-	return r.sweep()
 }
 
 // lockPut takes putLock and finds room for at least one message.
@@ -314,8 +308,8 @@ func (r *raw) getOne(ctx context.Context, try, lease bool, buf []byte) (m messag
 		return m, err
 	}
 	defer r.leave()
-	if r.gets.Add(1)%getsPerSweep == 0 && atomic.LoadUint64(&r.q.cells) != 0 && time.Now().UnixNano()-r.swept.Load() > int64(sweepPause) {
-		r.sweepNow()
+	if r.gets.Add(1)%getsPerSweep == 0 {
+		r.sweepNowAndThen()
 	}
 	for {
 		if m, err = r.getOnce(ctx, try, lease, buf); err != ErrEmpty {
