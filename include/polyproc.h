@@ -51,7 +51,8 @@
  *
  *   A signal handler that the program installs should have SA_ONSTACK (and SA_RESTART, as it likes): the Go runtime behind the library runs
  *   on small stacks, also in the program's threads while these are in a call. Calls that wait give the flag to handlers that lack it.
- *   A handler that runs during such a call ends it with PP_ERR_INTERRUPTED.
+ *   A handler that runs during such a call ends it with PP_ERR_INTERRUPTED; one that runs in the last moment (up to 50 us) before the call goes to
+ *   sleep may not, so a program that must notice signals at once gives its waits a limit of time, or has the handler itself wake the waiter.
  *
  * OWNERSHIP
  *

@@ -149,6 +149,9 @@ func (l *Line) Wait(ctx context.Context, slice time.Duration, ready func() bool)
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
 	came, began := l.patience.Spin(ready)
 	if came {
 		return false, nil

@@ -11,6 +11,8 @@ import (
 // were short: two processes that answer each other at once, but sleep, see nothing but the time that the wake-ups take. capi/front/spin.h is the same in C. The
 // zero value is ready; several goroutines may share it.
 type Patience struct {
+	Locked bool // the goroutines are locked to threads, as those of calls from C are: they do not let others run meanwhile, which would take a wake-up to come back from
+
 	budget atomic.Int64 // ns; 0: not at all
 	rest   atomic.Int32 // short sleeps until the next try
 }
@@ -44,7 +46,7 @@ func (p *Patience) Spin(ready func() bool) (came bool, began time.Time) {
 		if waited >= budget {
 			break
 		}
-		if waited > patienceAlone {
+		if waited > patienceAlone && !p.Locked {
 			runtime.Gosched() // another goroutine may be the one to wait for
 		}
 	}

@@ -296,7 +296,7 @@ static pp__handle *handle_new(uint32_t *index_out)
 		h->kind = PP__KIND_NONE;
 		h->heap = NULL;
 		h->off = 0;
-		h->cell = h->fork_cell = h->forking = 0;
+		h->cell = h->fork_cell = 0; /* not forking: a fork that is under way has kept what was here, and will drop it */
 		h->fds[0] = h->fds[1] = -1;
 		h->extra = NULL;
 		memset(h->words, 0, sizeof h->words);

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 __thread pp__pins *pp__pins_mine;
@@ -69,13 +70,25 @@ pp__pins *pp__pins_new(void)
 	return pp__pins_mine = pins;
 }
 
+/* barrier has every thread pass a full barrier. A filter of system calls that has come later than the library may forbid that: from then on calls pass barriers themselves, and what
+ * was under way at that moment becomes visible by itself while this thread sleeps. */
+static void barrier(void)
+{
+	if (!__atomic_load_n(&pp__pins_asymmetric, __ATOMIC_RELAXED)) {
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		return;
+	}
+	if (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0 ||
+	    (membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0 && membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0))
+		return;
+	__atomic_store_n(&pp__pins_asymmetric, false, __ATOMIC_SEQ_CST);
+	nanosleep(&(struct timespec){0, 10000000}, NULL);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
 bool pp__pins_any(const pp__handle *h)
 {
-	if (!pp__pins_asymmetric)
-		__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	else if (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0 && (membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) != 0 ||
-	                                                                membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0))
-		return true; /* it was there, and is not any more: the handle stays as it is */
+	barrier();
 	for (const pp__pins *pins = __atomic_load_n(&all, __ATOMIC_ACQUIRE); pins != NULL; pins = pins->next)
 		for (int i = 0; i < PP__PINS; i++)
 			if (__atomic_load_n(&pins->held[i], __ATOMIC_ACQUIRE) == h)

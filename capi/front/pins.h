@@ -31,7 +31,7 @@ pp__pins *pp__pins_new(void);
 
 static inline void pp__pins_order(void)
 {
-	if (__builtin_expect(pp__pins_asymmetric, true))
+	if (__builtin_expect(__atomic_load_n(&pp__pins_asymmetric, __ATOMIC_RELAXED), true))
 		__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	else
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -65,7 +65,7 @@ static inline bool pp__pins_drop(const pp__handle *h)
 	return false;
 }
 
-/* pp__pins_any reports whether a call uses the handle, which is marked already, or whether that cannot be known. */
+/* pp__pins_any reports whether a call uses the handle, which is marked already. */
 bool pp__pins_any(const pp__handle *h);
 
 /* pp__handle_settle (objects.c) closes a handle that was freed, if nothing uses it any more. */

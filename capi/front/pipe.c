@@ -576,10 +576,10 @@ static bool grown(const void *object)
 	return __atomic_load_n(ring->tail, __ATOMIC_SEQ_CST) != ring->was;
 }
 
-/* spin waits a moment for a message without a system call. */
-static void spin(const call *call, uint64_t *began_out)
+/* spin waits a moment for a message without a system call. The ring was empty at head. */
+static void spin(const call *call, uint64_t head, uint64_t *began_out)
 {
-	const seen ring = {&call->way->tail, __atomic_load_n(&call->way->tail, __ATOMIC_RELAXED)};
+	const seen ring = {&call->way->tail, head};
 
 	(void)pp__spin(&call->handle->words[PATIENCE], grown, &ring, began_out);
 }
@@ -659,8 +659,9 @@ static int32_t pull(const call *call, want *what, bool now)
 		}
 		if (!spun) {
 			spun = true;
+			const uint64_t head = way->head;
 			pp__mutex_unlock(&way->recv_lock);
-			spin(call, &began);
+			spin(call, head, &began);
 			continue;
 		}
 		if (ns == (uint64_t)PP__SLICE_MS * MS && what->how != LOOK && !nonblocking && __atomic_load_n(&way->watched, __ATOMIC_SEQ_CST) == 0) {

@@ -424,8 +424,9 @@ func (e *end) pull(ctx context.Context, try bool, g *want) error {
 			continue
 		}
 		if began.IsZero() {
+			head := atomic.LoadUint64(&w.head)
 			w.lock.Unlock()
-			began = e.spin()
+			began = e.spin(head)
 			continue
 		}
 		well := e.settle(thorough)
@@ -531,10 +532,9 @@ func (e *end) settle(thorough bool) bool {
 	return well
 }
 
-// spin waits a moment for a message without a system call.
-func (e *end) spin() time.Time {
-	tail := atomic.LoadUint64(&e.in.tail)
-	_, began := e.patience.Spin(func() bool { return atomic.LoadUint64(&e.in.tail) != tail })
+// spin waits a moment for a message without a system call. The ring was empty at head.
+func (e *end) spin(head uint64) time.Time {
+	_, began := e.patience.Spin(func() bool { return atomic.LoadUint64(&e.in.tail) != head })
 	return began
 }
 

@@ -170,7 +170,7 @@ func Open(opt Options) (*Pool, error) {
 			opt.Files = append(slices.Clip(opt.Files), files...)
 		}
 	}
-	p := &Pool{opt: opt, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}, vacancyNews: make(chan struct{}), timers: map[*time.Timer]struct{}{}}
+	p := &Pool{opt: opt, patience: shm.Patience{Locked: opt.Interruptible}, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}, vacancyNews: make(chan struct{}), timers: map[*time.Timer]struct{}{}}
 	p.idle = sync.NewCond(&p.mu)
 	if err := p.allocate(); err != nil {
 		return nil, err

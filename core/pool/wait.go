@@ -50,19 +50,25 @@ func (p *Pool) waitFor(timeout time.Duration, cond func() bool) error {
 			}
 			pause = min(pause, rest)
 		}
+		alone := p.waiters == 1 // what wakes one of many is seldom what the others wait for
 		p.mu.Unlock()
 		var err error
-		came, began := p.patience.Spin(func() bool { return p.board.fore.seq.Load() != seq })
-		if came {
-			p.mu.Lock()
-			continue
+		var began time.Time
+		if alone {
+			var came bool
+			if came, began = p.patience.Spin(func() bool { return p.board.fore.seq.Load() != seq }); came {
+				p.mu.Lock()
+				continue
+			}
 		}
 		if p.opt.Interruptible {
 			err = futexWaitInterruptible(p.board.fore.addr(), seq, pause)
 		} else {
 			err = shm.FutexWait(p.board.fore.addr(), seq, pause)
 		}
-		p.patience.Slept(began)
+		if alone {
+			p.patience.Slept(began)
+		}
 		p.mu.Lock()
 		if p.opt.Interruptible && errors.Is(err, shm.ErrInterrupted) {
 			return ErrInterrupted

@@ -5,7 +5,7 @@
  * 101st. Then the survivor takes what there is, and goes on. Copying instructions (rep movs) count as one. In a second round the child is not killed
  * at k but stopped there, while another process tries (it must fail if the lock is held: nobody steals), a third one waits; then the child is killed and the
  * third must get through.
- * It looks at every 100th instruction only (POLYPROC_SWEEP=most: every 10th), and at each one of those between which anything has changed; POLYPROC_SWEEP=all at every one, which takes
+ * It looks at every 250th instruction only (POLYPROC_SWEEP=most: every 10th), and at each one of those between which anything has changed; POLYPROC_SWEEP=all at every one, which takes
  * many minutes.
  * An argument names the only case to run.
  *
@@ -540,7 +540,7 @@ static void contend(const test *t, uint32_t every)
 int main(int argc, char **argv)
 {
 	const char *const mode = getenv("POLYPROC_SWEEP");
-	const uint32_t every = mode == NULL ? 100 : strcmp(mode, "all") == 0 ? 1 : 10;
+	const uint32_t every = mode == NULL ? 250 : strcmp(mode, "all") == 0 ? 1 : 10;
 
 	cpu_set_t here; /* two processes that take turns are quickest on one CPU */
 	CPU_ZERO(&here);

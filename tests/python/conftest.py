@@ -7,12 +7,18 @@ import glob
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import signal
 import time
 
 import process_tasks
 import pytest
 
 import polyproc
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As in a shell's background jobs. The programs under test inherit it, and are to get Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def children() -> set[int]:
