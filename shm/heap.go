@@ -309,7 +309,7 @@ func (h *Heap) reap(most int, deep bool) {
 		}
 		looked++
 		if h.gone(o, deep) {
-			h.members.bury(o, h.sweep)
+			h.members.bury(o, word, h.sweep)
 		}
 	}
 	h.reapCursor.Store(at)

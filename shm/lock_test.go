@@ -416,6 +416,29 @@ func TestMembers(t *testing.T) {
 	require.ErrorIs(t, err, shm.ErrUnsupported)
 }
 
+// A child whose parent took a slot for it and has died does not come to it once the sweep behind the parent has begun.
+func TestSlotOfAChildThatComesLate(t *testing.T) {
+	s := create(t, 4096)
+	m, err := shm.NewMembers(s, s.Bytes()[:shm.MembersSize(3)])
+	require.NoError(t, err)
+	slot := u64(s.Bytes(), shm.MembersHead)
+	parent := uint64(deadPid())<<shm.PidShift | 1<<2 | 1
+	child := uint64(os.Getpid())<<shm.PidShift | 1<<2 | 1
+	*slot = parent
+	swept := 0
+	require.Equal(t, 1, m.Reap(func(shm.Owner) {
+		swept++
+		require.False(t, atomic.CompareAndSwapUint64(slot, parent, child))
+	}))
+	require.Equal(t, 1, swept)
+
+	// Who dies while he sweeps leaves the slot to the next.
+	*slot = 1<<2 | 1
+	m.Each(func(o shm.Owner, pid int) { require.True(t, m.Gone(o) && pid == 0) })
+	require.Equal(t, 1, m.Reap(nil))
+	require.Equal(t, uint64(1<<2), *slot)
+}
+
 // Whatever the table holds, it is read without a fault, and the dead are reaped to the last.
 func FuzzMembers(f *testing.F) {
 	f.Add([]byte{}, uint32(0))

@@ -18,7 +18,7 @@ import (
 //	bits  0..1   1 = taken
 //	bits  2..20  generation: how often the slot was taken
 //	bits 21..41  start time of the process, the low 21 bits
-//	bits 42..63  process id (the kernel's maximum is 2^22)
+//	bits 42..63  process id (the kernel's maximum is 2^22); 0: it was proven dead, and is being swept up behind
 //
 // Dead members stay in the table until somebody reaps them, which sweeps up behind them first: an Owner is not given again before
 // that. Process ids mean something only within one pid namespace, so all members must be in the one of the first.
@@ -150,8 +150,8 @@ func (m *Members) Gone(o Owner) bool {
 // followed by the next, so sweep must be idempotent and may touch only what belongs to exactly this Owner.
 func (m *Members) Reap(sweep func(dead Owner)) int {
 	n := 0
-	m.Each(func(o Owner, _ int) {
-		if m.Gone(o) && m.bury(o, sweep) {
+	m.words(func(o Owner, word uint64) {
+		if m.Gone(o) && m.bury(o, word, sweep) {
 			n++
 		}
 	})
@@ -160,31 +160,38 @@ func (m *Members) Reap(sweep func(dead Owner)) int {
 
 // Each calls f for every member, dead or alive.
 func (m *Members) Each(f func(o Owner, pid int)) {
+	m.words(func(o Owner, word uint64) { f(o, int(word>>pidShift)) })
+}
+
+func (m *Members) words(f func(o Owner, word uint64)) {
 	for i := range m.slots {
 		if word := atomic.LoadUint64(&m.slots[i]); word&memberTaken != 0 {
-			f(Owner(word>>genShift&(1<<genBits-1))<<ownerSlotBits|Owner(i+1), int(word>>pidShift))
+			f(Owner(word>>genShift&(1<<genBits-1))<<ownerSlotBits|Owner(i+1), word)
 		}
 	}
 }
 
 // reapOwn reaps what the program that this process executed before has left: nobody else can tell that it is gone once we map the segment.
 func (m *Members) reapOwn(pid int, start uint64, sweep func(dead Owner)) {
-	m.Each(func(o Owner, who int) {
-		if who == pid && !remembered(m.id, o) {
-			m.bury(o, sweep)
+	m.words(func(o Owner, word uint64) {
+		if int(word>>pidShift) == pid && !remembered(m.id, o) {
+			m.bury(o, word, sweep)
 		}
 	})
 }
 
-func (m *Members) bury(o Owner, sweep func(dead Owner)) bool {
-	word, ok := m.word(o)
-	if !ok {
+// bury frees the slot of a member that is dead: word is what the slot held before that was proven.
+func (m *Members) bury(o Owner, word uint64, sweep func(dead Owner)) bool {
+	// A process that forks takes a slot for its child, which puts its own name there (capi/front/objects.c). If the parent has died meanwhile, the child must
+	// come before the sweep, and then nothing is swept, or not at all: else it would believe in references that it has not any more.
+	nobody := word & ((1<<genBits-1)<<genShift | memberTaken)
+	if word != nobody && !atomic.CompareAndSwapUint64(&m.slots[o.Slot()], word, nobody) {
 		return false
 	}
 	if sweep != nil {
 		sweep(o)
 	}
-	return m.free(o, word)
+	return m.free(o, nobody)
 }
 
 // word returns the member's word if it has not left.
