@@ -24,6 +24,12 @@ const (
 	MembersHead  = membersHead
 )
 
+// Executed makes this process forget its place among the members, as if it executed another program.
+func (h *Heap) Executed() {
+	forget(h.members.id, h.Me())
+	h.me.Store(0)
+}
+
 // DieDropping drops the last reference as one does who dies before the object is empty, and has who sweeps behind him go on.
 func (o *Object) DieDropping() {
 	o.dropped.Store(true)

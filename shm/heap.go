@@ -244,11 +244,17 @@ func (h *Heap) Join() (Owner, error) {
 	if me := h.Me(); me != 0 {
 		return me, nil
 	}
-	me, err := h.members.Join(h.sweep)
+	// Who sweeps destroys objects, and that may ask for a name; and without one the cells of the dead cannot be made our own. So first the name: cells of who is in the
+	// table no more anybody may sweep.
+	buried := false
+	me, err := h.members.Join(func(Owner) { buried = true })
 	if err != nil {
 		return 0, err
 	}
 	h.me.Store(uint32(me))
+	if buried {
+		h.sweep(0)
+	}
 	h.reap(16, false)
 	return me, nil
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -321,6 +322,31 @@ func TestLastReferenceOfTheDead(t *testing.T) {
 	require.Equal(t, 2, destroyed)
 	after, _ = h.InUse()
 	require.Equal(t, before, after)
+}
+
+// Objects whose end asks for a name are destroyed by one who has just joined.
+func TestWhoJoinsSweepsBehindItself(t *testing.T) {
+	destroyed := make(chan error, 1)
+	shm.RegisterKind(shm.KindEvent, 64, func(h *shm.Heap, _ uint64) {
+		_, err := h.Join()
+		destroyed <- err
+	})
+	h := newHeap(t)
+	o, err := h.NewObject(shm.KindEvent, 1000)
+	require.NoError(t, err)
+	h.Executed()
+	go func() { _, _ = h.Join() }()
+	select {
+	case err = <-destroyed:
+		require.NoError(t, err)
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "who joins waits for himself")
+	}
+	_, err = h.Join()
+	require.NoError(t, err)
+	blocks, _ := h.InUse()
+	require.Zero(t, blocks)
+	o.Drop() // which the program before had
 }
 
 func TestObjects(t *testing.T) {
