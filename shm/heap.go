@@ -338,6 +338,18 @@ var family struct {
 //
 // In a C or Python program libpolyproc has the family: the Go code in it must not ask for it here.
 func Family() (*Heap, error) {
+	h, err := attachFamily()
+	if err != nil {
+		return nil, err
+	}
+	// Who joins sweeps behind the dead, and what destroys their objects may ask for the family.
+	if _, err = h.Join(); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+func attachFamily() (*Heap, error) {
 	family.Lock()
 	defer family.Unlock()
 	if family.heap != nil {
@@ -349,9 +361,6 @@ func Family() (*Heap, error) {
 	h, err := AttachHeap(family.fds[0])
 	if err != nil {
 		return nil, err
-	}
-	if _, err = h.Join(); err != nil {
-		return nil, err // the descriptor goes on: the next call tries again
 	}
 	family.heap = h
 	return h, nil

@@ -201,6 +201,17 @@ func init() {
 		fmt.Println(o.Off())
 		select {}
 	}
+	roles["family-again"] = func(*shm.Segment, []string) {
+		asked := false
+		shm.RegisterKind(anyKind, 16, func(*shm.Heap, uint64) {
+			_, err := shm.Family()
+			must(err)
+			asked = true
+		})
+		_, err := shm.Family()
+		must(err)
+		fmt.Println(asked)
+	}
 	roles["family-env"] = func(*shm.Segment, []string) {
 		_, set := os.LookupEnv(shm.FamilyVar)
 		files, _, err := shm.Inherit()
@@ -296,6 +307,15 @@ func TestTheDeadAreSweptBehind(t *testing.T) {
 		after, _ := h.InUse()
 		require.Equal(t, before+11, after, "blocks that were in use stay, whoever has died")
 	}
+}
+
+// What destroys an object of the dead may ask for the family, also while the family is asked for: as a pipe does that has a descriptor in it.
+func TestWhoSweepsAsksForTheFamily(t *testing.T) {
+	p := inFamily(t, "heap-user", "100")
+	p.line()
+	p.kill()
+	q := inFamily(t, "family-again")
+	require.Equal(t, "true", q.line())
 }
 
 // Who dies between the last reference and the end of the object leaves its cell, by which others go on.
