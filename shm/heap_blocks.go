@@ -726,11 +726,16 @@ func (h *Heap) pickRun(size uint64) (p pick, err error) {
 	}
 	room := (size + storageStep - 1) / storageStep * storageStep
 	p = pick{off: uint64(first) << slabShift, room: room, state: &h.slab(first).state[0], run: need}
-	if err = h.reserve(p.off, room); err != nil {
+	// That may take seconds, and the slabs are ours alone already: other goroutines need not wait.
+	h.mu.Unlock()
+	if err = h.reserve(p.off, room); err == nil {
+		h.prefault(p.off, room)
+	}
+	h.mu.Lock()
+	if err != nil {
 		h.abandon(&p)
 		return p, err
 	}
-	h.prefault(p.off, room)
 	for k := uint32(1); k < need; k++ {
 		atomic.StoreUint64(&h.slab(first+k).word, slabWord(slabTail, 0, k, h.Me()))
 	}
