@@ -61,14 +61,15 @@ func (m *Mutex) slow(ctx context.Context, patience time.Duration) error {
 		return os.ErrDeadlineExceeded
 	}
 	l := Lock{m.word, m.heap.members, me, m.resolve}
-	for slice := sliceMin; ; slice = min(2*slice, sliceMax) {
+	for slice := sliceMin; ; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		most := slice
 		if patience >= 0 {
-			slice = min(slice, max(0, patience-time.Since(begin)))
+			most = min(most, max(0, patience-time.Since(begin)))
 		}
-		_, err := l.slow(slice)
+		_, err := l.wait(most, &slice)
 		if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, ErrInterrupted) {
 			return err
 		}

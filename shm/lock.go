@@ -68,8 +68,13 @@ func (l *Lock) slow(timeout time.Duration) (bool, error) {
 			return false, nil
 		}
 	}
-	begin := time.Now()
 	slice := sliceMin
+	return l.wait(timeout, &slice)
+}
+
+// wait is for who has looked in vain. slice is how long the next sleep is; it grows.
+func (l *Lock) wait(timeout time.Duration, slice *time.Duration) (bool, error) {
+	begin := time.Now()
 	// From here on we take the lock with the sleepers' bit: there may be others, and only the bit has them woken.
 	mine := uint32(l.me) | lockSleepers
 	for {
@@ -84,7 +89,7 @@ func (l *Lock) slow(timeout time.Duration) (bool, error) {
 			continue
 		}
 		v |= lockSleepers
-		left := slice
+		left := *slice
 		if timeout >= 0 {
 			left = min(left, timeout-time.Since(begin))
 		}
@@ -98,7 +103,7 @@ func (l *Lock) slow(timeout time.Duration) (bool, error) {
 			}
 		}
 		// Nothing for a while: the owner may be dead, or whoever was woken before us.
-		slice = min(2*slice, sliceMax)
+		*slice = min(2**slice, sliceMax)
 		if atomic.LoadUint32(l.word) == v && l.takeOver(v, mine) {
 			return true, nil
 		}
