@@ -15,7 +15,6 @@ import pytest
 
 import polyproc
 
-
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As in a shell's background jobs. The programs under test inherit it, and are to get Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -192,10 +192,10 @@ def test_ready_without_waiting(pool):
 
 
 def test_next_with_timeout(pool):
-    for it in (pool.imap(tasks.sleep, [0.0, 0.7, 0.0]), pool.imap_unordered(tasks.sleep, [0.0, 0.7, 0.8])):
+    for it in (pool.imap(tasks.sleep, [0.0, 1.5, 0.0]), pool.imap_unordered(tasks.sleep, [0.0, 0.5, 2.0])):
         assert it.next(timeout=30) == 0.0
         if type(it).__name__ == "IMapUnorderedIterator":
-            assert it.next(timeout=30) == 0.7
+            assert it.next(timeout=30) == 0.5
         with pytest.raises(timeout_error(pool)):
             while True:
                 it.next(timeout=0.02)

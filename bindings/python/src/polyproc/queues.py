@@ -476,7 +476,8 @@ class Queue(_Base):
         return self._slow_get(block, timeout)
 
     def put_bytes(self, data: bytes, block: bool = True, timeout: float | None = None) -> None:
-        """Put bytes as they are, for consumers in any language: what ``Connection.send_bytes`` is to ``send``. Python's ``get`` returns them as bytes.
+        """Put bytes as they are, for consumers in any language: what ``Connection.send_bytes`` is to ``send``. Python's
+        ``get`` returns them as bytes.
 
         Args:
             data: bytes, or another object with the buffer interface, of any size.
