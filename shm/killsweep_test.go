@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -126,17 +125,6 @@ func expect(before, after []string) func(testing.TB, *shm.Segment, []byte) (bool
 		}
 	}
 }
-
-// deadPid returns the id of a process that has ended and was collected.
-func deadPid() int {
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleVar+"=nothing")
-	cmd.Args = append(cmd.Args, "none")
-	must(cmd.Run())
-	return cmd.Process.Pid
-}
-
-func init() { roles["nothing"] = func(*shm.Segment, []string) {} }
 
 var corpse int // as long as the sweep runs; the kernel gives ids again only after a full round
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -414,6 +415,17 @@ func TestMembers(t *testing.T) {
 	*u64(s.Bytes(), 0)++ // another pid namespace
 	_, err = shm.NewMembers(s, s.Bytes()[:shm.MembersSize(3)])
 	require.ErrorIs(t, err, shm.ErrUnsupported)
+}
+
+func init() { roles["nothing"] = func(*shm.Segment, []string) {} }
+
+// deadPid returns the id of a process that has ended and was collected.
+func deadPid() int {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), roleVar+"=nothing")
+	cmd.Args = append(cmd.Args, "none")
+	must(cmd.Run())
+	return cmd.Process.Pid
 }
 
 // A child whose parent took a slot for it and has died does not come to it once the sweep behind the parent has begun.
