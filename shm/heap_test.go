@@ -355,10 +355,12 @@ func TestWhoJoinsSweepsBehindItself(t *testing.T) {
 	o, err := h.NewObject(shm.KindEvent, 1000)
 	require.NoError(t, err)
 	h.Executed()
-	go func() { _, _ = h.Join() }()
+	joined := make(chan struct{})
+	go func() { _, _ = h.Join(); close(joined) }()
 	select {
-	case err = <-destroyed:
-		require.NoError(t, err)
+	case <-joined:
+		require.Len(t, destroyed, 1)
+		require.NoError(t, <-destroyed)
 	case <-time.After(20 * time.Second):
 		require.Fail(t, "who joins waits for himself")
 	}
