@@ -99,7 +99,7 @@ demo: build ## the same job on real files, from Python, C and Go
 	@$(GO) build -o build/demo/demo-go ./tests/demo/go
 	@build/demo/demo-go
 
-test: test-go test-c test-python ## everything, about ten minutes
+test: test-go test-c test-python ## everything, about twenty minutes on two cores
 	@$(MAKE) --no-print-directory demo
 
 test-go: build ## Go packages, with the race detector where it applies, and what tests/ asks of the library

@@ -563,27 +563,6 @@ static int32_t finish(const call *call, want *what)
 	return PP_OK;
 }
 
-/* A ring that was seen with this tail. */
-typedef struct seen {
-	const uint64_t *tail;
-	uint64_t was;
-} seen;
-
-static bool grown(const void *object)
-{
-	const seen *const ring = object;
-
-	return __atomic_load_n(ring->tail, __ATOMIC_SEQ_CST) != ring->was;
-}
-
-/* spin waits a moment for a message without a system call. The ring was empty at head. */
-static void spin(const call *call, uint64_t head, uint64_t *began_out)
-{
-	const seen ring = {&call->way->tail, head};
-
-	(void)pp__spin(&call->handle->words[PATIENCE], grown, &ring, began_out);
-}
-
 /* doze sleeps with recv_lock held: one system call that waits for bytes and reads them. The ring was seen empty. PP_OK: look again; PP_ERR_EOF; PP_ERR_INTERRUPTED; PP_ERR_STATE: the socket does not
  * block, the program has made it so. */
 static int32_t doze(const call *call)
@@ -615,9 +594,9 @@ static int32_t pull(const call *call, want *what, bool now)
 {
 	pp__heap *const heap = call->handle->heap;
 	pp__pipe_way *const way = call->way;
-	bool hup = false, thorough = false, nonblocking = false, spun = false;
+	bool hup = false, thorough = false, nonblocking = false;
 	int32_t interrupted = PP_OK;
-	uint64_t began = 0;
+	uint64_t began = 0; /* of the wait */
 
 	for (;;) {
 		bool recovered;
@@ -657,11 +636,11 @@ static int32_t pull(const call *call, want *what, bool now)
 			pp__mutex_unlock(&way->recv_lock);
 			return PP_ERR_TIMEOUT;
 		}
-		if (!spun) {
-			spun = true;
-			const uint64_t head = way->head;
+		if (began == 0) {
+			/* The ring was empty at head. The low half of tail is enough: it moves by no more than the ring's size. */
+			const uint32_t head = (uint32_t)way->head;
 			pp__mutex_unlock(&way->recv_lock);
-			spin(call, head, &began);
+			(void)pp__spin_on(&call->handle->words[PATIENCE], (const uint32_t *)(const void *)&way->tail, head, &began);
 			continue;
 		}
 		if (ns == (uint64_t)PP__SLICE_MS * MS && what->how != LOOK && !nonblocking && __atomic_load_n(&way->watched, __ATOMIC_SEQ_CST) == 0) {

@@ -14,7 +14,7 @@
  * the position went to another chunk; both wrap. The chunk of a position is tail_chunk[crossings & 1] (head_chunk): the other of the two is written before the
  * store that moves there. 0: no chunk yet, its `next` is pp__queue.first; a queue that was never used has no chunk.
  *
- *   messages in the queue = items(tail) - items(head) + cells that are RETURNED (see below; none if pp__queue.returned is 0)
+ *   messages in the queue = items(tail) - items(head) + cells that are RETURNED (see below)
  *
  * To read both exactly: head, tail, head again until head has not changed.
  *

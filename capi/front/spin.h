@@ -15,7 +15,7 @@ enum {
 	PP__SPIN_REST = 64,      /* short waits until the next try */
 };
 
-/* What a handle knows about its waits, and what a wait knows. Several threads may share the first: it is a guess for all of them. */
+/* What a handle knows about its waits. Several threads may share it: it is a guess for all of them. */
 typedef struct pp__patience {
 	uint32_t budget; /* ns to spin for; 0: not at all */
 	uint32_t rest;   /* short waits that are left until it is tried again */
@@ -59,6 +59,26 @@ static inline bool pp__spin(uint64_t *word, bool (*ready)(const void *object), c
 	else
 		pp__patience_set(word, now.budget / 2, 0);
 	return false;
+}
+
+typedef struct pp__change {
+	const uint32_t *word;
+	uint32_t from;
+} pp__change;
+
+static inline bool pp__changed(const void *object)
+{
+	const pp__change *const c = object;
+
+	return __atomic_load_n(c->word, __ATOMIC_SEQ_CST) != c->from;
+}
+
+/* pp__spin_on is pp__spin until *watched is not `from` any more: what a futex would wait for. */
+static inline bool pp__spin_on(uint64_t *word, const uint32_t *watched, uint32_t from, uint64_t *began_out)
+{
+	const pp__change c = {watched, from};
+
+	return pp__spin(word, pp__changed, &c, began_out);
 }
 
 /* pp__slept is told when a wait is over that has slept. */

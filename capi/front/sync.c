@@ -139,26 +139,12 @@ static int32_t pace_queue(pace *p)
 
 enum { SLICE_OVER = 1 };
 
-/* What is waited for: that a word is another. */
-typedef struct change {
-	const uint32_t *word;
-	uint32_t from;
-} change;
-
-static bool changed(const void *object)
-{
-	const change *const c = object;
-
-	return __atomic_load_n(c->word, __ATOMIC_SEQ_CST) != c->from;
-}
-
 /* pace_spin looks before the first sleep. Not where there are turns: who holds a lock holds it for longer, or is gone after SPINS. */
 static bool pace_spin(pace *p, const uint32_t *word, uint32_t v)
 {
-	const change c = {word, v};
 	uint64_t began;
 
-	return !p->slept && p->turn == NULL && pp__spin(&p->handle->words[PATIENCE], changed, &c, &began);
+	return !p->slept && p->turn == NULL && pp__spin_on(&p->handle->words[PATIENCE], word, v, &began);
 }
 
 /* pace_sleep sleeps while *word is v, for a slice. PP_OK: look again; SLICE_OVER: look whether somebody is dead; PP_ERR_TIMEOUT: that too, the

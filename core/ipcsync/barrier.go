@@ -238,13 +238,14 @@ func (s *shared) deserted(cells []uint64, generation uint32) bool {
 	alive, me := s.heap.Me(), s.heap.Me()
 	for i := range cells {
 		cell := atomic.LoadUint64(&cells[i])
-		if owner := ownerOf(cell); cell == 0 || uint32(cell) != generation || owner == alive || owner == me {
+		owner := ownerOf(cell)
+		if cell == 0 || uint32(cell) != generation || owner == alive || owner == me {
 			continue
 		}
-		alive = ownerOf(cell)
-		if departed(s.heap, alive) {
+		if departed(s.heap, owner) {
 			return true
 		}
+		alive = owner
 	}
 	return false
 }

@@ -485,7 +485,7 @@ class Queue(_Base):
         """
         if self._closed:
             raise self._closed_error()
-        self._put_waiting(self._put_raw, bytes(memoryview(data)), _errors.TIMEOUT, block, timeout)
+        self._put_waiting(self._put_raw, data if type(data) is bytes else bytes(memoryview(data)), _errors.TIMEOUT, block, timeout)
 
     def put_nowait(self, obj: Any) -> None:
         """``put(obj, False)``"""
