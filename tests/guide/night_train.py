@@ -26,11 +26,12 @@ def archive(shelf, desk):
 
 def main():
     box, line = mp.Pipe()
+    processes = [mp.Process(target=train, args=(line, box))]
+    processes[0].start()
+    line.close()  # before the archive starts: forked, it would have a copy, and the box would wait for that one's end too
     shelf, desk = mp.Pipe(duplex=False)
-    processes = [mp.Process(target=train, args=(line, box)), mp.Process(target=archive, args=(shelf, desk))]
-    for process in processes:
-        process.start()
-    line.close()
+    processes.append(mp.Process(target=archive, args=(shelf, desk)))
+    processes[1].start()
     shelf.close()
     while box.poll(60):
         try:
@@ -39,6 +40,8 @@ def main():
             break
         desk.send_bytes(f"{report['at']} {len(report['cargo'])}".encode())
         box.send("stop" if report["at"] == STATIONS[-1] else "go")
+    else:
+        raise TimeoutError("nothing was heard for a minute")
     processes[0].join()
     print("box: the line is closed")
     desk.close()

@@ -42,8 +42,8 @@ def compare(name: str, function: Callable[[int], Any], inputs: list[int]) -> Non
 
 def main() -> None:
     print(f"{mp.cpu_count()} CPUs, {psutil.Process(os.getpid()).memory_info().rss >> 20} MiB in use")
-    compare("CPU", collatz, [20_000] * 4)
-    compare("memory", reverse, [2_000_000] * 4)
+    compare("CPU", collatz, [10_000] * 4)
+    compare("memory", reverse, [1_000_000] * 4)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ they do on the stdlib's package.
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,13 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(program.name, code, out.read(), err.read())
 
 
-def adapted(text: str, module: str, method: str, directory: Path, name: str) -> Path:
+def run_together(programs: Sequence[Path]) -> list[subprocess.CompletedProcess[str]]:
+    """Run programs, three at a time: the guide's mostly sleep and wait for time-outs."""
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        return list(threads.map(run, programs))
+
+
+def adapted(text: str, module: str, method: str, directory: Path, name: str = "program.py") -> Path:
     """A copy of a program that imports module as mp, and has it use a start method. Nothing else is changed.
 
     The line is executed by spawned children as well: they have set the method already, hence force.
@@ -68,6 +76,7 @@ def adapted(text: str, module: str, method: str, directory: Path, name: str) -> 
     line = f"import {module} as mp; mp.set_start_method({method!r}, force=True)"
     changed, count = re.subn(r"(?m)^import (?:polyproc|multiprocessing) as mp$", line, text)
     assert count == 1
+    directory.mkdir(parents=True, exist_ok=True)
     path = directory / name
     path.write_text(changed)
     return path
@@ -205,12 +214,10 @@ def observed(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 
 def same_as_the_stdlib(text: str, method: str, directory: Path) -> dict[str, object]:
-    shown = {}
-    for module in ("multiprocessing", "polyproc"):
-        (directory / module).mkdir()
-        shown[module] = observed(run(adapted(text, module, method, directory / module, "program.py")))
-    assert shown["polyproc"] == shown["multiprocessing"]
-    return shown["polyproc"]
+    modules = ("multiprocessing", "polyproc")
+    theirs, ours = map(observed, run_together([adapted(text, module, method, directory / module) for module in modules]))
+    assert ours == theirs
+    return ours
 
 
 needs_guide = pytest.mark.skipif(not GUIDE.exists(), reason="the guide is not beside the repository")
@@ -245,27 +252,28 @@ if __name__ == "__main__":
 
 
 @needs_guide
-@pytest.mark.parametrize("module", ["polyproc", "multiprocessing"])
-@pytest.mark.parametrize("method", start_methods())
-def test_original_queues(method: str, module: str, tmp_path: Path) -> None:
-    done = run(adapted(original("Queues"), module, method, tmp_path, "program.py"))
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    items = [f"Producer-Item-{i}" for i in range(5)]
-    assert [line for line in lines if line.startswith("Produced")] == [f"Produced: {item}" for item in items]
-    consumed = [re.fullmatch(r"Consumer-[01] consumed: (.*)", line) for line in lines]
-    assert sorted(match[1] for match in consumed if match) == items
-    assert sorted(line for line in lines if "timed out" in line) == ["Consumer-0 timed out", "Consumer-1 timed out"]
-    assert len(lines) == 12
+def test_original_queues(tmp_path: Path) -> None:
+    runs = [(module, method) for module in ("polyproc", "multiprocessing") for method in start_methods()]
+    programs = [adapted(original("Queues"), *each, tmp_path.joinpath(*each)) for each in runs]
+    for each, done in zip(runs, run_together(programs)):
+        assert (done.returncode, done.stderr) == (0, ""), each
+        lines = done.stdout.splitlines()
+        items = [f"Producer-Item-{i}" for i in range(5)]
+        assert [line for line in lines if line.startswith("Produced")] == [f"Produced: {item}" for item in items], each
+        consumed = [re.fullmatch(r"Consumer-[01] consumed: (.*)", line) for line in lines]
+        assert sorted(match[1] for match in consumed if match) == items, each
+        assert sorted(line for line in lines if "timed out" in line) == ["Consumer-0 timed out", "Consumer-1 timed out"], each
+        assert len(lines) == 12, each
 
 
 @needs_guide
-@pytest.mark.parametrize("method", start_methods())
-def test_original_pipes(method: str, tmp_path: Path) -> None:
+def test_original_pipes(tmp_path: Path) -> None:
     """On the stdlib's package it does not end: the parent and the reader itself still hold the other end."""
-    done = run(adapted(original("Pipes"), "polyproc", method, tmp_path, "program.py"))
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    for what in ("Sent", "Received"):
-        assert [line for line in lines if line.startswith(what)] == [f"{what}: Message {i}" for i in range(5)]
-    assert len(lines) == 10
+    methods = start_methods()
+    programs = [adapted(original("Pipes"), "polyproc", method, tmp_path / method) for method in methods]
+    for method, done in zip(methods, run_together(programs)):
+        assert (done.returncode, done.stderr) == (0, ""), method
+        lines = done.stdout.splitlines()
+        for what in ("Sent", "Received"):
+            assert [line for line in lines if line.startswith(what)] == [f"{what}: Message {i}" for i in range(5)], method
+        assert len(lines) == 10, method
