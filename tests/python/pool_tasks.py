@@ -39,6 +39,16 @@ def sleep(seconds):
     return seconds
 
 
+def until(path):
+    """Wait until there is such a file."""
+    deadline = time.monotonic() + 60
+    while not os.path.exists(path):
+        if time.monotonic() > deadline:
+            raise TimeoutError(path)
+        time.sleep(0.005)
+    return path
+
+
 def sleep_square(x, seconds):
     time.sleep(seconds)
     return x * x

@@ -28,7 +28,7 @@ MODULES = {"stdlib": multiprocessing, "polyproc": polyproc}
 METHODS = ["fork", "spawn", "forkserver"]
 
 
-@pytest.fixture(params=list(MODULES))
+@pytest.fixture(params=[pytest.param("stdlib", marks=pytest.mark.slow), "polyproc"])
 def mp(request):
     return MODULES[request.param]
 

@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 KEYS = [None, b"", b"secret", b"k" * 1000]
 
 
-@pytest.fixture(params=list(MODULES))
+@pytest.fixture(params=[pytest.param("stdlib", marks=pytest.mark.slow), "polyproc"])
 def mp(request):
     return MODULES[request.param]
 

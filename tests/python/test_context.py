@@ -21,7 +21,7 @@ import polyproc.reduction
 MODULES = {"stdlib": multiprocessing, "polyproc": polyproc}
 
 
-@pytest.fixture(params=list(MODULES))
+@pytest.fixture(params=[pytest.param("stdlib", marks=pytest.mark.slow), "polyproc"])
 def mp(request):
     return MODULES[request.param]
 

@@ -34,7 +34,12 @@ KINDS = ["Queue", "JoinableQueue", "SimpleQueue"]
 PATIENCE = 30  # seconds
 
 
-@pytest.fixture(params=[(m, s) for m in MODULES for s in METHODS], ids=lambda p: "-".join(p))
+def each(module):
+    marks = [pytest.mark.slow] if module == "stdlib" else []
+    return [pytest.param((module, method), marks=marks, id=f"{module}-{method}") for method in METHODS]
+
+
+@pytest.fixture(params=each("stdlib") + each("polyproc"))
 def ctx(request):
     module, method = request.param
     return MODULES[module].get_context(method)
