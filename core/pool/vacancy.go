@@ -100,7 +100,7 @@ func (p *Pool) Fill(v Vacancy, proc *start.Process) error {
 	return nil
 }
 
-// Decline says that no process could be started.
+// Decline says that no process could be started, or that the one that was has ended: if its initializer failed, that is why.
 func (p *Pool) Decline(v Vacancy, why error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -109,9 +109,14 @@ func (p *Pool) Decline(v Vacancy, why error) error {
 		return err
 	}
 	ln.vacant = false
+	failure := &Result{Outcome: BadStart, Exit: math.MinInt32, Data: []byte(why.Error())}
+	if _ = ln.drain(); ln.initFailed {
+		failure = &Result{Outcome: BadInit, Data: p.initSaid}
+	}
 	ln.state = laneStateEmpty
+	p.board.ready[ln.slot/64].And(^(uint64(1) << (ln.slot % 64)))
 	p.startFails += killWeight
-	p.ensure(max(p.startFailed(&Result{Outcome: BadStart, Exit: math.MinInt32, Data: []byte(why.Error())}), 10*time.Millisecond))
+	p.ensure(max(p.startFailed(failure), 10*time.Millisecond))
 	p.wakeAll()
 	return nil
 }

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ import pool_tasks as tasks
 import pytest
 
 import polyproc
+from polyproc import _hosted
 from polyproc.pool import MaybeEncodingError, RemoteTraceback
 
 # The promise is a second from the event. Test machines are busy; what was measured is printed.
@@ -310,12 +312,33 @@ def test_initializer_that_always_fails(Pool):
     assert len(seen) == 1
     time.sleep(0.5)  # starts that were under way
     started = _started(pool)
-    time.sleep(1)
+    time.sleep(0.5)
     assert _started(pool) == started
     assert started < 20
     with soon("terminate"):
         pool.terminate()
         pool.join()
+
+
+def test_initializer_that_fails_before_the_pool_is_told_of_its_process(monkeypatch):
+    """The fork server has collected the worker by then: there is no such process."""
+    fill = _hosted.Workers._fill
+    waited = []
+
+    def late(workers, vacancy, child):
+        deadline = time.monotonic() + 30
+        while os.path.exists(f"/proc/{child.pid}"):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        waited.append(child.pid)
+        fill(workers, vacancy, child)
+
+    monkeypatch.setattr(_hosted.Workers, "_fill", late)
+    with polyproc.get_context("forkserver").Pool(2, tasks.init_fails) as pool:
+        with pytest.raises(ArithmeticError, match="bad start"):
+            pool.apply(tasks.square, (1,))
+    pool.join()
+    assert len(waited) >= 2
 
 
 def _started(pool):

@@ -146,7 +146,9 @@ class Workers:
             raise
 
     def _fill(self, vacancy: _abi.Vacancy, child: Any) -> None:
-        _errors.check(lib().pp_pool_fill(self._handle, byref(vacancy), child.pid, child.status_fd))
+        status = lib().pp_pool_fill(self._handle, byref(vacancy), child.pid, child.status_fd)
+        if status != _errors.NOT_FOUND:  # it has ended, and the fork server has collected it: the engine asks for another
+            _errors.check(status)
 
     def _keep(self) -> None:
         try:
