@@ -49,6 +49,12 @@ def until(path):
     return path
 
 
+def touch_and_sleep(path, seconds):
+    with open(path, "w"):
+        pass
+    time.sleep(seconds)
+
+
 def sleep_square(x, seconds):
     time.sleep(seconds)
     return x * x
