@@ -194,6 +194,7 @@ def test_fork_server_of_which_a_thread_holds_the_lock():
         assert child(start) == 0
 
 
+@pytest.mark.slow  # `make stress` is for every Python
 @pytest.mark.timeout(300)
 def test_stress():
     script = os.path.join(HERE, "stress.py")

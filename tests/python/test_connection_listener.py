@@ -442,10 +442,11 @@ def pythons():
     return versions
 
 
-@pytest.mark.parametrize("key", ["-", "secret"])
+@pytest.mark.slow  # on whatever version this runs, it is the same
+@pytest.mark.parametrize(("family", "key"), [("AF_UNIX", "secret"), ("AF_INET", "-")])  # neither depends on the other
 @pytest.mark.parametrize("ours", ["3.9", "3.11", "3.13"])
 @pytest.mark.parametrize("theirs", VERSIONS)
-def test_every_version_talks_to_every_version(pythons, theirs, ours, key):
+def test_every_version_talks_to_every_version(pythons, theirs, ours, family, key):
     for version in (theirs, ours):
         if version not in pythons:
             pytest.skip(f"no Python {version} here")
@@ -455,19 +456,18 @@ def test_every_version_talks_to_every_version(pythons, theirs, ours, key):
         command = [pythons[version], "-S", tasks.__file__, *args, key]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
-    for family in ("AF_UNIX", "AF_INET"):
-        for listening, connecting in ((("polyproc", ours), ("multiprocessing", theirs)), (("multiprocessing", theirs), ("polyproc", ours))):
-            with start(listening[1], "listen", listening[0], family) as server:
-                try:
-                    address = server.stdout.readline().strip()
-                    with start(connecting[1], "connect", connecting[0], address) as client:
-                        try:
-                            assert client.communicate(timeout=30)[0] == "done\n"
-                        finally:
-                            client.kill()
-                    assert server.communicate(timeout=30)[0] == "done\n"
-                finally:
-                    server.kill()
-                assert (server.returncode, client.returncode) == (0, 0)
+    for listening, connecting in ((("polyproc", ours), ("multiprocessing", theirs)), (("multiprocessing", theirs), ("polyproc", ours))):
+        with start(listening[1], "listen", listening[0], family) as server:
+            try:
+                address = server.stdout.readline().strip()
+                with start(connecting[1], "connect", connecting[0], address) as client:
+                    try:
+                        assert client.communicate(timeout=30)[0] == "done\n"
+                    finally:
+                        client.kill()
+                assert server.communicate(timeout=30)[0] == "done\n"
+            finally:
+                server.kill()
+            assert (server.returncode, client.returncode) == (0, 0)
 
 

@@ -386,6 +386,7 @@ DESERTED = {
 }
 
 
+@pytest.mark.slow
 def test_a_reader_that_all_wait_for_is_told_and_no_other():
     program = os.path.join(os.path.dirname(__file__), "pipe_deserted.py")
     running = {

@@ -173,6 +173,7 @@ def test_killed_server_is_replaced(path):
     polyproc.active_children()
 
 
+@pytest.mark.slow
 def test_each_child_runs_once_whenever_the_server_is_killed(tmp_path):
     """Threads start children while the server is killed again and again: no start is lost, none happens twice."""
     log = tmp_path / "log"

@@ -632,6 +632,7 @@ def test_threads():
     assert sorted(taken) == [(n, i) for n in range(3) for i in range(total // 3)]
 
 
+@pytest.mark.slow
 def test_without_the_c_type():
     """Where the library's type cannot be had, ctypes serves."""
     process = subprocess.run(

@@ -586,6 +586,7 @@ assert len(os.listdir("/proc/self/fd")) == before
     subprocess.run([sys.executable, "-c", source], check=True, timeout=2 * LIMIT)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("POLYPROC_PURE_CTYPES", "") not in ("", "0"), reason="this is the run that it starts")
 def test_without_the_c_types():
     env = {**os.environ, "POLYPROC_PURE_CTYPES": "1"}
