@@ -112,9 +112,21 @@ test-c: build ## C programs against the header and the library
 	POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) $(GO) test -count=1 -timeout 15m -v ./tests/cdriver
 
 test-python: build $(VENV)/.made ## the Python package, on PYTHON and, in short, on PYTHONS
-	PYTHONPATH=bindings/python/src $(VENV_PYTHON) -m pytest -q tests/python tests/guide tests/fork
 	$(VENV_PYTHON) tests/python/torture_pool.py --seconds $(TORTURE_SECONDS)
 	$(VENV_PYTHON) tests/python/torture_queue.py --seconds $$(( $(TORTURE_SECONDS) / 2 ))
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-python-package test-python-programs test-python-short
+
+# Two at a time: they wait for starts of processes more than they compute. What each says comes at its end.
+.PHONY: test-python-package test-python-programs test-python-short
+PYTEST := -m pytest -q -p no:cacheprovider
+
+test-python-package: build $(VENV)/.made
+	PYTHONPATH=bindings/python/src $(VENV_PYTHON) $(PYTEST) tests/python
+
+test-python-programs: build $(VENV)/.made
+	PYTHONPATH=bindings/python/src $(VENV_PYTHON) $(PYTEST) tests/guide tests/fork
+
+test-python-short: build
 	@for python in $(PYTHONS); do \
 		venv=build/venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 		if [ ! -e $$venv/.made ] || [ tests/requirements-run.txt -nt $$venv/.made ]; then \
@@ -123,7 +135,7 @@ test-python: build $(VENV)/.made ## the Python package, on PYTHON and, in short,
 			touch $$venv/.made; \
 		fi; \
 		echo "== $$($$venv/bin/python --version)"; \
-		PYTHONPATH=bindings/python/src $$venv/bin/python -m pytest -q -m 'not slow' tests/python tests/fork; \
+		PYTHONPATH=bindings/python/src $$venv/bin/python $(PYTEST) -m 'not slow' tests/python tests/fork; \
 	done
 
 torture: build $(VENV)/.made ## kill workers at random, for MINUTES (1) in each language

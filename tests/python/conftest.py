@@ -44,7 +44,9 @@ def descriptors() -> dict[int, str]:
 
 
 def shared_names() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if name.startswith(("pp", "polyproc", "psm_"))}
+    """Names in /dev/shm that may be left from here: not the named queues of the same tests in another process, on another Python."""
+    found = {name for name in os.listdir("/dev/shm") if name.startswith(("pp", "polyproc", "psm_"))}
+    return {name for name in found if not name.startswith("pp.q.test-") or name.startswith(f"pp.q.test-{os.getpid()}-")}
 
 
 @pytest.fixture(scope="session", autouse=True)

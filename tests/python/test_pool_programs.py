@@ -12,6 +12,7 @@ import time
 
 import pool_tasks as tasks
 import pytest
+from conftest import shared_names
 
 import polyproc
 import polyproc.pool
@@ -179,7 +180,7 @@ def test_parent_killed_with_busy_workers(tmp_path, method):
             print("ready", flush=True)
             time.sleep(60)
     """
-    names = set(os.listdir("/dev/shm"))
+    names = shared_names()
     with Program(tmp_path, text.replace("METHOD", method)) as program:
         assert program.line() == "ready"
         assert len(program.members()) >= 5
@@ -188,7 +189,7 @@ def test_parent_killed_with_busy_workers(tmp_path, method):
         took = program.gone_within(5)
         assert took is not None
         print(f"orphans gone after {took * 1000:.0f} ms")
-    assert {name for name in os.listdir("/dev/shm") if name.startswith(("pp", "polyproc"))} <= names
+    assert shared_names() <= names
 
 
 def test_without_the_guard(tmp_path):
