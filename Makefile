@@ -99,7 +99,7 @@ demo: build ## the same job on real files, from Python, C and Go
 	@$(GO) build -o build/demo/demo-go ./tests/demo/go
 	@build/demo/demo-go
 
-test: test-go test-c test-python ## everything, about twenty minutes on two cores
+test: test-go test-c test-python ## everything, about fifteen minutes on two cores
 	@$(MAKE) --no-print-directory demo
 
 test-go: build ## Go packages, with the race detector where it applies, and what tests/ asks of the library
@@ -109,7 +109,7 @@ test-go: build ## Go packages, with the race detector where it applies, and what
 	$(GO) test -count=1 -timeout 10m ./capi/... ./tests/abi ./tests/layering ./tests/install ./tests/mixed ./tests/readme
 
 test-c: build ## C programs against the header and the library
-	POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) $(GO) test -count=1 -timeout 15m -v ./tests/cdriver
+	POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) $(GO) test -count=1 -timeout 15m -parallel 5 -v ./tests/cdriver
 
 test-python: build $(VENV)/.made ## the Python package, on PYTHON and, in short, on PYTHONS
 	$(VENV_PYTHON) tests/python/torture_pool.py --seconds $(TORTURE_SECONDS)
@@ -146,8 +146,8 @@ torture: build $(VENV)/.made ## kill workers at random, for MINUTES (1) in each 
 	$(VENV_PYTHON) tests/python/torture_pool.py --seconds $$(( $(MINUTES) * 60 ))
 	$(VENV_PYTHON) tests/python/torture_queue.py --seconds $$(( $(MINUTES) * 60 ))
 
-sweep: build ## SIGKILL after each instruction (SWEEP=most: after most) of what works on shared memory; `make test` tries some
-	POLYPROC_SWEEP=$(or $(SWEEP),all) POLYPROC_TORTURE_SECONDS=14000 $(GO) test -count=1 -v -timeout 4h -run 'TestC/killsweep' ./tests/cdriver
+sweep: build ## SIGKILL after each instruction of what works on shared memory; `make test` tries some
+	POLYPROC_SWEEP=all POLYPROC_TORTURE_SECONDS=14000 $(GO) test -count=1 -v -timeout 4h -parallel 5 -run 'TestC/killsweep' ./tests/cdriver
 
 stress: build ## fork FORKS (750) times with each Python there is, four times as often in C, while threads are inside calls
 	POLYPROC_FORKS=$$(( $(or $(FORKS),750) * 4 )) POLYPROC_TORTURE_SECONDS=$$(( $(or $(FORKS),750) * 4 )) \

@@ -20,7 +20,7 @@
 
 enum { SLOT_BITS = 12, GEN_SHIFT = 2, GEN_BITS = 19, START_SHIFT = 21, START_BITS = 21, PID_SHIFT = 42, PID_BITS = 22, TAKEN = 1 };
 enum { LOCK_SPINS = 40, DEEP_MS = 20, BATCH = 64 };
-#define SLICE_MIN_NS ((uint64_t)10000000)
+#define SLICE_MIN_NS ((uint64_t)1000000)
 #define SLICE_MAX_NS ((uint64_t)160000000)
 #define GEN_MASK (((uint64_t)1 << GEN_BITS) - 1)
 #define START_MASK (((uint64_t)1 << START_BITS) - 1)

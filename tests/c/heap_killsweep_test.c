@@ -2,8 +2,7 @@
  * nothing that is in use is lost or given twice, nothing stays taken in the name of the dead, and what leaks is at most the one block that was just
  * allocated, or the one object whose reference was just being taken or dropped.
  *
- * A child executes k instructions of the operation and is killed. Of operations longer than POINTS instructions about that many places are tried, others in
- * each run; all with POLYPROC_SWEEP=all.
+ * A child executes k instructions of the operation and is killed (killsweep.h).
  *
  * deadline: 300 s
  */
@@ -11,7 +10,7 @@
 
 #include "killsweep.h"
 
-enum { POINTS = 24, LONG_OP = 50000, LONG_POINTS = 8, LONGEST_OP = 500000, TAG = 77 };
+enum { TAG = 77, ALL = 0x7fffffff };
 
 typedef struct shared {
 	uint64_t entered;
@@ -394,17 +393,30 @@ typedef struct sweep {
 	void (*after)(int ended);
 } sweep;
 
-static int once(const sweep *w, unsigned k, unsigned *done)
+static uint32_t entered(void)
+{
+	return (uint32_t)__atomic_load_n(&s->entered, __ATOMIC_SEQ_CST);
+}
+
+static const watcher watching = {.entered = entered};
+static way the_way = {.coarse = 16};
+
+/* once kills a child after k instructions of the operation; k ALL: it goes through all of it, and its way is recorded. */
+static void once(const sweep *w, uint32_t k)
 {
 	memset(s, 0, sizeof *s);
 	handle = NULL;
 	REQUIRE_EQ(pp__heap_create(NULL, &heap), PP_OK);
 	joined();
 	w->before();
-	const int ended = kill_after(k, &s->entered, w->prepare, w->op, done);
-	w->after(ended);
+	const pid_t child = way_fork(&s->entered, w->prepare, w->op);
+	if (k == ALL)
+		way_record(&the_way, &watching, child);
+	else
+		way_to(&the_way, &watching, child, k);
+	way_end(child);
+	w->after(entered() == 2);
 	pp__heap_close(heap);
-	return ended;
 }
 
 int main(int argc, char **argv)
@@ -433,9 +445,8 @@ int main(int argc, char **argv)
 		{"adoption", estate, joined, adopt_all, after_estate},
 		{"trim after adoption", estate, joined, trim_all, after_estate},
 	};
-	const char *const mode = getenv("POLYPROC_SWEEP");
-	uint64_t seed = (uint64_t)now_ms() * 2 + 1;
 
+	way_bind(argv);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	alarm(getenv("POLYPROC_SWEEP") == NULL ? 280 : 14000);
 	s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -443,16 +454,17 @@ int main(int argc, char **argv)
 	pp__kinds[PP__KIND_BARRIER] = &kind;
 	pthread_atfork(pp__heap_before_fork, pp__heap_in_parent, pp__heap_in_child);
 	for (size_t i = 0; i < sizeof sweeps / sizeof *sweeps; i++) {
-		unsigned total, done, places = 0;
+		uint32_t places = 0;
 		if (argc > 1 && strcmp(argv[1], sweeps[i].name) != 0)
 			continue;
 		leaked = 0;
-		REQUIRE(once(&sweeps[i], LONGEST_OP, &total));
-		REQUIRE(total > 10 && total < LONGEST_OP);
-		const unsigned stride = mode != NULL && strcmp(mode, "all") == 0 ? 1 : total / (total < LONG_OP ? POINTS : LONG_POINTS) + 1;
-		for (unsigned k = stride == 1 ? 0 : (unsigned)(next_random(&seed) % stride); k < total; k += stride, places++)
-			once(&sweeps[i], k, &done);
-		printf("%s: %u instructions, killed at %u of them, %u times something was kept\n", sweeps[i].name, total, places, leaked);
+		once(&sweeps[i], ALL);
+		const uint32_t length = way_length(&the_way);
+		REQUIRE(length > 10);
+		for (uint32_t k = way_first(&the_way); k <= length; k = way_next(&the_way, k), places++)
+			once(&sweeps[i], k);
+		printf("%s: %u instructions, killed %u times, %u times something was kept; went another way: %u\n", sweeps[i].name, length, places, leaked,
+		       the_way.missed);
 		REQUIRE(leaked < places);
 	}
 	return 0;

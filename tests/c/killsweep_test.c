@@ -1,7 +1,7 @@
 /* killsweep_test.c - a process that dies at any instruction of a ring operation leaves the ring as it was before or after it.
  *
- * A child is stopped before the operation, executes k instructions of it and is killed, for k = 0, 1, 2, ... until the
- * operation gets to its end. Then the ring is looked at: what was committed must be there exactly, and both ends must go on.
+ * A child executes k instructions of the operation and is killed (killsweep.h). Then the ring is looked at: what was committed must be there exactly,
+ * and both ends must go on.
  *
  * deadline: 120 s
  */
@@ -148,13 +148,19 @@ static void run_op(void)
 	now->op(&now_ring);
 }
 
-/* run executes k instructions of the operation in a child, then kills it. Returns 1 if the operation had ended by then. */
-static int run(const sweep *w, unsigned k)
+static uint32_t entered(void)
 {
-	unsigned done;
+	return (uint32_t)__atomic_load_n(&s->entered, __ATOMIC_SEQ_CST);
+}
 
+static const watcher watching = {.entered = entered};
+static way the_way;
+
+static pid_t start(const sweep *w)
+{
 	now = w;
-	return kill_after(k, &s->entered, open_end, run_op, &done);
+	prepare(w);
+	return way_fork(&s->entered, open_end, run_op);
 }
 
 /* survive goes on where the dead child was, in its place, and at the other end. */
@@ -201,7 +207,7 @@ static void survive(const sweep *w, int ended, unsigned *committed)
 	REQUIRE_EQ(pp__ring_peek(&out, &record), PP_ERR_TIMEOUT);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	static const sweep sweeps[] = {
 		{"put into an empty ring", op_put, 1, 64, 0, 0},
@@ -217,20 +223,26 @@ int main(void)
 		{"get before a pad", op_get, 0, 3 * CAP - 96, 2, 50},
 	};
 
+	(void)argc;
+	way_bind(argv);
 	alarm(100);
 	s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	REQUIRE(s != MAP_FAILED);
 	for (size_t i = 0; i < sizeof sweeps / sizeof *sweeps; i++) {
-		unsigned k = 0, committed = 0;
-		for (int ended = 0; !ended; k++) {
-			REQUIRE(k < LONGEST_OP);
-			prepare(&sweeps[i]);
-			ended = run(&sweeps[i], k);
-			survive(&sweeps[i], ended, &committed);
+		unsigned committed = 0, killed = 0;
+		pid_t child = start(&sweeps[i]);
+		way_record(&the_way, &watching, child);
+		way_end(child);
+		const uint32_t length = way_length(&the_way);
+		for (uint32_t k = way_first(&the_way); k <= length; k = way_next(&the_way, k), killed++) {
+			child = start(&sweeps[i]);
+			way_to(&the_way, &watching, child, k);
+			way_end(child);
+			survive(&sweeps[i], entered() == 2, &committed);
 		}
 		/* Somewhere on the way is the instruction that commits. */
-		REQUIRE(k > 10 && committed > 0 && committed < k);
-		printf("%s: killed at %u places, %u of them after the commit\n", sweeps[i].name, k, committed);
+		REQUIRE(length > 10 && committed > 0 && committed < killed);
+		printf("%s: %u instructions, killed %u times, %u of them after the commit\n", sweeps[i].name, length, killed, committed);
 	}
 	return 0;
 }

@@ -1,26 +1,24 @@
 /* queue_killsweep_test.c - a process that dies at any instruction of a call of pp_queue_... leaves the queue as it was before the call or as
  * it is after it: no message that was put is lost, none comes twice, nobody hangs, and nothing leaks but, where memory was being allocated, a block.
  *
- * A child is stopped before the operation, executes k instructions of it and is killed, for k = 0, 1, 2, ... up to its end; beyond 20,000 for every
- * 101st. Then the survivor takes what there is, and goes on. Copying instructions (rep movs) count as one. In a second round the child is not killed
- * at k but stopped there, while another process tries (it must fail if the lock is held: nobody steals), a third one waits; then the child is killed and the
- * third must get through.
- * It looks at every 250th instruction only (POLYPROC_SWEEP=most: every 10th), and at each one of those between which anything has changed; POLYPROC_SWEEP=all at every one, which takes
- * many minutes.
+ * A child is stopped before the operation, executes k instructions of it and is killed, for each k there is (killsweep.h). Then the survivor takes what
+ * there is, and goes on. In a second round the child is not killed at k but stopped there, while another process tries (it must fail if the lock is
+ * held: nobody steals), a third one waits; then the child is killed and the third must get through. This at every TRY_EVERY-th instruction, and with
+ * POLYPROC_SWEEP set at each.
  * An argument names the only case to run.
  *
- * deadline: 600 s
+ * deadline: 300 s
  */
 #include "heapkit.h"
 
 #define LEASE_SLICE_MS 2
 #include "../../capi/front/queue.c"
 
-#include <sched.h>
-#include <sys/ptrace.h>
-#include <sys/user.h>
+#include "killsweep.h"
 
-enum { NEW = 77, MANY = 6, ROOM = 65536, FINE = 20000, STRIDE = 101, TRY_EVERY = 23 };
+#include <sched.h>
+
+enum { NEW = 77, MANY = 6, ROOM = 65536, TRY_EVERY = 23 };
 
 /* ---- messages ------------------------------------------------------------------------------------------------------------- */
 
@@ -287,63 +285,8 @@ static uint32_t entered(void)
 	return __atomic_load_n(&ctl->entered, __ATOMIC_SEQ_CST);
 }
 
-static void wait_trap(pid_t child)
-{
-	int how;
-
-	REQUIRE_EQ(waitpid(child, &how, 0), child);
-	REQUIRE(WIFSTOPPED(how));
-	REQUIRE_EQ(WSTOPSIG(how), SIGTRAP);
-}
-
-/* step executes one instruction, and of the copying ones all repetitions. */
-static void step(pid_t child)
-{
-#if defined(__x86_64__)
-	struct user_regs_struct regs;
-
-	errno = 0;
-	const uint64_t ip = (uint64_t)ptrace(PTRACE_PEEKUSER, child, offsetof(struct user_regs_struct, rip), NULL);
-	uint32_t code;
-	REQUIRE_EQ(errno, 0);
-	memcpy(&code, (const void *)(uintptr_t)ip, sizeof code); /* it is a fork of this process */
-	const uint32_t length = (code & 0xfeff) == 0xa4f3 || (code & 0xfeff) == 0xaaf3           ? 2
-	                        : (code & 0xfeffff) == 0xa448f3 || (code & 0xfeffff) == 0xaa48f3 ? 3
-	                                                                                         : 0;
-	if (length != 0) {
-		void *const at = (void *)(uintptr_t)(ip + length);
-		const long was = ptrace(PTRACE_PEEKTEXT, child, at, NULL);
-		REQUIRE_EQ(ptrace(PTRACE_POKETEXT, child, at, (void *)((was & ~0xffL) | 0xcc)), 0);
-		REQUIRE_EQ(ptrace(PTRACE_CONT, child, NULL, NULL), 0);
-		wait_trap(child);
-		REQUIRE_EQ(ptrace(PTRACE_POKETEXT, child, at, (void *)was), 0);
-		REQUIRE_EQ(ptrace(PTRACE_GETREGS, child, NULL, &regs), 0);
-		regs.rip--;
-		REQUIRE_EQ(ptrace(PTRACE_SETREGS, child, NULL, &regs), 0);
-		return;
-	}
-#endif
-	REQUIRE_EQ(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
-	wait_trap(child);
-}
-
-/* advance executes k instructions of the operation: false if it had ended by then. */
-static bool advance(pid_t child, uint32_t k)
-{
-	while (entered() == 0)
-		step(child);
-	while (k-- > 0 && entered() == 1)
-		step(child);
-	return entered() == 1;
-}
-
-static void end(pid_t child)
-{
-	int how;
-
-	REQUIRE_EQ(kill(child, SIGKILL), 0);
-	REQUIRE_EQ(waitpid(child, &how, 0), child);
-}
+static const watcher watching = {.entered = entered};
+static way the_way;
 
 /* What the child had reached when it died. */
 enum { P_BEFORE, P_LOCKED, P_LINKED, P_SLOT, P_OLD, P_CELL, P_COMMITTED, P_UNLOCKED, P_RETURNED, POINTS };
@@ -374,7 +317,7 @@ static uint32_t cell_states(const pp__queue *q, uint32_t *which)
 }
 
 /* survive takes everything and goes on. before: the queue as it was at the start. Counts the point in points. */
-static uint32_t survive(const test *t, pp_queue queue, pp__queue *q, const state *before, bool ended, uint32_t *points)
+static void survive(const test *t, pp_queue queue, pp__queue *q, const state *before, bool ended, uint32_t *points)
 {
 	const state s = look(q);
 	const uint32_t put = pp__qpos_items(s.tail) - pp__qpos_items(before->tail), taken = pp__qpos_items(s.head) - pp__qpos_items(before->head);
@@ -394,9 +337,6 @@ static uint32_t survive(const test *t, pp_queue queue, pp__queue *q, const state
 	const uint64_t current = q->tail_chunk[pp__qpos_crossings(s.tail) & 1];
 	points[P_LINKED] += put == 0 && (current == 0 ? q->first : ((pp__queue_chunk *)pp__at(heap, pp__qref_off(current)))->next) != 0;
 	points[P_RETURNED] += t->lease == 2 && cell != PP__CELL_RETURNED && !ended;
-
-	const uint32_t where = s.put_locked | s.get_locked << 1 | (put != 0) << 2 | (taken != 0) << 3 | (q->old != 0) << 4 | (cells != 0) << 5 | cell << 6 |
-	                       (q->spare != 0) << 10 | (uint32_t)ended << 11;
 
 	/* All or nothing. */
 	REQUIRE(put == 0 || put == t->adds);
@@ -446,49 +386,55 @@ static uint32_t survive(const test *t, pp_queue queue, pp__queue *q, const state
 	REQUIRE_EQ(info.size, 0);
 	REQUIRE_EQ(info.leased, 0);
 	REQUIRE_EQ(pp_queue_free(queue), PP_OK);
-	return where;
 }
 
-/* kill_at kills a child after k instructions of the operation. Returns where it was; *ended: behind it. */
-static uint32_t kill_at(const test *t, uint32_t k, bool *ended, uint32_t *points)
+/* kill_at kills a child after k instructions of the operation. */
+static void kill_at(const test *t, uint32_t k, uint32_t *points)
 {
 	pp__queue *q;
 	const pp_queue queue = start(t, &q);
 	const state before = look(q);
 	const pid_t child = begin(queue, true);
 
-	*ended = !advance(child, k);
-	end(child);
-	return survive(t, queue, q, &before, *ended, points);
+	const bool ended = !way_to(&the_way, &watching, child, k);
+	way_end(child);
+	survive(t, queue, q, &before, ended, points);
 }
 
-static void sweep_kills(const test *t, uint32_t every)
+/* record notes the way of a child through the operation: of the second, since the first may find the heap's memory cold. */
+static void record(const test *t)
 {
-	uint32_t points[POINTS] = {0}, runs = 0, k = 0;
+	for (int i = 0; i < 2; i++) {
+		pp__queue *q;
+		const pp_queue queue = start(t, &q);
+		const state before = look(q);
+		const pid_t child = begin(queue, true);
+		uint32_t points[POINTS];
 
+		way_record(&the_way, &watching, child);
+		way_end(child);
+		survive(t, queue, q, &before, true, points);
+	}
+}
+
+static void sweep_kills(const test *t)
+{
+	uint32_t points[POINTS] = {0}, killed = 0;
+
+	record(t);
 	kit_settle(heap);
 	const kit_count at_first = kit_audit(heap);
-	const uint32_t used = kit_used(&at_first);
-	uint32_t where = 0, last = 0; /* at instruction last */
-	for (bool ended = false; !ended; k += k < FINE ? every : STRIDE) {
-		const uint32_t now_at = kill_at(t, k, &ended, points);
-		runs++;
-		if (k > 0 && now_at != where) { /* what has changed meanwhile is looked at closely */
-			bool over = false;
-			for (uint32_t i = last + 1; i < k && !over; i++, runs++)
-				kill_at(t, i, &over, points);
-		}
-		where = now_at;
-		last = k;
-	}
+	const uint32_t used = kit_used(&at_first), length = way_length(&the_way);
+	for (uint32_t k = way_first(&the_way); k <= length; k = way_next(&the_way, k))
+		kill_at(t, k, points), killed++;
 	kit_settle(heap);
 	const kit_count after = kit_audit(heap);
 	const uint32_t lost = kit_used(&after) - used;
-	printf("%s: killed at %u places up to instruction %u;", t->name, runs, last);
+	printf("%s: %u instructions, killed %u times;", t->name, length, killed);
 	for (int i = 0; i < POINTS; i++)
 		if (points[i] != 0)
 			printf(" %s %u,", point_names[i], points[i]);
-	printf(" blocks lost %u\n", lost);
+	printf(" blocks lost %u; went another way: %u\n", lost, the_way.missed);
 	fflush(stdout);
 	REQUIRE(lost <= t->leaks);
 	if (t->lease != 2) {
@@ -503,13 +449,14 @@ static void sweep_kills(const test *t, uint32_t every)
 /* A child that is stopped with the lock keeps it; who waits gets through when it is killed. */
 static void contend(const test *t, uint32_t every)
 {
-	uint32_t refused = 0, waited = 0, k = 0;
+	uint32_t refused = 0, waited = 0;
 
-	for (bool ended = false; !ended; k += every) {
+	record(t);
+	for (uint32_t k = 0; k <= way_length(&the_way); k += every) {
 		pp__queue *q;
 		const pp_queue queue = start(t, &q);
 		const pid_t child = begin(queue, true);
-		ended = !advance(child, k);
+		way_to(&the_way, &watching, child, k);
 		const bool locked = q->put_lock != 0 || q->get_lock != 0;
 		uint32_t *const lock_word = t->adds != 0 ? &q->put_lock : &q->get_lock;
 		size_t size;
@@ -522,11 +469,13 @@ static void contend(const test *t, uint32_t every)
 			const pid_t waiter = begin(queue, false);
 			WITHIN(10000, (__atomic_load_n(lock_word, __ATOMIC_SEQ_CST) & 0x80000000u) != 0);
 			waited++;
-			end(child);
+			way_end(child);
+			if (t->maxsize != 0) /* the dead may have taken the last place */
+				get_one(queue, 20000);
 			REQUIRE_EQ(kit_wait(waiter), 0);
 			REQUIRE_EQ(*lock_word, 0);
 		} else {
-			end(child);
+			way_end(child);
 		}
 		while (get_one(queue, 0) != 0)
 			;
@@ -539,9 +488,9 @@ static void contend(const test *t, uint32_t every)
 
 int main(int argc, char **argv)
 {
-	const char *const mode = getenv("POLYPROC_SWEEP");
-	const uint32_t every = mode == NULL ? 250 : strcmp(mode, "all") == 0 ? 1 : 10;
+	const uint32_t every = getenv("POLYPROC_SWEEP") == NULL ? TRY_EVERY : 1;
 
+	way_bind(argv);
 	cpu_set_t here; /* two processes that take turns are quickest on one CPU */
 	CPU_ZERO(&here);
 	CPU_SET(sched_getcpu(), &here);
@@ -552,9 +501,9 @@ int main(int argc, char **argv)
 	REQUIRE(heap != NULL);
 	for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
 		if (argc < 2 || strcmp(argv[1], tests[i].name) == 0)
-			sweep_kills(&tests[i], every);
+			sweep_kills(&tests[i]);
 	for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
 		if (argc < 2 && tests[i].lease != 2 && tests[i].before != 1)
-			contend(&tests[i], mode == NULL ? 5 * TRY_EVERY : TRY_EVERY);
+			contend(&tests[i], every);
 	return 0;
 }
