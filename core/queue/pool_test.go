@@ -28,6 +28,32 @@ var count = pool.Register("queue_test.count", func(ctx context.Context, t tally)
 	return t.N, nil
 })
 
+var countTo = pool.Register("queue_test.countTo", func(ctx context.Context, to *queue.Queue[int]) (int, error) {
+	defer to.Free()
+	return 1, to.Put(ctx, 7)
+})
+
+// The queue alone is a task's argument too.
+func TestPoolWorkersGetAQueue(t *testing.T) {
+	ctx := patient(t)
+	p, err := pool.Open(pool.Options{Workers: 1})
+	require.NoError(t, err)
+	defer func() {
+		p.Close()
+		require.NoError(t, p.Join(20*time.Second))
+		require.NoError(t, p.Free())
+	}()
+	q := familyQueue[int](t, 10)
+	done, err := pool.Map(ctx, p, countTo, []*queue.Queue[int]{q, q})
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 1}, done)
+	for range 2 {
+		v, err := q.Get(ctx)
+		require.NoError(t, err)
+		require.Equal(t, 7, v)
+	}
+}
+
 // A worker of a pool is of the family: tasks may have queues as arguments.
 func TestPoolWorkersGetQueues(t *testing.T) {
 	ctx := patient(t)
