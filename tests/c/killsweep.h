@@ -234,15 +234,14 @@ static inline pid_t way_fork(uint64_t *entered, void (*prepare)(void), void (*op
 	return child;
 }
 
-/* way_stride is how far to go on from k. The sweep of `make sweep` (POLYPROC_SWEEP) tries every instruction, and of a loop that goes round for thousands ever
- * fewer; that of `make test` tries one of way->coarse, and of any loop ever fewer. */
+/* way_stride is how far to go on from k. The sweep of `make sweep` (POLYPROC_SWEEP) tries every instruction, that of `make test` one of way->coarse (every one,
+ * if that is 0); of a loop that goes round for thousands both try ever fewer. */
 static inline uint32_t way_stride(const way *way, uint32_t k)
 {
 	const uint32_t at = way->begins + k, round = k < way_length(way) ? at - way->anchor[at] : 0;
+	const uint32_t every = way->coarse == 0 || getenv("POLYPROC_SWEEP") != NULL ? 1 : way->coarse;
 
-	if (getenv("POLYPROC_SWEEP") != NULL)
-		return round < 2000 ? 1 : round / 64;
-	return (way->coarse > 0 ? way->coarse : 1) + (round < 100 ? 0 : round / 4);
+	return round < 2000 ? every : every == 1 ? round / 64 : round / 4;
 }
 
 /* way_first is the k to begin with. */
