@@ -320,6 +320,9 @@ void pp__heap_before_fork(void);
 void pp__heap_in_parent(void);
 void pp__heap_in_child(void);
 
+/* pp__forks counts the forks behind this process: what is noted with another count is an ancestor's. */
+extern uint32_t pp__forks;
+
 /* Deadlines: now + timeout_ms, without overflow; timeout_ms < 0: for ever. */
 uint64_t pp__deadline(int64_t timeout_ms);
 

@@ -692,8 +692,11 @@ void pp__heap_in_parent(void)
 		nurseries(pp__heap_family(), now);
 }
 
+uint32_t pp__forks;
+
 void pp__heap_in_child(void)
 {
+	pp__forks++;
 	handles_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 	pp__pins_in_child();
 	pp__storage_forked(true);

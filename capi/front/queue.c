@@ -21,8 +21,8 @@
 #define TABLES_MOST 65536u
 #define MESSAGE_MOST ((uint64_t)16 << 30)
 
-/* pp_message.kind */
-enum { M_NONE = 0, M_BUFFER = 1, M_MALLOC = 2, M_HELD = 3, M_LEASED = 4 };
+/* pp_message.kind, and above it, from bit M_FORKS on, pp__forks of who took the message: the owner of an ancestor's may be gone. */
+enum { M_NONE = 0, M_BUFFER = 1, M_MALLOC = 2, M_HELD = 3, M_LEASED = 4, M_KINDS = 7, M_FORKS = 3 };
 
 /* handle->words */
 enum { W_GETS = 0, W_SWEPT = 1, W_SPIN_GET = 2, W_SPIN_PUT = 3 };
@@ -798,7 +798,7 @@ static void describe(pp_message *m, const void *data, uint64_t size, uint32_t co
 static void own(view *v, const want *w, const void *data, uint64_t size, uint32_t codec, const pp__queue_cell *cell, uint32_t number)
 {
 	pp__keep(v->handle);
-	describe(w->message, data, size, codec, w->lease ? M_LEASED : M_HELD);
+	describe(w->message, data, size, codec, (w->lease ? M_LEASED : M_HELD) | pp__forks << M_FORKS);
 	w->message->cell = (uint64_t)number << 24 | (cell->word & 0xffffffu);
 	w->message->owner = (uintptr_t)v->handle;
 }
@@ -831,6 +831,8 @@ static int32_t get_returned(view *v, const want *w)
 			const uint64_t word = load64(&k.cell->word);
 			if (state_of(word) != PP__CELL_RETURNED)
 				continue;
+			if (again != 0) /* came in after the count was cleared, and there may be more */
+				__atomic_fetch_add(&q->returned, 1, __ATOMIC_SEQ_CST);
 			const uint64_t size = load64(&k.cell->size), ref = load64(&k.cell->ref);
 			const void *const data = pp__within(v->heap, pp__qref_off(ref), size);
 			if (load64(&k.cell->word) != word)
@@ -843,8 +845,6 @@ static int32_t get_returned(view *v, const want *w)
 			}
 			if (!swap64(&k.cell->word, word, with(word, me, w->lease ? PP__CELL_LEASED : PP__CELL_HELD)))
 				continue;
-			if (again != 0) /* there may be more */
-				__atomic_fetch_add(&q->returned, 1, __ATOMIC_SEQ_CST);
 			deliver(v, w, k.cell, k.number, data);
 			return PP_OK;
 		}
@@ -862,7 +862,7 @@ static int32_t get_bulk(view *v, const want *w, found *f)
 	int32_t status = claim_cell(v, &cell, &number);
 
 	if (status != PP_OK) {
-		end_get(v, 0, 0);
+		end_get(v, 0, 1); /* another may have the memory */
 		return status;
 	}
 	const uint32_t me = (uint32_t)(cell->word >> 32);
@@ -870,7 +870,7 @@ static int32_t get_bulk(view *v, const want *w, found *f)
 		status = alloc(v, f->size == 0 ? 1 : f->size, 0, &f->ref);
 		if (status != PP_OK) {
 			set(cell, 0, PP__CELL_FREE);
-			end_get(v, 0, 0);
+			end_get(v, 0, 1);
 			return status;
 		}
 		state = PP__CELL_COPYING;
@@ -1152,11 +1152,12 @@ static pp__queue_cell *cell_of_message(const view *v, const pp_message *m, uint3
 	return load64(&cell->word) == pp__qcell_word(me, state, (uint32_t)m->cell) ? cell : NULL;
 }
 
+/* view_of_message finds the queue of a message that lies in it. False: another process has taken it, which forked this one; its owner means nothing here. */
 static bool view_of_message(const pp_message *m, view *v)
 {
 	pp__handle *const handle = (pp__handle *)(uintptr_t)m->owner;
 
-	if (handle == NULL || (m->kind != M_HELD && m->kind != M_LEASED))
+	if (handle == NULL || m->kind >> M_FORKS != pp__forks << M_FORKS >> M_FORKS)
 		return false;
 	*v = (view){handle, handle->heap, pp__at(handle->heap, handle->off), 0, 0};
 	return true;
@@ -1166,9 +1167,9 @@ int32_t pp_message_ack(pp_message *message)
 {
 	view v;
 
-	if (message == NULL || message->kind != M_LEASED || !view_of_message(message, &v))
+	if (message == NULL || (message->kind & M_KINDS) != M_LEASED)
 		return pp__fail(PP_ERR_STATE, "queue: the message is not leased");
-	pp__queue_cell *const cell = cell_of_message(&v, message, PP__CELL_LEASED);
+	pp__queue_cell *const cell = view_of_message(message, &v) ? cell_of_message(&v, message, PP__CELL_LEASED) : NULL;
 	if (cell == NULL)
 		return pp__fail(PP_ERR_STATE, "queue: the message was leased by another process");
 	set(cell, (uint32_t)(cell->word >> 32), PP__CELL_HELD);
@@ -1184,18 +1185,19 @@ void pp_message_free(pp_message *message)
 
 	if (message == NULL)
 		return;
-	if (message->kind == M_MALLOC) {
+	const uint32_t kind = message->kind & M_KINDS;
+	if (kind == M_MALLOC) {
 		free((void *)(uintptr_t)message->data);
-	} else if (view_of_message(message, &v)) {
-		pp__queue_cell *const cell = cell_of_message(&v, message, message->kind == M_HELD ? PP__CELL_HELD : PP__CELL_LEASED);
-		if (cell != NULL && message->kind == M_HELD) {
+	} else if ((kind == M_HELD || kind == M_LEASED) && view_of_message(message, &v)) {
+		pp__queue_cell *const cell = cell_of_message(&v, message, kind == M_HELD ? PP__CELL_HELD : PP__CELL_LEASED);
+		if (cell != NULL && kind == M_HELD) {
 			free_cell(&v, cell);
 		} else if (cell != NULL) {
 			set(cell, 0, PP__CELL_RETURNED);
 			__atomic_fetch_add(&v.q->returned, 1, __ATOMIC_SEQ_CST);
 			ring(&v.q->not_empty, 1);
 		}
-		if (cell != NULL) /* else it is the message of the process that has forked this one */
+		if (cell != NULL) /* else it is not what was taken: a message that was copied, and freed before */
 			pp__drop(v.handle);
 	}
 	*message = (pp_message){0};

@@ -345,6 +345,41 @@ static void test_leases(void)
 	free(text);
 }
 
+/* A message that a process has when it forks stays its own; in the child, where the queue's memory may be gone by then, there is nothing to free. */
+static void test_message_in_forked_child(void)
+{
+	pp_queue_options options = PP_QUEUE_OPTIONS_INIT;
+	char *const text = calloc(1, 200000), name[64];
+	pp_queue queue;
+	pp_message held, leased;
+
+	REQUIRE(text != NULL);
+	snprintf(name, sizeof name, "test-%d-fork", (int)getpid());
+	options.name = name;
+	REQUIRE_STATUS(pp_queue_create(&options, &queue), PP_OK);
+	REQUIRE_STATUS(pp_queue_put(queue, text, 200000, PP_RAW, 0), PP_OK);
+	REQUIRE_STATUS(pp_queue_put(queue, text, 200000, PP_RAW, 0), PP_OK);
+	REQUIRE_STATUS(pp_queue_take(queue, NULL, 0, 0, &held), PP_OK);
+	REQUIRE_STATUS(pp_queue_lease(queue, 0, &leased), PP_OK);
+	const pid_t pid = fork();
+	REQUIRE(pid >= 0);
+	if (pid == 0) {
+		if (pp_queue_free(queue) != PP_OK || pp_message_ack(&leased) != PP_ERR_STATE)
+			_exit(1);
+		pp_message_free(&held);
+		pp_message_free(&leased);
+		_exit(held.data != NULL || leased.data != NULL);
+	}
+	ended_well(pid);
+	REQUIRE(held.size == 200000 && memcmp(held.data, text, 200000) == 0);
+	pp_message_free(&held);
+	REQUIRE_STATUS(pp_message_ack(&leased), PP_OK);
+	REQUIRE_EQ(length(queue), 0);
+	REQUIRE_STATUS(pp_queue_free(queue), PP_OK);
+	REQUIRE_STATUS(pp_queue_unlink(name), PP_OK);
+	free(text);
+}
+
 static void test_view_outlives_handle(void)
 {
 	char *const text = malloc(200000);
@@ -714,6 +749,7 @@ int main(int argc, char **argv)
 	test_arguments();
 	test_close_and_join();
 	test_leases();
+	test_message_in_forked_child();
 	test_view_outlives_handle();
 	test_named();
 	test_references();
