@@ -1,12 +1,11 @@
 package pool
 
 import (
-	"bytes"
 	"encoding/binary"
-	"encoding/gob"
 	"fmt"
 	"math"
-	"reflect"
+
+	"github.com/polyproc/polyproc/core/internal/gobs"
 )
 
 // Codec. How a Go value travels: []byte and string as they are; bool, integers and floats in 8 bytes or fewer, little-endian;
@@ -39,21 +38,8 @@ func encoder[T any]() encodeFunc[T] {
 	case float64:
 		return word(func(v *T) uint64 { return math.Float64bits(*any(v).(*float64)) })
 	}
-	// A pointer goes as what it points to: gob cannot do pointers to pointers of types that marshal themselves.
-	pointer := reflect.TypeFor[T]().Kind() == reflect.Pointer
-	return func(dst []byte, v *T) ([]byte, error) {
-		buf := bytes.NewBuffer(dst)
-		what := any(v)
-		if pointer {
-			if what = any(*v); reflect.ValueOf(what).IsNil() {
-				return nil, fmt.Errorf("pool: %T(nil) has no value", what)
-			}
-		}
-		if err := gob.NewEncoder(buf).Encode(what); err != nil {
-			return nil, err
-		}
-		return buf.Bytes(), nil
-	}
+	encode, _ := gobs.Codec[T]("pool")
+	return encode
 }
 
 func decoder[T any]() decodeFunc[T] {
@@ -83,17 +69,6 @@ func decoder[T any]() decodeFunc[T] {
 	case float64:
 		return word(func(v *T, x uint64) { *any(v).(*float64) = math.Float64frombits(x) })
 	}
-	pointer := reflect.TypeFor[T]().Kind() == reflect.Pointer
-	return func(src []byte, v *T) error {
-		d := gob.NewDecoder(bytes.NewReader(src))
-		if !pointer {
-			return d.Decode(v)
-		}
-		to := reflect.New(reflect.TypeFor[T]().Elem())
-		if err := d.DecodeValue(to); err != nil {
-			return err
-		}
-		*v = to.Interface().(T)
-		return nil
-	}
+	_, decode := gobs.Codec[T]("pool")
+	return decode
 }

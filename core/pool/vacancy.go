@@ -2,7 +2,6 @@ package pool
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"time"
 
@@ -109,14 +108,9 @@ func (p *Pool) Decline(v Vacancy, why error) error {
 		return err
 	}
 	ln.vacant = false
-	failure := &Result{Outcome: BadStart, Exit: math.MinInt32, Data: []byte(why.Error())}
-	if _ = ln.drain(); ln.initFailed {
-		failure = &Result{Outcome: BadInit, Data: p.initSaid}
-	}
-	ln.state = laneStateEmpty
-	p.board.ready[ln.slot/64].And(^(uint64(1) << (ln.slot % 64)))
-	p.startFails += killWeight
-	p.ensure(max(p.startFailed(failure), 10*time.Millisecond))
+	_ = ln.drain() // if this fails, what follows is right all the same
+	p.clearLane(ln)
+	p.notStarted(p.whyNotReady(ln, noProcess(why)))
 	p.wakeAll()
 	return nil
 }

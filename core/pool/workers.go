@@ -135,9 +135,8 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 	ln.proc.Release()
 	ln.proc = nil
 	ln.waiting = 0
-	wasReady, initFailed := ln.ready, ln.initFailed
-	ln.state = laneStateEmpty
-	p.board.ready[ln.slot/64].And(^(uint64(1) << (ln.slot % 64)))
+	wasReady := ln.ready
+	p.clearLane(ln)
 
 	if p.terminated {
 		p.dropQueued(&Result{Outcome: Closed})
@@ -151,11 +150,7 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 			} else {
 				p.startFails += killWeight
 			}
-			failure := &Result{Outcome: BadStart, PID: lost.PID, Exit: lost.Exit}
-			if initFailed {
-				failure = &Result{Outcome: BadInit, Data: p.initSaid}
-			}
-			delay = p.startFailed(failure)
+			delay = p.startFailed(p.whyNotReady(ln, &Result{Outcome: BadStart, PID: lost.PID, Exit: lost.Exit}))
 		} else if ln.fruitless && !ln.closing && !lostTasks {
 			p.barren++
 			delay = p.barrenDelay()
@@ -165,6 +160,25 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 	p.feed()
 	p.settle()
 	p.wakeAll()
+}
+
+// clearLane empties the lane of a worker that has ended or never came.
+func (p *Pool) clearLane(ln *lane) {
+	ln.state = laneStateEmpty
+	p.board.ready[ln.slot/64].And(^(uint64(1) << (ln.slot % 64)))
+}
+
+// whyNotReady is what the tasks' outcome is if workers end as this one did, before it was ready: what its initializer said, or else other.
+func (p *Pool) whyNotReady(ln *lane, other *Result) *Result {
+	if ln.initFailed {
+		return &Result{Outcome: BadInit, Data: p.initSaid}
+	}
+	return other
+}
+
+// noProcess is the tasks' outcome if no process can be started.
+func noProcess(why error) *Result {
+	return &Result{Outcome: BadStart, Exit: math.MinInt32, Data: []byte(why.Error())}
 }
 
 // barrenDelay is how long the replacement of a worker waits that was ready and died without having done anything. A program whose workers
@@ -189,6 +203,12 @@ func (p *Pool) startFailed(failure *Result) time.Duration {
 	}
 	// Some workers do well. Try again, ever more slowly.
 	return min(10*time.Millisecond<<min(p.startFails/killWeight, 10), 5*time.Second)
+}
+
+// notStarted counts a start that has left no process to supervise, and sees to the next.
+func (p *Pool) notStarted(failure *Result) {
+	p.startFails += killWeight
+	p.ensure(max(p.startFailed(failure), 10*time.Millisecond))
 }
 
 func (p *Pool) anyReady() bool {
@@ -252,7 +272,6 @@ func (p *Pool) startAnother() {
 		return
 	}
 	if err := p.startWorker(); err != nil {
-		p.startFails += killWeight
-		p.ensure(max(p.startFailed(&Result{Outcome: BadStart, Exit: math.MinInt32, Data: []byte(err.Error())}), 10*time.Millisecond))
+		p.notStarted(noProcess(err))
 	}
 }

@@ -1,12 +1,11 @@
 package queue
 
 import (
-	"bytes"
 	"encoding/binary"
-	"encoding/gob"
 	"fmt"
 	"math"
-	"reflect"
+
+	"github.com/polyproc/polyproc/core/internal/gobs"
 )
 
 // Codec is how values travel. Number, beside each message, says so to the receiver: 0 is bytes as they are, which every language
@@ -71,32 +70,11 @@ func DefaultCodec[T any]() Codec[T] {
 	case float64:
 		word(func(v T) uint64 { return math.Float64bits(any(v).(float64)) }, func(x uint64) T { return any(math.Float64frombits(x)).(T) })
 	default:
-		// A pointer goes as what it points to: gob cannot do pointers to pointers of types that marshal themselves.
-		pointer := reflect.TypeFor[T]().Kind() == reflect.Pointer
-		c.Append = func(dst []byte, v T) ([]byte, error) {
-			buf := bytes.NewBuffer(dst)
-			enc := gob.NewEncoder(buf)
-			if !pointer {
-				err := enc.Encode(&v)
-				return buf.Bytes(), err
-			}
-			if reflect.ValueOf(v).IsNil() {
-				return dst, fmt.Errorf("queue: %T(nil) has no value", v)
-			}
-			err := enc.Encode(v)
-			return buf.Bytes(), err
-		}
+		encode, decode := gobs.Codec[T]("queue")
+		c.Append = func(dst []byte, v T) ([]byte, error) { return encode(dst, &v) }
 		c.Decode = func(src []byte) (v T, err error) {
-			dec := gob.NewDecoder(bytes.NewReader(src))
-			if !pointer {
-				err = dec.Decode(&v)
-				return v, err
-			}
-			to := reflect.New(reflect.TypeFor[T]().Elem())
-			if err = dec.DecodeValue(to); err != nil {
-				return v, err
-			}
-			return to.Interface().(T), nil
+			err = decode(src, &v)
+			return v, err
 		}
 	}
 	return c

@@ -33,17 +33,23 @@ var countTo = pool.Register("queue_test.countTo", func(ctx context.Context, to *
 	return 1, to.Put(ctx, 7)
 })
 
-// The queue alone is a task's argument too.
-func TestPoolWorkersGetAQueue(t *testing.T) {
-	ctx := patient(t)
-	p, err := pool.Open(pool.Options{Workers: 1})
+func openPool(t *testing.T, workers int) *pool.Pool {
+	t.Helper()
+	p, err := pool.Open(pool.Options{Workers: workers})
 	require.NoError(t, err)
-	defer func() {
+	t.Cleanup(func() {
 		p.Close()
 		require.NoError(t, p.Join(20*time.Second))
 		require.NoError(t, p.Free())
-	}()
+	})
+	return p
+}
+
+// The queue alone is a task's argument too.
+func TestPoolWorkersGetAQueue(t *testing.T) {
+	ctx := patient(t)
 	q := familyQueue[int](t, 10)
+	p := openPool(t, 1)
 	done, err := pool.Map(ctx, p, countTo, []*queue.Queue[int]{q, q})
 	require.NoError(t, err)
 	require.Equal(t, []int{1, 1}, done)
@@ -57,14 +63,8 @@ func TestPoolWorkersGetAQueue(t *testing.T) {
 // A worker of a pool is of the family: tasks may have queues as arguments.
 func TestPoolWorkersGetQueues(t *testing.T) {
 	ctx := patient(t)
-	p, err := pool.Open(pool.Options{Workers: 2})
-	require.NoError(t, err)
-	defer func() {
-		p.Close()
-		require.NoError(t, p.Join(20*time.Second))
-		require.NoError(t, p.Free())
-	}()
 	q := familyQueue[int](t, 10)
+	p := openPool(t, 2)
 	go func() {
 		_, err := pool.Map(ctx, p, count, []tally{{100, q}, {100, q}, {100, q}})
 		if err != nil {
