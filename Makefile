@@ -108,6 +108,7 @@ test-go: build ## Go packages, with the race detector where it applies, and what
 	POLYPROC_TORTURE_SECONDS=2 $(GO) test -race -short -count=1 -timeout 10m ./shm/... ./core/...
 	$(GO) test -count=1 -timeout 10m ./capi/... ./tests/abi ./tests/layering ./tests/install ./tests/mixed ./tests/readme
 
+# The kill sweeps, which wait more than they compute, run together.
 test-c: build ## C programs against the header and the library
 	POLYPROC_TORTURE_SECONDS=$(TORTURE_SECONDS) $(GO) test -count=1 -timeout 15m -parallel 5 -v ./tests/cdriver
 

@@ -1157,7 +1157,7 @@ static bool view_of_message(const pp_message *m, view *v)
 {
 	pp__handle *const handle = (pp__handle *)(uintptr_t)m->owner;
 
-	if (handle == NULL || m->kind >> M_FORKS != pp__forks << M_FORKS >> M_FORKS)
+	if (handle == NULL || (m->kind & ~(uint32_t)M_KINDS) != pp__forks << M_FORKS)
 		return false;
 	*v = (view){handle, handle->heap, pp__at(handle->heap, handle->off), 0, 0};
 	return true;

@@ -9,7 +9,7 @@
 #ifndef KILLSWEEP_H
 #define KILLSWEEP_H
 
-#include "require.h"
+#include "procfs.h"
 
 #include <signal.h>
 #include <stdbool.h>
@@ -48,12 +48,7 @@ static inline bool way_sleeping(pid_t child)
 	char path[64], text[256];
 
 	snprintf(path, sizeof path, "/proc/%d/stat", (int)child);
-	FILE *const f = fopen(path, "r");
-	if (f == NULL)
-		return false;
-	const size_t n = fread(text, 1, sizeof text - 1, f);
-	fclose(f);
-	text[n] = 0;
+	read_text(path, text, sizeof text);
 	const char *const after = strrchr(text, ')');
 	return after != NULL && after[2] == 'S';
 }

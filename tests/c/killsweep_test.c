@@ -24,7 +24,7 @@ int32_t pp__fail(int32_t status, const char *format, ...)
 	return status;
 }
 
-enum { CAP = 1024, LONGEST_OP = 20000 };
+enum { CAP = 1024 };
 
 typedef struct shared {
 	uint64_t tail;
