@@ -20,6 +20,19 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# The standard library's package, where a test's expectations are tried on it too: not in the short runs, as nothing of it changes here.
+STDLIB = pytest.param("stdlib", marks=pytest.mark.slow)
+
+
+def each_method(*methods: str) -> list:
+    """Parameters (package, start method): both packages with each method."""
+    return [
+        pytest.param((module, method), marks=marks, id=f"{module}-{method}")
+        for module, marks in (("stdlib", STDLIB.marks), ("polyproc", ()))
+        for method in methods
+    ]
+
+
 def children() -> set[int]:
     """Process ids of this process's children, those that wait to be collected included."""
     found = set()

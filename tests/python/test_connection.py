@@ -19,6 +19,7 @@ import tracemalloc
 
 import connection_tasks as tasks
 import pytest
+from conftest import STDLIB
 
 import polyproc
 import polyproc.connection
@@ -28,7 +29,7 @@ MODULES = {"stdlib": multiprocessing, "polyproc": polyproc}
 METHODS = ["fork", "spawn", "forkserver"]
 
 
-@pytest.fixture(params=[pytest.param("stdlib", marks=pytest.mark.slow), "polyproc"])
+@pytest.fixture(params=[STDLIB, "polyproc"])
 def mp(request):
     return MODULES[request.param]
 

@@ -18,6 +18,7 @@ import time
 
 import connection_tasks as tasks
 import pytest
+from conftest import STDLIB
 from test_connection import MODULES, connected, fds, meanwhile, run
 
 import polyproc
@@ -28,7 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 KEYS = [None, b"", b"secret", b"k" * 1000]
 
 
-@pytest.fixture(params=[pytest.param("stdlib", marks=pytest.mark.slow), "polyproc"])
+@pytest.fixture(params=[STDLIB, "polyproc"])
 def mp(request):
     return MODULES[request.param]
 

@@ -13,6 +13,7 @@ import zipfile
 
 import process_tasks as tasks
 import pytest
+from conftest import STDLIB
 from process_tasks import question
 
 import polyproc
@@ -21,7 +22,7 @@ import polyproc.reduction
 MODULES = {"stdlib": multiprocessing, "polyproc": polyproc}
 
 
-@pytest.fixture(params=[pytest.param("stdlib", marks=pytest.mark.slow), "polyproc"])
+@pytest.fixture(params=[STDLIB, "polyproc"])
 def mp(request):
     return MODULES[request.param]
 

@@ -15,6 +15,7 @@ import weakref
 
 import pool_tasks as tasks
 import pytest
+from conftest import STDLIB
 
 import polyproc
 import polyproc.pool
@@ -23,7 +24,6 @@ SPAWN = multiprocessing.get_context("spawn")
 
 OURS = {f"polyproc-{name}": polyproc.get_context(name).Pool for name in polyproc.get_all_start_methods()}
 MAKERS = {"stdlib": SPAWN.Pool, **OURS, "polyproc-threads": polyproc.pool.ThreadPool}
-STDLIB = pytest.param("stdlib", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", params=[STDLIB, *OURS, "polyproc-threads"])

@@ -20,6 +20,7 @@ import weakref
 
 import process_tasks as tasks
 import pytest
+from conftest import each_method
 from process_tasks import question
 
 import polyproc
@@ -28,12 +29,7 @@ MODULES = {"stdlib": multiprocessing, "polyproc": polyproc}
 METHODS = ["fork", "spawn", "forkserver"]
 
 
-def each(module):
-    marks = [pytest.mark.slow] if module == "stdlib" else []
-    return [pytest.param((module, method), marks=marks, id=f"{module}-{method}") for method in METHODS]
-
-
-@pytest.fixture(params=each("stdlib") + each("polyproc"))
+@pytest.fixture(params=each_method(*METHODS))
 def ctx(request):
     module, method = request.param
     context = MODULES[module].get_context(method)

@@ -24,6 +24,7 @@ from queue import Empty, Full
 
 import pytest
 import queue_tasks as tasks
+from conftest import each_method
 
 import polyproc
 import polyproc.queues
@@ -34,12 +35,7 @@ KINDS = ["Queue", "JoinableQueue", "SimpleQueue"]
 PATIENCE = 30  # seconds
 
 
-def each(module):
-    marks = [pytest.mark.slow] if module == "stdlib" else []
-    return [pytest.param((module, method), marks=marks, id=f"{module}-{method}") for method in METHODS]
-
-
-@pytest.fixture(params=each("stdlib") + each("polyproc"))
+@pytest.fixture(params=each_method(*METHODS))
 def ctx(request):
     module, method = request.param
     return MODULES[module].get_context(method)
