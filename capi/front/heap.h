@@ -234,7 +234,7 @@ struct pp__handle {
 	uint32_t cell;   /* its reference */
 	int32_t fds[2];  /* of pipes; -1: none */
 	void *extra;     /* of the kind */
-	uint64_t words[4]; /* of the kind */
+	uint64_t words[6]; /* of the kind */
 	uint64_t room;     /* of the object's block, bytes */
 	uint32_t fork_cell; /* objects.c: the reference that the child of a fork under way is to have */
 	uint32_t forking;

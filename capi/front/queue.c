@@ -24,8 +24,13 @@
 /* pp_message.kind, and above it, from bit M_FORKS on, pp__forks of who took the message: the owner of an ancestor's may be gone. */
 enum { M_NONE = 0, M_BUFFER = 1, M_MALLOC = 2, M_HELD = 3, M_LEASED = 4, M_KINDS = 7, M_FORKS = 3 };
 
+/* linger: looks at most, messages that a look must find, and waits without it after one that found less. */
+#define LINGER_LOOKS 16
+#define LINGER_LEAST 2u
+#define LINGER_REST 64u
+
 /* handle->words */
-enum { W_GETS = 0, W_SWEPT = 1, W_SPIN_GET = 2, W_SPIN_PUT = 3 };
+enum { W_GETS = 0, W_SWEPT = 1, W_SPIN_GET = 2, W_SPIN_PUT = 3, W_LINGER_GET = 4, W_LINGER_PUT = 5 };
 
 /* A queue during a call. */
 typedef struct view {
@@ -117,6 +122,30 @@ static inline void ring(pp__bell *bell, int n)
 
 static bool sweep(view *v, bool now);
 static bool in_use(const view *v);
+static uint32_t in_chain(const pp__queue *q);
+
+/* linger waits for more than the one message, or the room for one, that has just come, for as long as each look finds some. Who takes one at a time from a queue that
+ * is empty after each, or puts into one that is full after each, fetches the lines of head and tail from the other side for each; that costs more than all the rest. If none
+ * come, as when two answer each other, it was for nothing and is left out the next times. */
+static void linger(const pp__queue *q, uint64_t *skip)
+{
+	uint32_t there = in_chain(q);
+
+	if (*skip != 0) {
+		--*skip;
+		return;
+	}
+	for (int look = 0; look < LINGER_LOOKS; look++) {
+		for (int i = 0; i < 8; i++)
+			pp__pause();
+		const uint32_t now = in_chain(q), come = now > there ? now - there : there - now;
+		if (come < LINGER_LEAST) {
+			*skip = look == 0 ? LINGER_REST : 0;
+			return;
+		}
+		there = now;
+	}
+}
 
 /* rest sleeps until the bell rings, but not if ready, and not beyond the deadline: then it returns status. PP_OK: look again. */
 static int32_t rest(view *v, pp__bell *bell, bool (*ready)(const void *q), int32_t status)
@@ -125,8 +154,11 @@ static int32_t rest(view *v, pp__bell *bell, bool (*ready)(const void *q), int32
 		return status;
 	const uint64_t deadline = deadline_of(v);
 	uint64_t *const patience = &v->handle->words[bell == &v->q->not_full ? W_SPIN_PUT : W_SPIN_GET], began;
-	if (pp__spin(patience, ready, v->q, &began))
+	if (pp__spin(patience, ready, v->q, &began)) {
+		if (bell != &v->q->all_done)
+			linger(v->q, &v->handle->words[bell == &v->q->not_full ? W_LINGER_PUT : W_LINGER_GET]);
 		return PP_OK;
+	}
 	const uint32_t seq = enter(bell);
 	if (ready(v->q))
 		return PP_OK;
