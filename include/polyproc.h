@@ -53,6 +53,7 @@
  *   on small stacks, also in the program's threads while these are in a call. Calls that wait give the flag to handlers that lack it.
  *   A handler that runs during such a call ends it with PP_ERR_INTERRUPTED; one that runs in the last moment (up to 50 us) before the call goes to
  *   sleep may not, so a program that must notice signals at once gives its waits a limit of time, or has the handler itself wake the waiter.
+ *   pp_event_set and pp_semaphore_release may be called in a handler, once the handle was made.
  *
  * OWNERSHIP
  *

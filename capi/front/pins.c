@@ -3,7 +3,8 @@
 
 #include <linux/membarrier.h>
 #include <pthread.h>
-#include <stdlib.h>
+#include <signal.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,7 +44,25 @@ __attribute__((constructor)) static void pins_on_load(void)
 	pp__pins_asymmetric = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
 }
 
-pp__pins *pp__pins_new(void)
+/* more_pins makes places for PER_PAGE threads and returns those of the first, which is taken. Not from malloc, which a signal handler may have interrupted. */
+static pp__pins *more_pins(void)
+{
+	enum { PER_PAGE = 4096 / sizeof(pp__pins) };
+	pp__pins *const pins = mmap(NULL, PER_PAGE * sizeof *pins, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (pins == MAP_FAILED)
+		return NULL;
+	pins->taken = 1;
+	for (int i = 0; i < PER_PAGE - 1; i++)
+		pins[i].next = &pins[i + 1];
+	pp__pins *first = __atomic_load_n(&all, __ATOMIC_RELAXED);
+	do {
+		pins[PER_PAGE - 1].next = first;
+	} while (!__atomic_compare_exchange_n(&all, &first, pins, true, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+	return pins;
+}
+
+static pp__pins *find_pins(void)
 {
 	pp__pins *pins;
 
@@ -55,19 +74,26 @@ pp__pins *pp__pins_new(void)
 		    __atomic_compare_exchange_n(&pins->taken, &no, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
 			break;
 	}
-	if (pins == NULL) {
-		pins = aligned_alloc(_Alignof(pp__pins), sizeof *pins);
-		if (pins == NULL)
-			return NULL;
-		*pins = (pp__pins){.next = __atomic_load_n(&all, __ATOMIC_RELAXED), .taken = 1};
-		while (!__atomic_compare_exchange_n(&all, &pins->next, pins, true, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
-		}
-	}
-	if (pthread_setspecific(ending, pins) != 0) {
+	if (pins == NULL)
+		pins = more_pins();
+	if (pins != NULL && pthread_setspecific(ending, pins) != 0) {
 		__atomic_store_n(&pins->taken, 0, __ATOMIC_RELEASE);
 		return NULL;
 	}
-	return pp__pins_mine = pins;
+	return pins;
+}
+
+pp__pins *pp__pins_new(void)
+{
+	sigset_t signals, before;
+
+	/* A handler that calls this library in the middle of this would find other places for the same thread. */
+	sigfillset(&signals);
+	pthread_sigmask(SIG_SETMASK, &signals, &before);
+	if (pp__pins_mine == NULL)
+		pp__pins_mine = find_pins();
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return pp__pins_mine;
 }
 
 /* barrier has every thread pass a full barrier. A filter of system calls that has come later than the library may forbid that: from then on calls pass barriers themselves, and what
