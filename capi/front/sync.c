@@ -1182,8 +1182,11 @@ static int32_t barrier_sleep(pp__handle *handle, uint64_t *cells, uint64_t place
 				wake(low(&barrier->word), INT_MAX);
 				return timed_out();
 			}
+		} else if (status == PP_ERR_INTERRUPTED) {
+			return interrupted();
 		} else if (status != PP_OK) {
-			return status == PP_ERR_INTERRUPTED ? interrupted() : status;
+			barrier_leave(handle, cells, place); /* nobody can go on with this wait */
+			return status;
 		}
 	}
 }

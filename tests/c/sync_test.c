@@ -564,7 +564,69 @@ static void test_signals(void)
 	REQUIRE_STATUS(pp_barrier_free(barrier), PP_OK);
 }
 
+/* A handler sets an event. It is the first call of its thread, which it may have interrupted in the middle of malloc. */
+static void set_event(int signal)
+{
+	(void)signal;
+	REQUIRE_STATUS(pp_event_set(event), PP_OK);
+}
+
+static void *allocate(void *stop)
+{
+	add(&s->total);
+	while (__atomic_load_n((int *)stop, __ATOMIC_SEQ_CST) == 0) {
+		void *volatile block = malloc(100000);
+		free(block);
+	}
+	return NULL;
+}
+
+static void test_handlers(void)
+{
+	const struct sigaction act = {.sa_handler = set_event, .sa_flags = SA_RESTART};
+
+	memset(s, 0, sizeof *s);
+	REQUIRE_EQ(sigaction(SIGUSR1, &act, NULL), 0);
+	REQUIRE_STATUS(pp_event_new(&event), PP_OK);
+	for (uint64_t i = 0; i < 500; i++) {
+		pthread_t thread;
+		int stop = 0;
+		REQUIRE_EQ(pthread_create(&thread, NULL, allocate, &stop), 0);
+		WITHIN(PATIENCE, get(&s->total) == i + 1);
+		REQUIRE_EQ(pthread_kill(thread, SIGUSR1), 0);
+		REQUIRE_STATUS(pp_event_wait(event, PATIENCE), PP_OK);
+		__atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+		REQUIRE_EQ(pthread_join(thread, NULL), 0);
+		REQUIRE_STATUS(pp_event_clear(event), PP_OK);
+	}
+	REQUIRE_STATUS(pp_event_free(event), PP_OK);
+}
+
 static uint8_t ref[PP_REF_SIZE];
+
+/* A handle that is freed during a wait ends that wait, which then does not count any more. */
+static void *wait_freed(void *of)
+{
+	REQUIRE_STATUS(pp_barrier_wait(*(pp_barrier *)of, -1, NULL, NULL), PP_ERR_CLOSED);
+	return NULL;
+}
+
+static void test_freed(void)
+{
+	pp_barrier other;
+	pthread_t thread;
+
+	REQUIRE_STATUS(pp_barrier_new(2, 0, &barrier), PP_OK);
+	REQUIRE_STATUS(pp_ref_export(barrier, ref), PP_OK);
+	REQUIRE_STATUS(pp_ref_import(ref, PP_KIND_BARRIER, &other, NULL), PP_OK);
+	REQUIRE_EQ(pthread_create(&thread, NULL, wait_freed, &other), 0);
+	WITHIN(PATIENCE, barrier_now().waiting == 1);
+	REQUIRE_STATUS(pp_barrier_free(other), PP_OK);
+	REQUIRE_EQ(pthread_join(thread, NULL), 0);
+	REQUIRE_EQ(barrier_now().waiting, 0);
+	REQUIRE_STATUS(pp_barrier_wait(barrier, 10, NULL, NULL), PP_ERR_TIMEOUT);
+	REQUIRE_STATUS(pp_barrier_free(barrier), PP_OK);
+}
 
 static void make_and_die(int which)
 {
@@ -835,6 +897,8 @@ static const struct {
 	{"event", test_event},
 	{"barrier", test_barrier},
 	{"signals", test_signals},
+	{"handlers", test_handlers},
+	{"freed", test_freed},
 	{"references", test_references},
 	{"ten thousand", test_ten_thousand},
 	{"torture", test_torture},
