@@ -214,7 +214,7 @@ typedef struct pp__kind {
 	/* the last reference of all processes was dropped: free what the object has (its own block is freed by the caller). If a process dies
 	 * in the middle of it, the next does it again. May be NULL. */
 	void (*destroy)(pp__heap *heap, uint64_t off);
-	/* this process's last use is over, its reference is dropped already (and the object perhaps gone): close descriptors, free local memory. A
+	/* this process's last use is over, its reference is dropped already (and the object perhaps gone): free local memory. A
 	 * named heap may be closed here. May be NULL. In a forked child it runs for handles that the parent had freed during the fork. */
 	void (*closed)(pp__handle *handle);
 	uint64_t size; /* the least room that an object of this kind has: pp__object_at checks it; 0: does not */
@@ -232,7 +232,7 @@ struct pp__handle {
 	pp__heap *heap;
 	uint64_t off;    /* the object */
 	uint32_t cell;   /* its reference */
-	int32_t fds[2];  /* of pipes; -1: none */
+	int32_t fd;      /* of an end of a pipe; -1: none */
 	void *extra;     /* of the kind */
 	uint64_t words[6]; /* of the kind */
 	uint64_t room;     /* of the object's block, bytes */

@@ -87,8 +87,9 @@ uint64_t pp__random(void);
 /* pp__members_in checks the namespace and names the table: before the first use. */
 int32_t pp__members_in(pp__heap *heap);
 bool pp__members_gone(pp__heap *heap, uint32_t owner, bool deep);
-/* pp__members_take takes a place for this process: the owner, 0 with a message if there is none. *before is the owner before the place is. */
-uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out);
+/* pp__members_take takes a place for this process: the owner, 0 with a message if there is none. *before is the owner before the place is. dead_out not NULL: the place of a dead
+ * member too, *dead_out: that owner, or 0. Its place being another's, whoever sweeps finds what it held; but who took it is to do so. */
+uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out, uint32_t *dead_out);
 void pp__members_leave(pp__heap *heap, uint32_t owner);
 /* pp__members_rename puts this process's name in place of the one in word: false if the place is not the owner's any more. */
 bool pp__members_rename(pp__heap *heap, uint32_t owner, uint64_t word);

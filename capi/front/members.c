@@ -253,14 +253,16 @@ static uint64_t identity(void)
 	return (uint64_t)pid << PID_SHIFT | (start & START_MASK) << START_SHIFT | TAKEN;
 }
 
-uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out)
+uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out, uint32_t *dead_out)
 {
 	const uint64_t who = identity();
 
 	for (uint32_t i = 0; who != 0 && i < PP__MEMBERS; i++) {
 		uint64_t old = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
-		if ((old & TAKEN) != 0)
+		const bool taken = (old & TAKEN) != 0;
+		if (taken && (dead_out == NULL || !pp__members_gone(heap, member_owner(old, i), true)))
 			continue;
+		const uint32_t dead = taken ? member_owner(old, i) : 0;
 		const uint64_t word = who | (((old >> GEN_SHIFT) + 1) & GEN_MASK) << GEN_SHIFT;
 		const uint32_t owner = member_owner(word, i);
 		if (owner == PP__IN_FLIGHT)
@@ -270,6 +272,8 @@ uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out)
 		if (__atomic_compare_exchange_n(slot_of(heap, i), &old, word, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
 			if (word_out != NULL)
 				*word_out = word;
+			if (dead_out != NULL)
+				*dead_out = dead;
 			return owner;
 		}
 	}
@@ -279,11 +283,18 @@ uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out)
 	return 0;
 }
 
-static void vacate(const pp__heap *heap, uint32_t owner, uint64_t word)
+/* replace lets the place of an owner hold `to`, if it holds word: of the same generation, as the owner stays what it is. */
+static bool replace(const pp__heap *heap, uint32_t owner, uint64_t word, uint64_t to)
 {
 	const uint32_t i = (owner & ((1u << SLOT_BITS) - 1)) - 1;
 
-	__atomic_compare_exchange_n(slot_of(heap, i), &word, word & (GEN_MASK << GEN_SHIFT), false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	return __atomic_compare_exchange_n(slot_of(heap, i), &word, (to & ~(GEN_MASK << GEN_SHIFT)) | (word & (GEN_MASK << GEN_SHIFT)), false,
+	                                   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+static void vacate(const pp__heap *heap, uint32_t owner, uint64_t word)
+{
+	replace(heap, owner, word, 0);
 }
 
 void pp__members_leave(pp__heap *heap, uint32_t owner)
@@ -296,28 +307,31 @@ void pp__members_leave(pp__heap *heap, uint32_t owner)
 
 bool pp__members_rename(pp__heap *heap, uint32_t owner, uint64_t word)
 {
-	const uint32_t i = (owner & ((1u << SLOT_BITS) - 1)) - 1;
 	const uint64_t who = identity();
 
-	return who != 0 && __atomic_compare_exchange_n(slot_of(heap, i), &word, who | (word & (GEN_MASK << GEN_SHIFT)), false, __ATOMIC_SEQ_CST,
-	                                               __ATOMIC_SEQ_CST);
+	return who != 0 && replace(heap, owner, word, who);
 }
 
 bool pp__members_revoke(pp__heap *heap, uint32_t owner, uint64_t word)
 {
-	const uint32_t i = (owner & ((1u << SLOT_BITS) - 1)) - 1;
-
-	/* With another start time it names a process that is no more. */
-	return __atomic_compare_exchange_n(slot_of(heap, i), &word, word ^ (uint64_t)1 << START_SHIFT, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	return replace(heap, owner, word, TAKEN); /* by nobody */
 }
 
-/* bury sweeps behind members that are proven dead and frees their places: not before, an owner is not given again before that. */
-static void bury(pp__heap *heap, const uint32_t *dead, const uint64_t *words, uint32_t n)
+/* bury sweeps behind members that are proven dead and frees their places: not before, an owner is not given again before that. First their places name nobody any more, else a
+ * forked child could come for one that its parent took for it, while that is swept. Who dies in the middle of this has it done by the next who looks. */
+static void bury(pp__heap *heap, uint32_t *dead, uint64_t *words, uint32_t n)
 {
-	if (n == 0)
-		return;
-	pp__sweep(heap, dead, n);
+	uint32_t left = 0;
+
 	for (uint32_t i = 0; i < n; i++)
+		if (pp__members_revoke(heap, dead[i], words[i])) {
+			dead[left] = dead[i];
+			words[left++] = (words[i] & (GEN_MASK << GEN_SHIFT)) | TAKEN;
+		}
+	if (left == 0)
+		return;
+	pp__sweep(heap, dead, left);
+	for (uint32_t i = 0; i < left; i++)
 		vacate(heap, dead[i], words[i]);
 }
 
@@ -379,14 +393,14 @@ uint32_t pp__join_slow(pp__heap *heap)
 		return 0;
 	}
 	pthread_mutex_lock(&p->join_lock);
-	uint32_t me = heap->me;
+	uint32_t me = heap->me, dead = 0;
 	const bool joined = me != 0;
 	if (!joined) {
 		joining = true;
-		me = pp__members_in(heap) != PP_OK ? 0 : pp__members_take(heap, &p->joining, NULL);
-		if (me == 0 && __atomic_load_n(&members(heap)->space, __ATOMIC_RELAXED) != 0) {
-			pp__reap(heap, PP__MEMBERS, true);
-			me = pp__members_take(heap, &p->joining, NULL);
+		if (pp__members_in(heap) == PP_OK) {
+			me = pp__members_take(heap, &p->joining, NULL, NULL);
+			if (me == 0)
+				me = pp__members_take(heap, &p->joining, NULL, &dead);
 		}
 		__atomic_store_n(&heap->me, me, __ATOMIC_SEQ_CST);
 		__atomic_store_n(&p->joining, 0, __ATOMIC_SEQ_CST);
@@ -394,6 +408,8 @@ uint32_t pp__join_slow(pp__heap *heap)
 	}
 	pthread_mutex_unlock(&p->join_lock);
 	if (me != 0 && !joined) {
+		if (dead != 0)
+			pp__sweep(heap, &dead, 1);
 		reap_own(heap);
 		pp__reap(heap, 16, false);
 	}

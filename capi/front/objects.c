@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
 	CHUNKS = 18,
@@ -297,7 +298,7 @@ static pp__handle *handle_new(uint32_t *index_out)
 		h->heap = NULL;
 		h->off = 0;
 		h->cell = h->fork_cell = 0; /* not forking: a fork that is under way has kept what was here, and will drop it */
-		h->fds[0] = h->fds[1] = -1;
+		h->fd = -1;
 		h->extra = NULL;
 		memset(h->words, 0, sizeof h->words);
 		__atomic_fetch_add(&live, 1, __ATOMIC_RELAXED);
@@ -306,21 +307,6 @@ static pp__handle *handle_new(uint32_t *index_out)
 	if (h == NULL)
 		pp__fail(PP_ERR_NOMEM, "memory for a handle");
 	return h;
-}
-
-static void handle_spare(uint32_t index)
-{
-	pthread_mutex_lock(&handles_lock);
-	spare[spare_count++] = index;
-	__atomic_fetch_sub(&live, 1, __ATOMIC_RELAXED);
-	pthread_mutex_unlock(&handles_lock);
-}
-
-static void handle_publish(pp__handle *h, uint32_t index)
-{
-	const uint64_t n = __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED) & (((uint64_t)1 << SERIAL_BITS) - 1);
-
-	__atomic_store_n(&h->number, NUMBER_MARK | n << INDEX_BITS | index, __ATOMIC_SEQ_CST);
 }
 
 /* The place of a handle in its table: its number is 0 when it is asked for. */
@@ -334,6 +320,30 @@ static uint32_t index_of(const pp__handle *h)
 	abort(); /* not a handle of ours: a mistake in this library */
 }
 
+static void close_fd(pp__handle *h)
+{
+	if (h->fd >= 0)
+		close(h->fd);
+	h->fd = -1;
+}
+
+/* handle_spare closes the descriptor under the lock that a fork takes too: the child has it and knows it, or has none. */
+static void handle_spare(pp__handle *h)
+{
+	pthread_mutex_lock(&handles_lock);
+	close_fd(h);
+	spare[spare_count++] = index_of(h);
+	__atomic_fetch_sub(&live, 1, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&handles_lock);
+}
+
+static void handle_publish(pp__handle *h, uint32_t index)
+{
+	const uint64_t n = __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED) & (((uint64_t)1 << SERIAL_BITS) - 1);
+
+	__atomic_store_n(&h->number, NUMBER_MARK | n << INDEX_BITS | index, __ATOMIC_SEQ_CST);
+}
+
 /* handle_closed ends a handle whose last use is over. reference: it has one to drop. */
 static void handle_closed(pp__handle *h, bool reference)
 {
@@ -344,7 +354,7 @@ static void handle_closed(pp__handle *h, bool reference)
 		drop_reference(heap, h->cell, cell_of(__atomic_load_n(&heap->me, __ATOMIC_ACQUIRE), h->off), h->generation);
 	if (kind != NULL && kind->closed != NULL)
 		kind->closed(h);
-	handle_spare(index_of(h));
+	handle_spare(h);
 }
 
 void pp__handle_settle(pp__handle *h)
@@ -495,7 +505,7 @@ int32_t pp__object_new(pp__heap *heap, uint32_t kind, uint64_t size, pp__handle 
 	}
 	pthread_mutex_unlock(&heap->private->lock);
 	if (status != PP_OK) {
-		handle_spare(index);
+		handle_spare(h);
 		return pp__fail(status, "a new object of %llu bytes: %s", (unsigned long long)size,
 		                status == PP_ERR_NOMEM ? "no memory, or a limit" : status == PP_ERR_CORRUPT ? "the heap is damaged" : strerror(errno));
 	}
@@ -556,7 +566,7 @@ static int32_t attach(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t gene
 		}
 	}
 	if (status != PP_OK) {
-		handle_spare(index);
+		handle_spare(h);
 		return status;
 	}
 	h->kind = kind;
@@ -626,7 +636,7 @@ static uint32_t nursery_for(pp__heap *heap)
 	for (uint32_t i = 0; i < PP__NURSERIES; i++) {
 		const pp__nursery *const n = &p->nursery[i];
 		if (n->owner == 0 || !pp__members_still(heap, n->owner, n->word))
-			return pp__members_take(heap, &p->fork_owner, &p->fork_word);
+			return pp__members_take(heap, &p->fork_owner, &p->fork_word, NULL);
 	}
 	return 0; /* the child helps itself */
 }
@@ -737,6 +747,9 @@ void pp__heap_in_child(void)
 			/* The parent was about to close it. */
 			h->cell = cell;
 			handle_closed(h, taken);
+		} else {
+			/* Spare, or in the middle of being made or closed by a thread that is not here. */
+			close_fd(h);
 		}
 	}
 	forking = false;

@@ -57,13 +57,6 @@ typedef struct {
 	uint64_t name[4]; /* of a descriptor */
 } want;
 
-static void closed(pp__handle *handle)
-{
-	if (handle->fds[0] >= 0)
-		close(handle->fds[0]);
-	handle->fds[0] = -1;
-}
-
 /* The oldest record of a ring. */
 typedef struct {
 	uint8_t *payload;
@@ -149,7 +142,7 @@ static void destroy(pp__heap *heap, uint64_t off)
 	}
 }
 
-static const pp__kind pipe_kind = {.name = "pipe", .destroy = destroy, .closed = closed, .size = sizeof(pp__pipe)};
+static const pp__kind pipe_kind = {.name = "pipe", .destroy = destroy, .size = sizeof(pp__pipe)};
 
 __attribute__((constructor)) static void on_load(void)
 {
@@ -171,7 +164,7 @@ static int32_t begin(pp_pipe end, bool sends, int64_t timeout_ms, call *call_out
 		pp__unpin(handle);
 		return pp__fail(PP_ERR_STATE, "this end of the pipe only %s", sends ? "receives" : "sends");
 	}
-	*call_out = (call){handle, &pipe->way[way], handle->fds[0], timeout_ms == 0 ? 0 : pp__deadline(timeout_ms)};
+	*call_out = (call){handle, &pipe->way[way], handle->fd, timeout_ms == 0 ? 0 : pp__deadline(timeout_ms)};
 	return PP_OK;
 }
 
@@ -861,14 +854,14 @@ int32_t pp_pipe_info(pp_pipe of, uint32_t *can_out, int32_t *fd_out)
 		                                                       : PP_PIPE_CAN_SEND;
 	}
 	if (fd_out != NULL)
-		*fd_out = handle->fds[0];
+		*fd_out = handle->fd;
 	pp__unpin(handle);
 	return PP_OK;
 }
 
 static void become(pp__handle *handle, int fd, uint64_t which)
 {
-	handle->fds[0] = fd;
+	handle->fd = fd;
 	handle->words[WHICH] = which;
 	handle->words[LOOKED] = 0;
 	handle->words[FREED] = 0;
@@ -941,7 +934,7 @@ int32_t pp_pipe_export(pp_pipe of, int32_t with_fd, uint8_t ref_out[32])
 		ref.reserved = (uint32_t)handle->words[WHICH];
 		memcpy(name, &ref, sizeof name);
 		/* The cell makes the reference a name that no other has, as long as it is on its way. */
-		if (with_fd != 0 && (status = pp__depot_put(handle->heap, name, handle->fds[0])) != PP_OK)
+		if (with_fd != 0 && (status = pp__depot_put(handle->heap, name, handle->fd)) != PP_OK)
 			pp__ref_forget(&ref);
 		memcpy(ref_out, &ref, sizeof ref);
 	}

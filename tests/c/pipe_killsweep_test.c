@@ -250,7 +250,7 @@ static void sweep(const test *t)
 		for (unsigned i = 0; i < PP__PIPE_LEASES; i++)
 			points[P_LEASE] += way->leases[i].owner != 0;
 		pp__handle *const handle = pp__pin(ends[0], PP__KIND_PIPE);
-		const int raw = handle->fds[0];
+		const int raw = handle->fd;
 		pp__unpin(handle);
 		REQUIRE_EQ(ioctl(raw, FIONREAD, &count), 0);
 		if (t->sends && sent && way->send_lock != 0) {

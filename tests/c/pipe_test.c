@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -335,6 +336,48 @@ static void leaks(void)
 	REQUIRE(memory() <= bytes + (1 << 20));
 }
 
+/* A fork while another thread frees ends: the child has the descriptors of the ends that it has, and no other, whatever that thread was at. */
+enum { ENDS = 400, FORKS = 20 };
+
+static pp_pipe many[ENDS];
+
+static void *free_many(void *start)
+{
+	pthread_barrier_wait(start);
+	for (int i = 0; i < ENDS; i++)
+		REQUIRE_STATUS(pp_pipe_free(many[i]), PP_OK);
+	return NULL;
+}
+
+static void forks_amid_frees(void)
+{
+	for (int round = 0; round < 15; round++) {
+		const int base = descriptors();
+		pthread_barrier_t start;
+		pthread_t thread;
+		pid_t children[FORKS];
+		pthread_barrier_init(&start, NULL, 2);
+		for (int i = 0; i < ENDS; i += 2)
+			REQUIRE_STATUS(pp_pipe_create(0, many + i), PP_OK);
+		REQUIRE_EQ(pthread_create(&thread, NULL, free_many, &start), 0);
+		pthread_barrier_wait(&start);
+		for (int k = 0; k < FORKS; k++) {
+			children[k] = forked();
+			if (children[k] == 0) {
+				int live = 0;
+				int32_t fd;
+				for (int i = 0; i < ENDS; i++)
+					live += pp_pipe_descriptor(many[i], &fd) == PP_OK;
+				_exit(descriptors() == base + live ? 0 : 1);
+			}
+		}
+		for (int k = 0; k < FORKS; k++)
+			ended(children[k], 0);
+		REQUIRE_EQ(pthread_join(thread, NULL), 0);
+		pthread_barrier_destroy(&start);
+	}
+}
+
 int main(void)
 {
 	const int before = descriptors();
@@ -348,6 +391,7 @@ int main(void)
 	travels();
 	deserted();
 	leaks();
+	forks_amid_frees();
 	REQUIRE_EQ(descriptors(), before + 2);
 	return 0;
 }
