@@ -26,12 +26,13 @@ func (v *view) enter(c *cursor, r ref, offset uint32) error {
 	return nil
 }
 
-func (v *view) cursorAt(at position, chunks *[2]uint64) (c cursor, err error) {
-	c.items, c.crossings = at.items(), at.crossings()
+// cursorAt makes c the position at.
+func (v *view) cursorAt(c *cursor, at position, chunks *[2]uint64) error {
+	*c = cursor{items: at.items(), crossings: at.crossings()}
 	if r := ref(atomic.LoadUint64(&chunks[c.crossings&1])); r != 0 {
-		err = v.enter(&c, r, at.offset())
+		return v.enter(c, r, at.offset())
 	}
-	return c, err
+	return nil
 }
 
 func (c *cursor) position() position { return positionOf(c.items, c.crossings, c.offset) }
@@ -88,8 +89,8 @@ func (q *head) finished() bool {
 
 // ---- putting; the caller holds putLock
 
-// room returns where the next message goes and how many more there may be, at least one. Errors: ErrFull, ErrClosed, corruption.
-func (v *view) room() (c cursor, room uint32, err error) {
+// room makes c where the next message goes and returns how many more there may be, at least one. Errors: ErrFull, ErrClosed, corruption.
+func (v *view) room(c *cursor) (uint32, error) {
 	q := v.q
 	tail, most := position(atomic.LoadUint64(&q.tail)), q.most()
 	there := tail.items() - position(q.seenHead).items()
@@ -99,14 +100,13 @@ func (v *view) room() (c cursor, room uint32, err error) {
 	}
 	switch {
 	case q.isClosed():
-		return c, 0, ErrClosed
+		return 0, ErrClosed
 	case there > itemsMost:
-		return c, 0, corrupt("the number of messages", uint64(there))
+		return 0, corrupt("the number of messages", uint64(there))
 	case there >= most:
-		return c, 0, ErrFull
+		return 0, ErrFull
 	}
-	c, err = v.cursorAt(tail, &q.tailChunk)
-	return c, most - there, err
+	return most - there, v.cursorAt(c, tail, &q.tailChunk)
 }
 
 // reuse takes the spare chunk, if it is large enough, under a new tag.
@@ -188,7 +188,7 @@ func (v *view) place(c *cursor, data []byte, kind, codec, from uint32) error {
 		}
 	}
 	copy(c.body(uint32(len(data))), data)
-	atomic.StoreUint64(c.record(), recordWord(uint32(len(data)), kind, codec))
+	*c.record() = recordWord(uint32(len(data)), kind, codec) // the commit is what publishes it
 	c.offset += uint32(need)
 	c.items++
 	return nil
@@ -224,8 +224,8 @@ func (v *view) find(f *found) error {
 			return corrupt("the number of messages", uint64(there))
 		}
 	}
-	c, err := v.cursorAt(at, &q.headChunk)
-	if err != nil {
+	c := &f.at
+	if err := v.cursorAt(c, at, &q.headChunk); err != nil {
 		return err
 	}
 	f.old, f.left = 0, there-1
@@ -238,7 +238,7 @@ func (v *view) find(f *found) error {
 	if goOn {
 		f.old = c.ref
 		crossings := (c.crossings + 1) & 0xffff
-		if err := v.enter(&c, ref(atomic.LoadUint64(v.link(&c))), chunkHead); err != nil {
+		if err := v.enter(c, ref(atomic.LoadUint64(v.link(c))), chunkHead); err != nil {
 			return err
 		}
 		c.crossings = crossings
@@ -268,7 +268,6 @@ func (v *view) find(f *found) error {
 	}
 	c.offset += uint32(need)
 	c.items++
-	f.at = c
 	return nil
 }
 
@@ -297,7 +296,8 @@ func (v *view) destroy() {
 		v.free(f.ref)
 		v.commitGet(&f)
 	}
-	if c, err := v.cursorAt(position(atomic.LoadUint64(&q.head)), &q.headChunk); err == nil {
+	var c cursor
+	if v.cursorAt(&c, position(atomic.LoadUint64(&q.head)), &q.headChunk) == nil {
 		r := c.ref
 		if r == 0 {
 			r = ref(atomic.LoadUint64(&q.first))

@@ -38,6 +38,13 @@ func (e *DecodeError) Error() string {
 
 func (e *DecodeError) Unwrap() error { return e.Err }
 
+// clone copies b, also an empty one, to memory that need not be cleared before.
+func clone(b []byte) []byte {
+	to := make([]byte, len(b))
+	copy(to, b)
+	return to
+}
+
 // DefaultCodec is the codec of queues that are given none: []byte and string as they are; int, int64, uint64 and float64 in 8 bytes,
 // little-endian; everything else by encoding/gob. A queue of []byte takes messages of any codec.
 func DefaultCodec[T any]() Codec[T] {
@@ -56,7 +63,7 @@ func DefaultCodec[T any]() Codec[T] {
 	case []byte:
 		c.Number = Raw
 		c.Append = func(dst []byte, v T) ([]byte, error) { return append(dst, any(v).([]byte)...), nil }
-		c.Decode = func(src []byte) (T, error) { return any(append([]byte{}, src...)).(T), nil }
+		c.Decode = func(src []byte) (T, error) { return any(clone(src)).(T), nil }
 	case string:
 		c.Number = Raw
 		c.Append = func(dst []byte, v T) ([]byte, error) { return append(dst, any(v).(string)...), nil }

@@ -47,6 +47,7 @@ type Queue[T any] struct {
 	raw  *raw
 	once sync.Once
 	name string
+	asIs bool // the values are []byte and the codec is the default one: messages need no decoding
 }
 
 // New makes a queue in a heap; nil: that of this process's family, [shm.Family]. Errors: [shm.ErrNoMemory], [shm.ErrInvalid],
@@ -187,6 +188,7 @@ func (q *Queue[T]) use() (*raw, error) {
 	q.once.Do(func() {
 		if q.Codec.Append == nil && q.Codec.Decode == nil {
 			q.Codec = DefaultCodec[T]()
+			_, q.asIs = any(*new(T)).([]byte)
 		}
 	})
 	return q.raw, nil
@@ -216,8 +218,8 @@ func (q *Queue[T]) put(ctx context.Context, try bool, v T) error {
 	if err != nil {
 		return err
 	}
-	if b, ok := any(v).([]byte); ok && q.Codec.Number == Raw {
-		return r.putOne(ctx, try, b, Raw)
+	if q.asIs {
+		return r.putOne(ctx, try, any(v).([]byte), Raw)
 	}
 	p := buffers.Get().(*[]byte)
 	b, err := q.Codec.Append((*p)[:0], v)
@@ -262,8 +264,18 @@ func (q *Queue[T]) get(ctx context.Context, try bool) (v T, err error) {
 	if err != nil {
 		return v, err
 	}
+	var m message
+	if q.asIs {
+		err := r.getOne(ctx, try, false, nil, &m)
+		if m.cell != nil {
+			m.data = clone(m.data)
+			r.done(&m)
+		}
+		v, _ = any(m.data).(T)
+		return v, err
+	}
 	p := buffers.Get().(*[]byte)
-	m, err := r.getOne(ctx, try, false, (*p)[:0])
+	err = r.getOne(ctx, try, false, (*p)[:0], &m)
 	if err == nil {
 		v, err = q.decode(m.data, m.codec)
 		r.done(&m)
@@ -280,7 +292,7 @@ func (q *Queue[T]) decode(data []byte, codec uint32) (v T, err error) {
 		err = fmt.Errorf("the receiver's is %d", q.Codec.Number)
 	}
 	if err != nil {
-		err = &DecodeError{Codec: uint16(codec), Data: append([]byte{}, data...), Err: err}
+		err = &DecodeError{Codec: uint16(codec), Data: clone(data), Err: err}
 	}
 	return v, err
 }
@@ -295,9 +307,9 @@ func (q *Queue[T]) GetMany(ctx context.Context, most int) ([]T, error) {
 	if err != nil {
 		return nil, err
 	}
-	values := []T{first}
 	p := buffers.Get().(*[]byte)
 	b, sizes, codecs := q.raw.getRest((*p)[:0], most-1)
+	values := append(make([]T, 0, 1+len(sizes)), first)
 	for i, at := 0, 0; i < len(sizes) && err == nil; i++ {
 		var v T
 		if v, err = q.decode(b[at:at+sizes[i]], codecs[i]); err == nil {
@@ -344,8 +356,8 @@ func (q *Queue[T]) lease(ctx context.Context, try bool) (*Lease[T], error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := r.getOne(ctx, try, true, nil)
-	if err != nil {
+	var m message
+	if err := r.getOne(ctx, try, true, nil, &m); err != nil {
 		return nil, err
 	}
 	v, err := q.decode(m.data, m.codec)

@@ -24,7 +24,8 @@ type raw struct {
 	allDone  *shm.Line
 	pins     atomic.Int64 // calls and leases under way; freed is added when the handle is
 	finish   sync.Once
-	gets     atomic.Uint32
+
+	lingerGet, lingerPut atomic.Int32 // how many waits go without it
 }
 
 const freed = -1 << 40
@@ -122,24 +123,60 @@ func (r *raw) rest(ctx context.Context, try bool, l *shm.Line, ready func() bool
 	if r.isFreed() {
 		return ErrFreed
 	}
+	if !late {
+		switch l {
+		case r.notEmpty:
+			r.linger(&r.lingerGet)
+		case r.notFull:
+			r.linger(&r.lingerPut)
+		}
+	}
 	return nil
 }
 
-// lockPut takes putLock and finds room for at least one message.
-func (r *raw) lockPut(ctx context.Context, try bool) (c cursor, room uint32, err error) {
-	for {
-		if err = r.put.Lock(ctx, patience(try)); err != nil {
-			return c, 0, lockFailed(err)
+const (
+	lingerLooks = 16 // at most
+	lingerLeast = 2  // messages that a look must find
+	lingerRest  = 64 // waits without it after one that found less
+)
+
+// linger waits for more than the one message, or the room for one, that has just come, for as long as each look finds some: capi/front/queue.c says why.
+func (r *raw) linger(skip *atomic.Int32) {
+	if skip.Load() > 0 {
+		skip.Add(-1)
+		return
+	}
+	there := int32(r.q.inChain())
+	for look := range lingerLooks {
+		for range 8 * 64 {
 		}
-		if c, room, err = r.room(); err == nil {
-			return c, room, nil
+		now := int32(r.q.inChain())
+		if max(now-there, there-now) < lingerLeast {
+			if look == 0 {
+				skip.Store(lingerRest)
+			}
+			return
+		}
+		there = now
+	}
+}
+
+// lockPut takes putLock, makes c where the next message goes and returns for how many there is room, at least one.
+func (r *raw) lockPut(ctx context.Context, try bool, c *cursor) (uint32, error) {
+	for {
+		if err := r.put.Lock(ctx, patience(try)); err != nil {
+			return 0, lockFailed(err)
+		}
+		room, err := r.room(c)
+		if err == nil {
+			return room, nil
 		}
 		r.put.Unlock()
 		if err != ErrFull {
-			return c, 0, err
+			return 0, err
 		}
 		if err = r.rest(ctx, try, r.notFull, r.q.canPut, ErrFull); err != nil {
-			return c, 0, err
+			return 0, err
 		}
 	}
 }
@@ -158,7 +195,8 @@ func (r *raw) putOne(ctx context.Context, try bool, data []byte, codec uint16) e
 
 // putRecord puts a record: a message, or the reference that its cell holds.
 func (r *raw) putRecord(ctx context.Context, try bool, data []byte, kind, codec uint32, owned *cell) error {
-	c, _, err := r.lockPut(ctx, try)
+	var c cursor
+	_, err := r.lockPut(ctx, try, &c)
 	if err != nil {
 		return err
 	}
@@ -240,7 +278,8 @@ func (r *raw) putMany(ctx context.Context, data []byte, sizes []int, codec uint1
 }
 
 func (r *raw) putSome(ctx context.Context, data []byte, sizes []int, codec uint16) (done int, err error) {
-	c, room, err := r.lockPut(ctx, false)
+	var c cursor
+	room, err := r.lockPut(ctx, false, &c)
 	if err != nil {
 		return 0, err
 	}
@@ -302,21 +341,18 @@ func (r *raw) ack(m *message, back bool) error {
 	return nil
 }
 
-// getOne takes a message; what is small and not to be leased is copied to the end of buf, of which only what lies behind its length is used.
-func (r *raw) getOne(ctx context.Context, try, lease bool, buf []byte) (m message, err error) {
+// getOne makes m the next message; what is small and not to be leased is copied to the end of buf, of which only what lies behind its length is used, or, if that is nil, to memory of its own.
+func (r *raw) getOne(ctx context.Context, try, lease bool, buf []byte, m *message) error {
 	if err := r.enter(); err != nil {
-		return m, err
+		return err
 	}
 	defer r.leave()
-	if r.gets.Add(1)%getsPerSweep == 0 {
-		r.sweepNowAndThen()
-	}
 	for {
-		if m, err = r.getOnce(ctx, try, lease, buf); err != ErrEmpty {
-			return m, err
+		if err := r.getOnce(ctx, try, lease, buf, m); err != ErrEmpty {
+			return err
 		}
-		if err = r.rest(ctx, try, r.notEmpty, r.q.canGet, ErrEmpty); err != nil {
-			return m, err
+		if err := r.rest(ctx, try, r.notEmpty, r.q.canGet, ErrEmpty); err != nil {
+			return err
 		}
 	}
 }
@@ -328,10 +364,10 @@ func (r *raw) own(c *cell, data []byte) message {
 }
 
 // getReturned takes a message that was leased to somebody who did not acknowledge it.
-func (r *raw) getReturned(lease bool) (m message, err error) {
+func (r *raw) getReturned(lease bool, m *message) error {
 	me, err := r.heap.Join()
 	if err != nil {
-		return m, err
+		return err
 	}
 	state := uint32(cellHeld)
 	if lease {
@@ -343,6 +379,9 @@ func (r *raw) getReturned(lease bool) (m message, err error) {
 			word := c.load()
 			if word.state() != cellReturned {
 				return true
+			}
+			if again > 0 { // came in after the count was cleared, and there may be more
+				atomic.AddUint32(&r.q.returned, 1)
 			}
 			size, block := atomic.LoadUint64(&c.size), c.block()
 			if c.load() != word { // they may not be of one message
@@ -356,48 +395,53 @@ func (r *raw) getReturned(lease bool) (m message, err error) {
 			if !c.cas(word, word.with(me, state)) {
 				return true
 			}
-			if again > 0 { // there may be more
-				atomic.AddUint32(&r.q.returned, 1)
-			}
-			m, err = r.own(c, data), nil
+			*m, err = r.own(c, data), nil
 			return false
 		})
 		if err != ErrEmpty {
-			return m, err
+			return err
 		}
 		if again == 0 {
 			atomic.StoreUint32(&r.q.returned, 0)
 		}
 	}
-	return m, ErrEmpty
+	return ErrEmpty
 }
 
-func (r *raw) getOnce(ctx context.Context, try, lease bool, buf []byte) (m message, err error) {
+func (r *raw) getOnce(ctx context.Context, try, lease bool, buf []byte, m *message) error {
 	q := r.q
 	if atomic.LoadUint32(&q.returned) != 0 {
-		if m, err = r.getReturned(lease); err != ErrEmpty {
-			return m, err
+		if err := r.getReturned(lease, m); err != ErrEmpty {
+			return err
 		}
 	}
-	if err = r.get.Lock(ctx, patience(try)); err != nil {
-		return m, lockFailed(err)
+	if err := r.get.Lock(ctx, patience(try)); err != nil {
+		return lockFailed(err)
 	}
 	var f found
 	closed := q.isClosed() // before tail is read: then nothing comes after
-	if err = r.find(&f); err != nil {
+	if err := r.find(&f); err != nil {
 		r.get.Unlock()
 		if err == ErrEmpty && closed {
 			err = ErrClosed
 		}
-		return m, err
+		return err
+	}
+	if f.at.items%getsPerSweep == 0 {
+		defer r.sweepNowAndThen()
 	}
 	if lease || f.ref != 0 {
-		return r.getBulk(&f, lease)
+		return r.getBulk(&f, lease, m)
 	}
-	m.data, m.codec = append(buf, f.data...), f.codec
+	m.codec = f.codec
+	if buf == nil {
+		m.data = clone(f.data)
+	} else {
+		m.data = append(buf, f.data...)
+	}
 	r.commitGet(&f)
 	r.unlockGet(1, f.left)
-	return m, nil
+	return nil
 }
 
 func (r *raw) unlockGet(taken int, left uint32) {
@@ -411,11 +455,11 @@ func (r *raw) unlockGet(taken int, left uint32) {
 }
 
 // getBulk takes a message that was found by way of a cell: one that lies in a block of its own, or a lease.
-func (r *raw) getBulk(f *found, lease bool) (m message, err error) {
+func (r *raw) getBulk(f *found, lease bool, m *message) error {
 	c, err := r.claim()
 	if err != nil {
-		r.get.Unlock()
-		return m, err
+		r.unlockGet(0, 1) // another may have the memory
+		return err
 	}
 	me := c.load().owner()
 	state, to := uint32(cellTaking), uint32(cellHeld)
@@ -425,14 +469,14 @@ func (r *raw) getBulk(f *found, lease bool) (m message, err error) {
 	if f.ref == 0 {
 		if f.ref, err = r.alloc(max(uint64(len(f.data)), 1), 0); err != nil {
 			c.set(0, cellFree)
-			r.get.Unlock()
-			return m, err
+			r.unlockGet(0, 1)
+			return err
 		}
 		block, ok := r.heap.At(f.ref.off(), uint64(len(f.data)))
 		if !ok {
 			c.set(0, cellFree)
-			r.get.Unlock()
-			return m, corrupt("a block", uint64(f.ref))
+			r.unlockGet(0, 1)
+			return corrupt("a block", uint64(f.ref))
 		}
 		copy(block, f.data)
 		f.data, state = block, cellCopying
@@ -442,7 +486,8 @@ func (r *raw) getBulk(f *found, lease bool) (m message, err error) {
 	r.commitGet(f)
 	c.set(me, to)
 	r.unlockGet(1, f.left)
-	return r.own(c, f.data), nil
+	*m = r.own(c, f.data)
+	return nil
 }
 
 // getRest takes up to most more messages, small ones, without waiting: their bytes are appended to buf as far as that has room.
@@ -456,6 +501,8 @@ func (r *raw) getRest(buf []byte, most int) (data []byte, sizes []int, codecs []
 	}
 	var f found
 	left := uint32(0)
+	there := min(most, int(r.q.inChain()), 1024) // a start: the number may be wrong
+	sizes, codecs = make([]int, 0, there), make([]uint32, 0, there)
 	for len(sizes) < most && r.find(&f) == nil && f.ref == 0 && len(f.data) <= cap(buf)-len(buf) {
 		buf = append(buf, f.data...)
 		sizes, codecs = append(sizes, len(f.data)), append(codecs, f.codec)
