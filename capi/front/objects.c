@@ -697,9 +697,11 @@ void pp__heap_in_parent(void)
 			pp__drop(h);
 		}
 	}
-	/* Who only forks meets no other occasion. */
-	if (handles && pp__heap_family() != NULL)
+	/* Who only forks meets no other occasion, and what children have left must go as fast as they come: each brings one member, and two are looked at. */
+	if (handles && pp__heap_family() != NULL) {
 		nurseries(pp__heap_family(), now);
+		pp__reap(pp__heap_family(), 2, false);
+	}
 }
 
 uint32_t pp__forks;

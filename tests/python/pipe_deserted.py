@@ -57,6 +57,8 @@ def main(case):
     if case == "waiting threads":  # all of them in a join: they prove as much as one
         threading.Thread(target=process.join).start()
         time.sleep(0.1)
+    if case == "thread that ends":  # after the join has begun
+        threading.Thread(target=time.sleep, args=(0.5,)).start()
     if case == "alarm":
         signal.signal(signal.SIGALRM, lambda number, frame: writer.send("late"))
         signal.setitimer(signal.ITIMER_REAL, LATE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import os
 import signal
+import socket
 import time
 from queue import Empty, Full
 
@@ -41,6 +42,23 @@ def put_new_queue_and_die(queue):
     made.put("second")
     queue.put(made)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def put_sockets_and_die(queue):
+    from polyproc.connection import Client, Listener
+
+    plain, other = socket.socketpair()
+    other.sendall(b"sent before")
+    with Listener(family="AF_UNIX") as listener:
+        client = Client(listener.address)
+        listener.accept().send("as well")
+    queue.put((plain, client))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def send_to(sock, data):
+    with sock:
+        return sock.send(data)
 
 
 def produce(queue, name, n):

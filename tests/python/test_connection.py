@@ -590,8 +590,17 @@ def test_descriptors_need_a_unix_socket():
                 connection.send(a)
         a.send("fine")
         assert b.recv() == "fine"
-    with pytest.raises(ValueError), connected() as (a, _):
-        pickle.dumps(a)
+
+
+def test_pickled_by_itself_it_rests_with_the_family():
+    with connected() as (a, b):
+        pickled = pickle.dumps(a)
+        a.close()
+        with pickle.loads(pickled) as again:
+            again.send("still here")
+            assert b.recv() == "still here"
+        with pytest.raises(FileNotFoundError):  # it is fetched once
+            pickle.loads(pickled)
 
 
 def test_keys_are_not_sent():

@@ -375,6 +375,7 @@ DESERTED = {
     "method": "EOF False",
     "middle": "EOF False",
     "waiting threads": "EOF False",
+    "thread that ends": "EOF False",
     "thread": "late True",
     "alarm": "late True",
     "interrupt": "late True",

@@ -15,6 +15,7 @@ import os
 import pickle
 import queue as threads_queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -335,6 +336,30 @@ def test_maker_of_a_queue_killed_after_put(ours, started):
     assert answers.get() == array.array("d", [1.5]) * 2_000_000
     assert answers.get() == "second"
     taken.put(None)
+
+
+def test_sender_of_sockets_killed_after_put(ours):
+    queue = ours.Queue()
+    process = ours.Process(target=tasks.put_sockets_and_die, args=(queue,))
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == -signal.SIGKILL
+    process.close()
+    plain, connection = queue.get_nowait()
+    with plain, connection:
+        assert (plain.recv(100), plain.recv(100)) == (b"sent before", b"")
+        assert connection.recv() == "as well"
+        with pytest.raises(EOFError):
+            connection.recv()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_sockets_as_pool_tasks(method):
+    here, there = socket.socketpair()
+    with here, there, polyproc.get_context(method).Pool(1) as pool:
+        assert pool.apply(tasks.send_to, (there, b"hi")) == 2
+        assert here.recv(10) == b"hi"
+    pool.join()
 
 
 def test_sent_anywhere(ours, kind, started):

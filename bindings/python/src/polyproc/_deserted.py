@@ -101,11 +101,15 @@ def deserted(end: int) -> bool:
 
 
 def _join(popen: Any) -> int | None:
-    """popen.wait(), noted."""
+    """popen.wait(), noted. Now and then it is told anew: another thread may have ended, and so made this process one where all wait."""
+    code: int | None = None
     enter(0, popen.pid)
     try:
-        tell()
-        code: int | None = popen.wait()
+        while code is None:
+            tell()
+            code = popen.wait(1.0)
+            if code is None:
+                code = popen.poll()  # a grandchild may keep what it waited for
     finally:
         leave()
     return code

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import sys
 import time
 
 from . import _abi, _deserted, _errors, context, reduction
@@ -63,48 +62,6 @@ def _milliseconds(timeout: float | None) -> int:
     return int(min(timeout, 2592000.0) * 1000) + 1
 
 
-# ---- descriptors in messages
-
-
-class _Resting:
-    """A descriptor in a pickled message: it rests in the family's depot, under this name."""
-
-    def __init__(self, name: bytes) -> None:
-        self.name = name
-
-    def detach(self) -> int:
-        fd = ctypes.c_int32()
-        _errors.check(lib().pp_fd_import(self.name, ctypes.byref(fd)))
-        return fd.value
-
-
-class _Depot:
-    """Stands in for the start of a process while a message is pickled."""
-
-    DupFd: Any = _Resting
-
-    def duplicate_for_child(self, fd: int) -> Any:
-        name = ctypes.create_string_buffer(32)
-        _errors.check(lib().pp_fd_export(fd, name))
-        return name.raw
-
-
-_depot = _Depot()
-
-
-def _pickle(obj: Any) -> bytes:
-    try:
-        return _dumps(obj)
-    except ValueError:  # of reduction.DupFd, perhaps
-        if "socket" not in sys.modules or reduction.enclosing.envelope is not None:
-            raise
-    reduction.enclosing.envelope = _depot
-    try:
-        return _dumps(obj)
-    finally:
-        reduction.enclosing.envelope = None
-
-
 def _load(address: int, size: int) -> Any:
     return _loads((ctypes.c_char * size).from_address(address))
 
@@ -142,7 +99,7 @@ class Connection(_Channel, _Base):
         self._free: Callable[[int], int] = now.pp_pipe_free
         self._send_now: Callable[..., int] = now.pp_pipe_send
         self._recv_now: Callable[..., int] = now.pp_pipe_recv_now
-        self._adopt(handle, 1, 0, _pickle, _loads, Connection._slow_send, Connection._slow_recv)
+        self._adopt(handle, 1, 0, _dumps, _loads, Connection._slow_send, Connection._slow_recv)
 
     def _close(self, handle: int) -> None:
         self._retire()
@@ -209,7 +166,7 @@ class Connection(_Channel, _Base):
         if data is None and type(obj) is bytes and len(obj) > _ROOM:
             self._send_large(obj)
         else:
-            self._send_bytes(_pickle(obj) if data is None else data)
+            self._send_bytes(_dumps(obj) if data is None else data)
 
     # ---- receiving
 

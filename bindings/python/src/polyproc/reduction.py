@@ -104,15 +104,38 @@ enclosing = _Enclosing()
 
 
 def DupFd(fd: int) -> Any:
-    """An object that becomes, in the process that unpickles it, a descriptor of the same file: call its detach() there.
+    """An object that becomes, in the process that unpickles it, a descriptor of the same file: call its detach() there, once.
+
+    It goes with the process that is being started, or with the message where the way can carry it. Else a copy rests with the family
+    until it is fetched, whatever becomes of this process; what is never fetched stays as long as the family.
 
     Raises:
-        ValueError: this thread is neither starting a process nor pickling for a connection that can carry descriptors.
+        MemoryError: too many are on their way.
     """
     popen = context.get_spawning_popen() or enclosing.envelope
-    if popen is None:
-        raise ValueError("descriptors can only be sent to a process that is being started, or over a Unix socket")
-    return popen.DupFd(popen.duplicate_for_child(fd))
+    return _Resting(fd) if popen is None else popen.DupFd(popen.duplicate_for_child(fd))
+
+
+class _Resting:
+    """A descriptor of which a copy rests with the family, under a name: pp_fd_export."""
+
+    def __init__(self, fd: int) -> None:
+        import ctypes
+
+        from . import _errors, _lib
+
+        name = ctypes.create_string_buffer(32)
+        _errors.check(_lib.lib().pp_fd_export(fd, name))
+        self.name = name.raw
+
+    def detach(self) -> int:
+        import ctypes
+
+        from . import _errors, _lib
+
+        fd = ctypes.c_int32()
+        _errors.check(_lib.lib().pp_fd_import(self.name, ctypes.byref(fd)))
+        return fd.value
 
 
 def _reduce_socket(sock: socket.socket) -> Any:
