@@ -16,7 +16,7 @@ const (
 	refsOff     = 16 << 20
 	refsMost    = 1 << 21
 	inFlight    = 0x7fffffff // the owner of references that are on their way
-	warmMost    = 64 << 20
+	warmMost    = 16 << 20
 
 	slabFree    = 0
 	slabClaimed = 1

@@ -73,7 +73,7 @@
 #define PP__REFS_OFF ((uint64_t)16 << 20)
 #define PP__REFS_MOST (1u << 21)
 #define PP__IN_FLIGHT 0x7fffffffu /* no member has this owner: slot 4095 is never used */
-#define PP__WARM_MOST ((uint64_t)64 << 20)
+#define PP__WARM_MOST ((uint64_t)16 << 20)
 
 enum { PP__SLAB_FREE = 0, PP__SLAB_CLAIMED = 1, PP__SLAB_SMALL = 2, PP__SLAB_LARGE = 3, PP__SLAB_RUN = 4, PP__SLAB_TAIL = 5 };
 

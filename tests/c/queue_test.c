@@ -670,7 +670,7 @@ static void test_burst(void)
 	const uint64_t after = storage();
 	printf("%llu MB in %llu messages: %llu MB of memory before, %llu MB after\n", (unsigned long long)(bytes >> 20), (unsigned long long)n,
 	       (unsigned long long)(before >> 20), (unsigned long long)(after >> 20));
-	REQUIRE(after < before + ((uint64_t)80 << 20)); /* 64 MB are kept warm */
+	REQUIRE(after < before + ((uint64_t)32 << 20)); /* 16 MiB are kept warm */
 }
 
 static void test_large(void)

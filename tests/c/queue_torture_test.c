@@ -17,7 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-enum { PRODUCERS = 4, CONSUMERS = 4, LIVES = 8192, MOST = 4096, BATCH = 5, ROOM = 300000 };
+enum { PRODUCERS = 4, CONSUMERS = 4, LIVES = 65536, MOST = 4096, BATCH = 5, ROOM = 300000 };
 
 typedef struct shared {
 	uint32_t acked[LIVES];       /* messages that producer life i knows it has put */
