@@ -472,8 +472,8 @@ static bool settle(const call *call, bool thorough)
 	bool well = true;
 	int count;
 
-	if (pp__mutex_lock(heap, &way->send_lock, 0, NULL, NULL, &recovered) != PP_OK &&
-	    pp__mutex_lock(heap, &way->send_lock, pp__now_ns() + SETTLE_NS, NULL, NULL, &recovered) != PP_OK)
+	/* Not by trying first: a sender that has just rung may have lost its CPU to this process, and a try would look whether it is dead. */
+	if (pp__mutex_lock(heap, &way->send_lock, pp__now_ns() + SETTLE_NS, NULL, NULL, &recovered) != PP_OK)
 		return true;
 	if (__atomic_load_n(&way->tail, __ATOMIC_SEQ_CST) == way->head) {
 		if (thorough || recovered || __atomic_load_n(&way->bell, __ATOMIC_SEQ_CST) != 0 || way->spare != 0)

@@ -126,7 +126,8 @@ static int64_t wait_recv(const channel *self, void *room, size_t size)
 {
 	const uint64_t number = self->number;
 	void *const thread = py.PyEval_SaveThread();
-	const int64_t status = pp_pipe_recv(number, room, size, SLICE_MS);
+	/* For more than a slice, so that the first is slept as one that has no limit is: one system call. */
+	const int64_t status = pp_pipe_recv(number, room, size, 2 * SLICE_MS);
 
 	py.PyEval_RestoreThread(thread);
 	return status < 0 && status != PP_ERR_TOO_BIG && py.PyErr_CheckSignals() != 0 ? PP_ERR_INTERRUPTED : status;
