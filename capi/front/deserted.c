@@ -72,7 +72,7 @@ int32_t pp_waiting(const pp_wait *waits, size_t n)
 		return PP_ERR_NOMEM;
 	pp__post *const post = post_at(heap, place);
 	if (ready != me) {
-		const int32_t status = pp__storage_reserve(heap->fd, PP__POSTS_OFF + place * sizeof(pp__post), sizeof(pp__post));
+		const int32_t status = pp__heap_reserve(heap, PP__POSTS_OFF + place * sizeof(pp__post), sizeof(pp__post));
 		if (status != PP_OK)
 			return pp__fail(status, "pp_waiting: no memory");
 		ready = me;

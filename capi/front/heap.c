@@ -14,12 +14,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 enum {
 	TABLE_STEP = PP__STORAGE_STEP / sizeof(pp__slab), /* entries that get storage together */
@@ -147,7 +142,7 @@ int32_t pp__heap_attach(int fd, pp__heap **heap_out)
 	heap->size = (uint64_t)st.st_size;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_mutex_init(&p->join_lock, NULL);
-	p->device = (uint64_t)major(st.st_dev) << 32 | minor(st.st_dev);
+	p->device = pp__device_of(&st);
 	p->inode = st.st_ino;
 	p->adopt_pause = ADOPT_MS;
 	/* Head and members; a first part of the tables of slabs and of references. */
@@ -312,7 +307,8 @@ void pp__heap_close(pp__heap *heap)
 		}
 	pthread_mutex_unlock(&pp__heaps_lock);
 	pthread_mutex_unlock(&open_lock);
-	close(heap->fd);
+	if (pp__heap_fd(heap))
+		close(heap->fd);
 	forget(heap);
 }
 
@@ -533,7 +529,7 @@ static int32_t ready(pp__heap *heap, uint32_t end)
 	struct pp__heap_private *const p = heap->private;
 
 	while (p->slabs_ready < end) {
-		const int32_t status = pp__storage_reserve(heap->fd, PP__SLABS_OFF + (uint64_t)p->slabs_ready * sizeof(pp__slab), PP__STORAGE_STEP);
+		const int32_t status = pp__heap_reserve(heap, PP__SLABS_OFF + (uint64_t)p->slabs_ready * sizeof(pp__slab), PP__STORAGE_STEP);
 		if (status != PP_OK)
 			return status;
 		p->slabs_ready += TABLE_STEP;
@@ -546,7 +542,7 @@ static void release(pp__heap *heap, uint32_t i)
 {
 	pp__slab *const slab = slab_at(heap, i);
 
-	pp__storage_punch(heap->fd, (uint64_t)i << SLAB_SHIFT, PP__SLAB_SIZE);
+	pp__heap_punch(heap, (uint64_t)i << SLAB_SHIFT, PP__SLAB_SIZE);
 	__atomic_store_n(&slab->word, 0, __ATOMIC_SEQ_CST);
 	uint32_t *const hint = &pp__head(heap)->slab_hint;
 	uint32_t is = __atomic_load_n(hint, __ATOMIC_RELAXED);
@@ -863,7 +859,7 @@ static int32_t pick_small(pp__heap *heap, uint32_t class, pp__pick *pick)
 			const uint64_t have = (uint64_t)slab->reserved << 12, need = (fresh + 1) * size;
 			if (need > have) {
 				const uint64_t want = (need + PP__STORAGE_STEP - 1) / PP__STORAGE_STEP * PP__STORAGE_STEP;
-				const int32_t status = pp__storage_reserve(heap->fd, ((uint64_t)list->current << SLAB_SHIFT) + have, want - have);
+				const int32_t status = pp__heap_reserve(heap, ((uint64_t)list->current << SLAB_SHIFT) + have, want - have);
 				if (status != PP_OK)
 					return status;
 				slab->reserved = (uint32_t)(want >> 12);
@@ -888,7 +884,7 @@ static int32_t pick_small(pp__heap *heap, uint32_t class, pp__pick *pick)
 			return status;
 		const uint64_t first = (uint64_t)blocks_of(class) * 4 + size;
 		const uint64_t want = (first + PP__STORAGE_STEP - 1) / PP__STORAGE_STEP * PP__STORAGE_STEP;
-		status = pp__storage_reserve(heap->fd, (uint64_t)i << SLAB_SHIFT, want);
+		status = pp__heap_reserve(heap, (uint64_t)i << SLAB_SHIFT, want);
 		if (status != PP_OK) {
 			release(heap, i);
 			return status;
@@ -965,7 +961,7 @@ static int32_t pick_large(pp__heap *heap, uint32_t class, pp__pick *pick)
 			pick->counted = pick->from == 1;
 			if (pick->from == 1)
 				return PP_OK;
-			const int32_t status = pp__storage_reserve(heap->fd, pick->off, size);
+			const int32_t status = pp__heap_reserve(heap, pick->off, size);
 			if (status != PP_OK)
 				return status;
 			populate(heap, pick->off, size);
@@ -1033,7 +1029,7 @@ static int32_t pick_run(pp__heap *heap, uint64_t size, pp__pick *pick)
 	const uint64_t room = (size + PP__STORAGE_STEP - 1) / PP__STORAGE_STEP * PP__STORAGE_STEP;
 	/* That may take seconds, and the slabs are ours alone already: other threads need not wait, nor a fork. */
 	pthread_mutex_unlock(&heap->private->lock);
-	status = pp__storage_reserve(heap->fd, (uint64_t)first << SLAB_SHIFT, room);
+	status = pp__heap_reserve(heap, (uint64_t)first << SLAB_SHIFT, room);
 	if (status == PP_OK)
 		populate(heap, (uint64_t)first << SLAB_SHIFT, room);
 	pthread_mutex_lock(&heap->private->lock);
@@ -1107,7 +1103,7 @@ static void trim(pp__heap *heap)
 			for (uint32_t k = 0; k < 16u >> class; k++) {
 				uint32_t v = 1;
 				if (__atomic_compare_exchange_n(&slab->state[k], &v, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)) {
-					pp__storage_punch(heap->fd, ((uint64_t)i << SLAB_SHIFT) + k * size, size);
+					pp__heap_punch(heap, ((uint64_t)i << SLAB_SHIFT) + k * size, size);
 					warm_sub(heap, size);
 				} else {
 					used |= v != 0;
@@ -1229,7 +1225,7 @@ static bool evict(pp__heap *heap, uint64_t size, uint32_t me, uint32_t spared)
 			    !__atomic_compare_exchange_n(&slab->state[k], &v, PP__GIVING | me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 				continue;
 			warm_sub(heap, room);
-			pp__storage_punch(heap->fd, ((uint64_t)i << SLAB_SHIFT) + k * room, room);
+			pp__heap_punch(heap, ((uint64_t)i << SLAB_SHIFT) + k * room, room);
 			__atomic_store_n(&slab->state[k], 0, __ATOMIC_SEQ_CST);
 			found += room;
 		}
@@ -1264,7 +1260,7 @@ bool pp__free(pp__heap *heap, uint64_t off, uint32_t tag)
 			give_back(heap, (uint32_t)(off >> SLAB_SHIFT));
 			return true;
 		}
-		pp__storage_punch(heap->fd, off, room);
+		pp__heap_punch(heap, off, room);
 		__atomic_store_n(state, 0, __ATOMIC_SEQ_CST);
 	} else if (kind != PP__SLAB_SMALL) {
 		warm_add(heap, room);

@@ -7,6 +7,11 @@
 #include "heap.h"
 
 #include <pthread.h>
+#include <sys/stat.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
 
 enum {
 	PP__SMALL_CLASSES = 9,
@@ -74,7 +79,13 @@ static inline pp__heap_head *pp__head(const pp__heap *heap)
 
 /* pp__storage_reserve gives size bytes at off storage: PP_OK, PP_ERR_NOMEM, PP_ERR_SYSTEM; no message. */
 int32_t pp__storage_reserve(int fd, uint64_t off, uint64_t size);
-void pp__storage_punch(int fd, uint64_t off, uint64_t size);
+/* pp__heap_fd reports whether the heap's descriptor is that of its file still: a program that becomes a daemon closes all there are, and what it opens then may have the same number.
+ * Without it the same is done by way of the mapping. */
+bool pp__heap_fd(const pp__heap *heap);
+int32_t pp__heap_reserve(pp__heap *heap, uint64_t off, uint64_t size);
+void pp__heap_punch(pp__heap *heap, uint64_t off, uint64_t size);
+/* pp__device_of is a file's device as /proc/PID/maps writes it: major << 32 | minor. */
+uint64_t pp__device_of(const struct stat *st);
 /* Around a fork: nobody is in the middle of it then. */
 void pp__storage_forking(void);
 void pp__storage_forked(bool child);

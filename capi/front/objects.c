@@ -71,7 +71,7 @@ uint32_t pp__cell_take(pp__heap *heap, uint32_t owner, uint64_t off)
 		if (at >= have) {
 			/* Two threads may do it at once. */
 			have = at / READY_STEP * READY_STEP;
-			if (pp__storage_reserve(heap->fd, PP__REFS_OFF + (uint64_t)have * 8, PP__STORAGE_STEP) != PP_OK)
+			if (pp__heap_reserve(heap, PP__REFS_OFF + (uint64_t)have * 8, PP__STORAGE_STEP) != PP_OK)
 				return 0;
 			__atomic_store_n(&p->refs_ready, have + READY_STEP, __ATOMIC_RELEASE);
 		}

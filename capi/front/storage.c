@@ -7,6 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 /* One fallocate at most: a signal makes it give up and undo all it did, so that a large one might never end. */
@@ -196,9 +199,38 @@ int32_t pp__storage_reserve(int fd, uint64_t off, uint64_t size)
 	return PP_OK;
 }
 
-void pp__storage_punch(int fd, uint64_t off, uint64_t size)
+uint64_t pp__device_of(const struct stat *st)
 {
-	while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)size) != 0 && errno == EINTR)
+	return (uint64_t)major(st->st_dev) << 32 | minor(st->st_dev);
+}
+
+bool pp__heap_fd(const pp__heap *heap)
+{
+	struct stat st;
+
+	return fstat(heap->fd, &st) == 0 && pp__device_of(&st) == heap->private->device && (uint64_t)st.st_ino == heap->private->inode;
+}
+
+int32_t pp__heap_reserve(pp__heap *heap, uint64_t off, uint64_t size)
+{
+	if (pp__heap_fd(heap))
+		return pp__storage_reserve(heap->fd, off, size);
+	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from = off / page * page;
+	if (!admit(size))
+		return PP_ERR_NOMEM;
+	while (madvise(heap->base + from, (size_t)(off + size - from), MADV_POPULATE_WRITE) != 0)
+		if (errno != EINTR && errno != EAGAIN)
+			return errno == EINVAL ? PP_ERR_SYSTEM : PP_ERR_NOMEM; /* an old kernel; no memory */
+	return PP_OK;
+}
+
+void pp__heap_punch(pp__heap *heap, uint64_t off, uint64_t size)
+{
+	if (!pp__heap_fd(heap)) {
+		madvise(heap->base + off, (size_t)size, MADV_REMOVE);
+		return;
+	}
+	while (fallocate(heap->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)size) != 0 && errno == EINTR)
 		;
 }
 

@@ -68,10 +68,11 @@ def test_contexts_have_the_same_signatures(cls):
 
 
 def shape(function):
-    """The parameters, but for `name` of queues: the one that the standard library has not."""
+    """The parameters, but for `name` of queues and `recover` of semaphores: those that the standard library has not."""
     parameters = inspect.signature(function).parameters.values()
-    named = getattr(function, "__name__", "").endswith("Queue")
-    return [(p.name, p.kind, p.default) for p in parameters if not (named and p.kind is p.KEYWORD_ONLY and p.name == "name")]
+    kind = getattr(function, "__name__", "")
+    own = {"name": kind.endswith("Queue"), "recover": kind.endswith("Semaphore")}
+    return [(p.name, p.kind, p.default) for p in parameters if not (p.kind is p.KEYWORD_ONLY and own.get(p.name))]
 
 
 def test_process_has_the_same_names_and_signatures():

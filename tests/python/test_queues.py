@@ -390,6 +390,57 @@ def test_pool_tasks(workers):
     assert made.get() == "from a worker"
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_made_after_the_pool(method, tmp_path):
+    """Its workers are of the same family, though nothing was there to share when they started."""
+    program = """
+import sys
+import polyproc
+
+def use(queue, lock):
+    with lock:
+        queue.put("from a worker")
+
+if __name__ == "__main__":
+    polyproc.set_start_method(sys.argv[1])
+    with polyproc.Pool(1) as pool:
+        pool.apply(abs, (1,))
+        queue, lock = polyproc.Queue(), polyproc.Lock()
+        pool.apply(use, (queue, lock))
+        print(queue.get(timeout=20))
+"""
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    run = subprocess.run([sys.executable, str(path), method], capture_output=True, text=True, timeout=PATIENCE)
+    assert (run.stdout, run.returncode) == ("from a worker\n", 0), run.stderr
+
+
+def test_descriptors_closed_and_used_again(tmp_path):
+    """A daemon closes all descriptors there are. The files that it opens then, under the same numbers, are its own."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"v" * 30_000_000)
+    queue = polyproc.Queue()
+    for _ in range(20):
+        queue.put(b"x" * 1_000_000)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.closerange(3, 256)
+            mine = [os.open(victim, os.O_RDWR) for _ in range(20)]
+            for _ in range(20):
+                assert len(queue.get_nowait()) == 1_000_000
+            for size in [1, 5_000_000, 40_000_000] * 2:
+                queue.put(b"y" * size)
+                assert queue.get_nowait() == b"y" * size
+            queue.put("works")
+            os._exit(len(mine) - 20)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert queue.get_nowait() == "works"
+    assert victim.read_bytes() == b"v" * 30_000_000
+
+
 def test_subclass_with_state(ours, started):
     queue, answers = Labelled("here", ctx=ours), ours.SimpleQueue()
     started(ours, tasks.echo, answers, queue)

@@ -63,6 +63,17 @@ def pylib() -> ctypes.PyDLL:
     return _pylib
 
 
+def begin_family() -> None:
+    """Before a fork: what either process makes later can be sent to the other only if both are of a family then.
+
+    Does nothing as long as the library is not loaded.
+    """
+    if _pylib is not None:
+        import ctypes
+
+        _pylib.pp_family((ctypes.c_int32 * 2)(), None, 0)  # if it cannot be, whoever needs it will say so
+
+
 def _load() -> None:
     # Two threads may come here at once: the loader hands both the same library, so the second result is as good as the first.
     global _lib, _pylib

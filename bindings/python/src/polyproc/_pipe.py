@@ -62,6 +62,12 @@ def _milliseconds(timeout: float | None) -> int:
     return int(min(timeout, 2592000.0) * 1000) + 1
 
 
+def _copy(address: int, size: int) -> bytes:
+    if size < 1 << 31:
+        return ctypes.string_at(address, size)  # whose size is an int of C
+    return (ctypes.c_char * size).from_address(address).raw
+
+
 def _load(address: int, size: int) -> Any:
     return _loads((ctypes.c_char * size).from_address(address))
 
@@ -242,8 +248,8 @@ class Connection(_Channel, _Base):
 
     def _recv_bytes(self, maxsize: int | None) -> Any:
         if maxsize is None:
-            return self._recv_with(ctypes.string_at)
-        data = self._recv_with(lambda address, size: ctypes.string_at(address, size) if size <= maxsize else None)
+            return self._recv_with(_copy)
+        data = self._recv_with(lambda address, size: _copy(address, size) if size <= maxsize else None)
         if data is None:
             self._retire()
             self._bad_message_length()

@@ -211,17 +211,17 @@ class BaseContext:
 
         return Condition(lock, ctx=self.get_context())
 
-    def Semaphore(self, value: int = 1) -> Any:
-        """Return a semaphore."""
+    def Semaphore(self, value: int = 1, *, recover: bool = False) -> Any:
+        """Return a semaphore. ``recover``: what a process has acquired that dies is released again."""
         from .synchronize import Semaphore
 
-        return Semaphore(value, ctx=self.get_context())
+        return Semaphore(value, ctx=self.get_context(), recover=recover)
 
-    def BoundedSemaphore(self, value: int = 1) -> Any:
-        """Return a semaphore that is never released more often than acquired."""
+    def BoundedSemaphore(self, value: int = 1, *, recover: bool = False) -> Any:
+        """Return a semaphore that is never released more often than acquired. ``recover``: as of Semaphore."""
         from .synchronize import BoundedSemaphore
 
-        return BoundedSemaphore(value, ctx=self.get_context())
+        return BoundedSemaphore(value, ctx=self.get_context(), recover=recover)
 
     def Event(self) -> Any:
         """Return an event."""
