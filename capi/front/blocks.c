@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #ifndef MADV_POPULATE_WRITE
@@ -42,15 +43,22 @@ static uint64_t memory_left(void)
 	return left;
 }
 
+static bool own_fd(const pp__blocks *blocks)
+{
+	struct stat st;
+
+	return fstat(blocks->fd, &st) == 0 && st.st_dev == blocks->device && st.st_ino == blocks->inode;
+}
+
 /* warm gives the first size bytes of a block storage. Writing to pages without would end this process with SIGBUS when memory is full. A
  * limit on file size (SIGXFSZ) is no matter: the file has its final size already. */
 static int32_t warm(pp__blocks *blocks, pp__block *b, uint64_t size)
 {
 	const uint64_t want = round_up(size, (uint64_t)sysconf(_SC_PAGESIZE));
 	const uint64_t end = want < b->cap ? want : b->cap;
-	int error = 0;
+	int error = own_fd(blocks) ? 0 : EBADF;
 
-	if (b->view.base == NULL)
+	if (error == 0 && b->view.base == NULL)
 		error = pp__view_map(&b->view, blocks->fd, b->off, b->cap, PROT_READ | PROT_WRITE);
 	if (error == 0 && end > b->warm) {
 		const uint64_t more = end - b->warm;
@@ -75,6 +83,8 @@ static int32_t warm(pp__blocks *blocks, pp__block *b, uint64_t size)
 
 static void chill(pp__blocks *blocks, pp__block *b)
 {
+	if (!own_fd(blocks))
+		return;
 	if (b->warm > 0 && fallocate(blocks->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)b->off, (off_t)b->warm) != 0)
 		return; /* then it stays warm */
 	blocks->warm -= b->warm;

@@ -715,7 +715,8 @@ void pp__heap_in_child(void)
 	pp__heap_locks_in_child();
 	for (pp__heap *heap = pp__heaps; heap != NULL; heap = heap->private->next) {
 		struct pp__heap_private *const p = heap->private;
-		if (p->fork_owner != 0 && pp__members_rename(heap, p->fork_owner, p->fork_word))
+		/* Not in another pid namespace: its ids would be taken for those of here, and a living owner for dead. */
+		if (p->fork_owner != 0 && pp__members_in(heap) == PP_OK && pp__members_rename(heap, p->fork_owner, p->fork_word))
 			heap->me = p->fork_owner;
 		p->fork_owner = 0;
 	}

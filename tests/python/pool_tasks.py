@@ -21,6 +21,13 @@ def nothing(x):
     return None
 
 
+def close_and_open(path, size):
+    """What a task that makes a daemon of its worker does. Its result is large."""
+    os.closerange(3, 256)
+    _ = [os.open(path, os.O_RDWR) for _ in range(40)]
+    return b"y" * size
+
+
 def identity(x):
     return x
 

@@ -362,3 +362,15 @@ def test_start_method_and_context():
         assert pool.apply(tasks.square, (3,)) == 9
     with polyproc.pool.Pool(1, context=polyproc.get_context("spawn")) as pool:
         assert pool.apply(tasks.square, (3,)) == 9
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_task_that_closes_all_descriptors(method, tmp_path):
+    """The files that the worker opens then, under the same numbers, are not the pool's memory."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"v" * 10_000_000)
+    with polyproc.get_context(method).Pool(1) as pool:
+        with pytest.raises(MemoryError):
+            pool.apply_async(tasks.close_and_open, (str(victim), 2_000_000)).get(timeout=30)
+    pool.join()
+    assert victim.read_bytes() == b"v" * 10_000_000

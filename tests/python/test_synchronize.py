@@ -586,6 +586,34 @@ assert len(os.listdir("/proc/self/fd")) == before
     subprocess.run([sys.executable, "-c", source], check=True, timeout=2 * LIMIT)
 
 
+def test_another_pid_namespace():
+    """There the ids of processes mean others: a lock is refused, not taken from a holder who only seems to be dead."""
+    source = """
+import ctypes, os, polyproc as mp
+lock = mp.Lock()
+assert lock.acquire()
+pid = os.fork()
+if pid == 0:
+    if ctypes.CDLL(None).unshare(0x20000000) != 0:
+        os._exit(77)
+    inner = os.fork()
+    if inner == 0:
+        try:
+            lock.acquire(timeout=5)
+        except MemoryError as e:
+            os._exit(0 if "namespace" in str(e) else 1)
+        os._exit(1)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+lock.release()
+os._exit(code)
+"""
+    code = subprocess.run([sys.executable, "-c", source], timeout=LIMIT).returncode
+    if code == 77:
+        pytest.skip("no right to make a pid namespace")
+    assert code == 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("POLYPROC_PURE_CTYPES", "") not in ("", "0"), reason="this is the run that it starts")
 def test_without_the_c_types():
