@@ -6,12 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 enum { BLOCK_LEAST = 128 << 10 };
 #define WARM_MOST ((uint64_t)64 << 20) /* storage of free blocks that is kept; a first touch costs fifty times a warm one */
@@ -45,9 +40,7 @@ static uint64_t memory_left(void)
 
 static bool own_fd(const pp__blocks *blocks)
 {
-	struct stat st;
-
-	return fstat(blocks->fd, &st) == 0 && st.st_dev == blocks->device && st.st_ino == blocks->inode;
+	return pp__is_file(blocks->fd, blocks->device, blocks->inode);
 }
 
 /* warm gives the first size bytes of a block storage. Writing to pages without would end this process with SIGBUS when memory is full. A

@@ -15,7 +15,7 @@ typedef struct pp__block {
 
 typedef struct pp__blocks {
 	int fd;
-	uint64_t device, inode; /* of the file: a task may close all descriptors, and open files that get the same numbers */
+	uint64_t device, inode; /* of the file: pp__is_file */
 	uint32_t *taken; /* lane.slots */
 	uint64_t off;    /* the worker's part of the file */
 	uint64_t size;

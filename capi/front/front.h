@@ -16,6 +16,10 @@
 #include "lane.h"
 #include "table.h"
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
 /* pp__fail stores a message for pp_last_error of this thread and returns status. errno is kept. */
 int32_t pp__fail(int32_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -137,6 +141,12 @@ static inline uint64_t pp__now_ns(void)
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
+
+/* pp__is_file reports whether a descriptor is that of this file still: a program that becomes a daemon closes all there are, and what it opens then may have the same number.
+ * pp__device_of is a file's device as /proc/PID/maps writes it: major << 32 | minor. Both in storage.c. */
+struct stat;
+uint64_t pp__device_of(const struct stat *st);
+bool pp__is_file(int fd, uint64_t device, uint64_t inode);
 
 /* Tells the CPU that this is a loop that waits for another one. */
 static inline void pp__pause(void)

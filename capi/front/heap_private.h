@@ -7,11 +7,6 @@
 #include "heap.h"
 
 #include <pthread.h>
-#include <sys/stat.h>
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
-#endif
 
 enum {
 	PP__SMALL_CLASSES = 9,
@@ -79,13 +74,10 @@ static inline pp__heap_head *pp__head(const pp__heap *heap)
 
 /* pp__storage_reserve gives size bytes at off storage: PP_OK, PP_ERR_NOMEM, PP_ERR_SYSTEM; no message. */
 int32_t pp__storage_reserve(int fd, uint64_t off, uint64_t size);
-/* pp__heap_fd reports whether the heap's descriptor is that of its file still: a program that becomes a daemon closes all there are, and what it opens then may have the same number.
- * Without it the same is done by way of the mapping. */
+/* pp__heap_fd is pp__is_file of the heap's descriptor. Where it is not, storage is got and given back by way of the mapping. */
 bool pp__heap_fd(const pp__heap *heap);
 int32_t pp__heap_reserve(pp__heap *heap, uint64_t off, uint64_t size);
 void pp__heap_punch(pp__heap *heap, uint64_t off, uint64_t size);
-/* pp__device_of is a file's device as /proc/PID/maps writes it: major << 32 | minor. */
-uint64_t pp__device_of(const struct stat *st);
 /* Around a fork: nobody is in the middle of it then. */
 void pp__storage_forking(void);
 void pp__storage_forked(bool child);
@@ -104,7 +96,7 @@ uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out, 
 void pp__members_leave(pp__heap *heap, uint32_t owner);
 /* pp__members_rename puts this process's name in place of the one in word: false if the place is not the owner's any more. */
 bool pp__members_rename(pp__heap *heap, uint32_t owner, uint64_t word);
-/* pp__members_revoke takes a place from whoever has not put its name there: true if that was so. The owner is not given again until
+/* pp__members_revoke lets a place name nobody, if it holds word still: true if it did, and nobody can put a name there. The owner is not given again until
  * pp__members_leave. */
 bool pp__members_revoke(pp__heap *heap, uint32_t owner, uint64_t word);
 /* pp__members_still tells whether the place has that word. */

@@ -129,12 +129,11 @@ static uint32_t in_chain(const pp__queue *q);
  * come, as when two answer each other, it was for nothing and is left out the next times. */
 static void linger(const pp__queue *q, uint64_t *skip)
 {
-	uint32_t there = in_chain(q);
-
 	if (*skip != 0) {
 		--*skip;
 		return;
 	}
+	uint32_t there = in_chain(q);
 	for (int look = 0; look < LINGER_LOOKS; look++) {
 		for (int i = 0; i < 8; i++)
 			pp__pause();

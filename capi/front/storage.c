@@ -204,11 +204,16 @@ uint64_t pp__device_of(const struct stat *st)
 	return (uint64_t)major(st->st_dev) << 32 | minor(st->st_dev);
 }
 
-bool pp__heap_fd(const pp__heap *heap)
+bool pp__is_file(int fd, uint64_t device, uint64_t inode)
 {
 	struct stat st;
 
-	return fstat(heap->fd, &st) == 0 && pp__device_of(&st) == heap->private->device && (uint64_t)st.st_ino == heap->private->inode;
+	return fstat(fd, &st) == 0 && pp__device_of(&st) == device && (uint64_t)st.st_ino == inode;
+}
+
+bool pp__heap_fd(const pp__heap *heap)
+{
+	return pp__is_file(heap->fd, heap->private->device, heap->private->inode);
 }
 
 int32_t pp__heap_reserve(pp__heap *heap, uint64_t off, uint64_t size)

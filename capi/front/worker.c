@@ -201,7 +201,7 @@ static int32_t attach_lane(const assignment *a)
 	w.ready = &w.board->ready[w.index / 64];
 	w.ready_bit = (uint64_t)1 << (w.index % 64);
 	w.blocks.fd = w.fd;
-	w.blocks.device = st.st_dev;
+	w.blocks.device = pp__device_of(&st);
 	w.blocks.inode = st.st_ino;
 	w.blocks.taken = w.lane->slots;
 	w.blocks.off = b.result_off + w.index * b.result_size;

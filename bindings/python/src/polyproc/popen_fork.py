@@ -30,7 +30,6 @@ def fork() -> int:
     """os.fork(), without the warning of Python 3.12 and later about threads that are the library's: these never run Python.
 
     When Python itself runs several threads, the warning is shown. (With one thread the warning filters can be changed safely.)
-
     """
     _lib.begin_family()
     if sys.version_info < (3, 12) or _thread._count() > own_threads:
