@@ -46,6 +46,8 @@
  * THREADS
  *
  *   Every function may be called from any thread, with any handle, at the same time. pp_last_error() is per thread.
+ *   No function is a cancellation point: a request of pthread_cancel() that arrives during a call stays pending until the call has
+ *   returned and the thread reaches a cancellation point of its own. Asynchronous cancellation must be off during a call.
  *
  * SIGNALS
  *

@@ -24,6 +24,7 @@ static bool is_free(const pp__blocks *blocks, uint32_t slot)
 /* Bytes of memory that the system says it can still hand out. */
 static uint64_t memory_left(void)
 {
+	PP__NO_CANCEL();
 	unsigned long long kib;
 	char line[128];
 	uint64_t left = UINT64_MAX;
@@ -47,6 +48,7 @@ static bool own_fd(const pp__blocks *blocks)
  * limit on file size (SIGXFSZ) is no matter: the file has its final size already. */
 static int32_t warm(pp__blocks *blocks, pp__block *b, uint64_t size)
 {
+	PP__NO_CANCEL();
 	const uint64_t want = round_up(size, (uint64_t)sysconf(_SC_PAGESIZE));
 	const uint64_t end = want < b->cap ? want : b->cap;
 	int error = own_fd(blocks) ? 0 : EBADF;
@@ -76,6 +78,7 @@ static int32_t warm(pp__blocks *blocks, pp__block *b, uint64_t size)
 
 static void chill(pp__blocks *blocks, pp__block *b)
 {
+	PP__NO_CANCEL();
 	if (!own_fd(blocks))
 		return;
 	if (b->warm > 0 && fallocate(blocks->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)b->off, (off_t)b->warm) != 0)

@@ -138,6 +138,7 @@ static int32_t enter(pp__heap *heap, int *depot_out, pp__depot **at_out)
 
 int32_t pp__depot_put(pp__heap *heap, const uint64_t as[4], int fd)
 {
+	PP__NO_CANCEL();
 	static bool wide;
 	int depot;
 	pp__depot *at;
@@ -167,6 +168,7 @@ int32_t pp__depot_put(pp__heap *heap, const uint64_t as[4], int fd)
 
 int32_t pp__depot_take(pp__heap *heap, const uint64_t as[4], int *fd_out)
 {
+	PP__NO_CANCEL();
 	int depot, error = 0, fd = -1;
 	pp__depot *at;
 	name label, first, stop;

@@ -115,6 +115,7 @@ static bool add(proof *p, int32_t pid)
  * have been given only the descriptor, which is of no use without the memory. */
 static bool harmless(const proof *p, const char *pid)
 {
+	PP__NO_CANCEL();
 	char path[64], text[1024], *at;
 	char state;
 	unsigned long flags;

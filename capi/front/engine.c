@@ -347,6 +347,7 @@ const pp__table *pp__table_now(void)
 
 	if (t != NULL)
 		return t;
+	PP__NO_CANCEL();
 	pthread_mutex_lock(&load_lock);
 	t = table;
 	if (t == NULL) {

@@ -52,6 +52,7 @@ static int32_t make_depot(int *fd_out)
 
 int32_t pp__family_fds(int *heap_out, int *depot_out)
 {
+	PP__NO_CANCEL();
 	uint64_t both = __atomic_load_n(&family, __ATOMIC_ACQUIRE);
 
 	if (both == 0) {
@@ -79,6 +80,7 @@ int32_t pp__family_fds(int *heap_out, int *depot_out)
  * program whose descriptors were not. */
 static int32_t take(const char *value)
 {
+	PP__NO_CANCEL();
 	int heap, depot, type;
 	unsigned long long device, inode;
 	socklen_t size = sizeof type;

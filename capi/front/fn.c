@@ -144,6 +144,7 @@ static int count_changes(struct dl_phdr_info *info, size_t size, void *data)
 /* mapped_path is the path of the file that is mapped at an address, as the kernel knows it: to be freed; NULL if it does not. */
 static char *mapped_path(uintptr_t address)
 {
+	PP__NO_CANCEL();
 	FILE *const f = fopen("/proc/self/maps", "re");
 	char *line = NULL, *path = NULL;
 	size_t room = 0;

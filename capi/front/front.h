@@ -7,6 +7,7 @@
 #endif
 
 #include <polyproc.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -147,6 +148,24 @@ static inline uint64_t pp__now_ns(void)
 struct stat;
 uint64_t pp__device_of(const struct stat *st);
 bool pp__is_file(int fd, uint64_t device, uint64_t inode);
+
+/* PP__NO_CANCEL() keeps this thread from being cancelled (pthread_cancel) until the end of the enclosing block. open, read, close, poll,
+ * fallocate and others are cancellation points: a thread that ends in one of them leaves locks and descriptors behind. So each function
+ * that makes such a system call, or its caller, has this line. A request that arrives meanwhile stays pending. */
+#define PP__NO_CANCEL() __attribute__((cleanup(pp__cancel_restore), unused)) const int pp__cancel_state = pp__cancel_disable()
+
+static inline int pp__cancel_disable(void)
+{
+	int state = PTHREAD_CANCEL_ENABLE;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	return state;
+}
+
+static inline void pp__cancel_restore(const int *state)
+{
+	pthread_setcancelstate(*state, NULL);
+}
 
 /* Tells the CPU that this is a loop that waits for another one. */
 static inline void pp__pause(void)

@@ -39,6 +39,7 @@ pp__heap *pp__heaps;
 
 uint64_t pp__random(void)
 {
+	PP__NO_CANCEL(); /* getrandom(3) is a cancellation point */
 	uint64_t x = 0;
 
 	if (getrandom(&x, sizeof x, GRND_NONBLOCK) == (ssize_t)sizeof x)
@@ -120,6 +121,7 @@ static void forget(pp__heap *heap)
 
 int32_t pp__heap_attach(int fd, pp__heap **heap_out)
 {
+	PP__NO_CANCEL();
 	struct stat st;
 
 	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size < LEAST_SIZE || (uint64_t)st.st_size > MOST_SIZE ||
@@ -206,6 +208,7 @@ static int32_t size_file(int fd)
 
 int32_t pp__heap_file(int *fd_out)
 {
+	PP__NO_CANCEL();
 	int fd = memfd_create("polyproc-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING | 8U /* MFD_NOEXEC_SEAL */);
 
 	if (fd < 0 && errno == EINVAL) /* Linux < 6.3 */
@@ -224,6 +227,7 @@ int32_t pp__heap_file(int *fd_out)
 
 int32_t pp__heap_create(const char *name, pp__heap **heap_out)
 {
+	PP__NO_CANCEL();
 	char path[PATH_MAX], from[PATH_MAX];
 	struct stat st;
 	int fd;
@@ -272,6 +276,7 @@ int32_t pp__heap_create(const char *name, pp__heap **heap_out)
 
 int32_t pp__heap_open(const char *name, pp__heap **heap_out)
 {
+	PP__NO_CANCEL();
 	char path[PATH_MAX];
 
 	if (!path_of(name, path, sizeof path))
@@ -287,6 +292,7 @@ int32_t pp__heap_open(const char *name, pp__heap **heap_out)
 
 void pp__heap_close(pp__heap *heap)
 {
+	PP__NO_CANCEL();
 	struct pp__heap_private *const p = heap->private;
 
 	if (heap->me != 0) {

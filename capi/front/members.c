@@ -84,6 +84,7 @@ static int start_time(const char *pid, uint64_t *start_out)
  * at another time, or all its threads have ended (a zombie that nobody collected yet is dead too). What cannot be found out is no proof. */
 static bool process_gone(int32_t pid, uint64_t start)
 {
+	PP__NO_CANCEL();
 	char name[16];
 	uint64_t is = 0;
 
@@ -117,6 +118,7 @@ static bool process_gone(int32_t pid, uint64_t start)
  * time and pidfd. About 150 us. Maps that cannot be read prove nothing. */
 static bool unmapped(int32_t pid, uint64_t device, uint64_t inode)
 {
+	PP__NO_CANCEL();
 	char path[32], text[4096];
 	size_t kept = 0, lines = 0;
 	bool tail = false; /* of a line too long for text: the part that matters was seen */
@@ -242,6 +244,7 @@ int32_t pp__owner_pid(const pp__heap *heap, uint32_t owner)
 /* identity returns what a word says of this process, but for the generation; 0 with a message if that cannot be found out. */
 static uint64_t identity(void)
 {
+	PP__NO_CANCEL();
 	const pid_t pid = getpid();
 	uint64_t start = 0;
 	const int error = start_time("self", &start);

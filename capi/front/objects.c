@@ -322,6 +322,7 @@ static uint32_t index_of(const pp__handle *h)
 
 static void close_fd(pp__handle *h)
 {
+	PP__NO_CANCEL();
 	if (h->fd >= 0)
 		close(h->fd);
 	h->fd = -1;

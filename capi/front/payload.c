@@ -63,6 +63,7 @@ void pp__payload_forked(void)
 
 int32_t pp__payload_raw(const void **data_out, size_t *size_out)
 {
+	PP__NO_CANCEL();
 	const pp__started *child = pp__started_as();
 	int32_t status = PP_OK;
 

@@ -1,6 +1,8 @@
 /* pins.c - see pins.h. */
 #include "pins.h"
 
+#include "front.h"
+
 #include <linux/membarrier.h>
 #include <pthread.h>
 #include <signal.h>
@@ -100,6 +102,7 @@ pp__pins *pp__pins_new(void)
  * was under way at that moment becomes visible by itself while this thread sleeps. */
 static void barrier(void)
 {
+	PP__NO_CANCEL();
 	if (!__atomic_load_n(&pp__pins_asymmetric, __ATOMIC_RELAXED)) {
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
 		return;

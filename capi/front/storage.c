@@ -185,6 +185,7 @@ static bool admit(uint64_t size)
 
 int32_t pp__storage_reserve(int fd, uint64_t off, uint64_t size)
 {
+	PP__NO_CANCEL();
 	if (!admit(size))
 		return PP_ERR_NOMEM;
 	while (size > 0) {
@@ -218,6 +219,7 @@ bool pp__heap_fd(const pp__heap *heap)
 
 int32_t pp__heap_reserve(pp__heap *heap, uint64_t off, uint64_t size)
 {
+	PP__NO_CANCEL();
 	if (pp__heap_fd(heap))
 		return pp__storage_reserve(heap->fd, off, size);
 	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from = off / page * page;
@@ -231,6 +233,7 @@ int32_t pp__heap_reserve(pp__heap *heap, uint64_t off, uint64_t size)
 
 void pp__heap_punch(pp__heap *heap, uint64_t off, uint64_t size)
 {
+	PP__NO_CANCEL();
 	if (!pp__heap_fd(heap)) {
 		madvise(heap->base + off, (size_t)size, MADV_REMOVE);
 		return;

@@ -33,9 +33,11 @@ static void issue(uint64_t *handle)
 	*handle |= (uint64_t)pp__fork_depth() << HANDLE_BITS;
 }
 
-/* PP_CALL passes a call whose first argument is a handle; PP_WAIT one that may wait; PP_OPEN one that needs no handle. */
+/* PP_CALL passes a call whose first argument is a handle; PP_WAIT one that may wait; PP_OPEN one that needs no handle. A first call into
+ * the engine waits until the Go runtime is ready, which is a cancellation point. */
 #define PP_CALL(name, handle, arguments)             \
 	do {                                             \
+		PP__NO_CANCEL();                             \
 		const int32_t pp__status = ours(&(handle));  \
 		if (pp__status != PP_OK)                     \
 			return pp__status;                       \
@@ -52,6 +54,7 @@ static void issue(uint64_t *handle)
 
 #define PP_OPEN(name, handle_out, arguments)         \
 	do {                                             \
+		PP__NO_CANCEL();                             \
 		const pp__table *const t = pp__table_now();  \
 		const int32_t pp__status = t == NULL ? PP_ERR_ENGINE : t->name arguments; \
 		if (pp__status == PP_OK)                     \
@@ -64,6 +67,7 @@ static void issue(uint64_t *handle)
 /* start_fork forks in the calling thread, which the child's only one is a copy of, and has the engine adopt the child. */
 static int32_t start_fork(const pp_process_options *options, pp_process *process_out)
 {
+	PP__NO_CANCEL();
 	if (options->size != sizeof *options)
 		return pp__fail(PP_ERR_INVALID, "options of %u bytes: initialize them with PP_PROCESS_OPTIONS_INIT", options->size);
 	if (options->fn == NULL || options->path != NULL || options->argv != NULL)

@@ -134,6 +134,7 @@ bool pp__watched(void)
 
 int32_t pp__watch(pid_t parent_pid, uint64_t start)
 {
+	PP__NO_CANCEL();
 	int32_t status = PP_OK;
 
 	pthread_mutex_lock(&watch_lock);
@@ -161,6 +162,7 @@ int32_t pp__watch(pid_t parent_pid, uint64_t start)
 
 int32_t pp_watch_process(int32_t pid)
 {
+	PP__NO_CANCEL();
 	if (pid <= 0)
 		return pp__fail(PP_ERR_INVALID, "pp_watch_process: pid %d", (int)pid);
 	const uint64_t start = start_time(pid);
