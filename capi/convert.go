@@ -78,6 +78,9 @@ func family() (files []int, variable []string) {
 	return []int{int(fds[0]), int(fds[1])}, []string{C.GoString(&text[0])}
 }
 
+// interrupts reports whether a signal handler that has run, and ended a system call of this thread with EINTR, is to end the wait.
+func interrupts() bool { return bool(C.pp__interrupts()) }
+
 // environment is the C program's at this moment, which setenv(3) may have changed since Go copied it.
 func environment(given **C.char) []string {
 	if given != nil {

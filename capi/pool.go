@@ -6,6 +6,7 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"syscall"
 	"time"
@@ -18,6 +19,7 @@ import (
 // hosted is a pool of a C host, and the numbers of the functions that it was given.
 type hosted struct {
 	*pool.Pool
+	own bool     // its workers are this program: a task is a function of it
 	fns sync.Map // function address -> number
 }
 
@@ -33,6 +35,42 @@ var outcomes = [...]C.int32_t{
 	pool.BadStart:  C.PP_ERR_START,
 	pool.Closed:    C.PP_ERR_CLOSED,
 	pool.NoMemory:  C.PP_ERR_NOMEM,
+	pool.NotFound:  C.PP_ERR_NOT_FOUND,
+	pool.TooBig:    C.PP_ERR_TOO_BIG,
+	pool.Abandoned: C.PP_ERR_INTERRUPTED,
+}
+
+// why says in words how a task has failed.
+func why(r *pool.Result) string {
+	status := outcomes[r.Outcome]
+	text := C.GoString(C.pp__strerror(status))
+	switch r.Outcome {
+	case pool.Failed:
+		text = fmt.Sprintf("the task returned %d", r.Code)
+	case pool.Lost, pool.BadStart:
+		if r.PID != 0 {
+			text += fmt.Sprintf(" (process %d: %s)", r.PID, ending(r.Exit))
+		}
+		if len(r.Data) > 0 {
+			text += ": " + string(r.Data)
+		}
+	case pool.BadInit, pool.NotFound, pool.TooBig, pool.NoMemory:
+		if len(r.Data) > 0 {
+			text += ": " + string(r.Data)
+		}
+	}
+	return text
+}
+
+// ending says how a process ended: an exit code, or minus a signal.
+func ending(exit int) string {
+	switch {
+	case exit == math.MinInt32:
+		return start.Status{}.String()
+	case exit < 0:
+		return start.Status{Known: true, Signal: syscall.Signal(-exit)}.String()
+	}
+	return start.Status{Known: true, Code: exit}.String()
 }
 
 func moduleOf(ref *C.pp__fn_ref) pool.Module {
@@ -44,8 +82,14 @@ func moduleOf(ref *C.pp__fn_ref) pool.Module {
 
 // number returns what workers know a function by.
 func (h *hosted) number(fn unsafe.Pointer) (uint64, error) {
-	if fn == nil {
+	if fn == nil && !h.own {
 		return 0, nil
+	}
+	if fn == nil {
+		return 0, invalid("fn is NULL: the workers of this pool run functions of the program")
+	}
+	if !h.own {
+		return 0, invalid("fn is not NULL: the workers of this pool run another program (argv), which gets the bytes")
 	}
 	if n, ok := h.fns.Load(fn); ok {
 		return n.(uint64), nil
@@ -89,14 +133,15 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 		opt := pool.Options{
 			Workers: int(options.workers), MaxTasks: int(options.max_tasks), Method: m, OutMax: int(options.out_max),
 			Env: environment((**C.char)(unsafe.Pointer(options.env))), Dir: C.GoString(options.cwd),
-			InitArg: arg, BlockSIGINT: true, Interruptible: true, Alloc: allocate, Free: free,
+			InitArg: arg, BlockSIGINT: true, Interrupts: interrupts, Alloc: allocate, Free: free,
 		}
 		if opt.Workers == 0 {
 			opt.Workers = int(C.pp__cpu_count())
 		}
+		own := true
 		switch {
 		case hostStarts:
-			opt.HostStarts = true
+			opt.HostStarts, own = true, false
 		case forks && (options.argv != nil || options.path != nil):
 			return invalid("a forked worker executes no program")
 		case forks:
@@ -105,6 +150,7 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 			if options.initializer != nil {
 				return invalid("an initializer for another program")
 			}
+			own = false
 			opt.Path, opt.Args = C.GoString(options.path), goStrings((**C.char)(unsafe.Pointer(options.argv)))
 		default:
 			if opt.Path, opt.Args, err = again(); err != nil {
@@ -127,7 +173,7 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 		if err != nil {
 			return err
 		}
-		h := &hosted{Pool: p}
+		h := &hosted{Pool: p, own: own}
 		if forks {
 			// The first here, so that an error is this call's; replacements as they are needed.
 			for range opt.Workers {
@@ -185,15 +231,12 @@ func free(b []byte) { C.free(unsafe.Pointer(unsafe.SliceData(b))) }
 
 //export pp__go_pool_map
 func pp__go_pool_map(handle C.pp_pool, fn C.pp_task_fn, in *C.pp__in, inSize C.size_t, out unsafe.Pointer, outSize, n, chunk C.size_t,
-	ctx *C.pp__in, ctxSize C.size_t, statusOut *C.int32_t) C.int32_t {
-	first, firstAt := C.int32_t(C.PP_OK), uint64(n)
+	ctx *C.pp__in, ctxSize C.size_t, outcomesOut *C.pp_outcome) C.int32_t {
+	first, firstAt, firstWhy := C.int32_t(C.PP_OK), uint64(n), ""
 	status := call(func() error {
 		h, err := pools.get(uint64(handle))
 		if err != nil {
 			return err
-		}
-		if fn == nil {
-			return invalid("fn is NULL")
 		}
 		a := &pool.Array{InSize: int(inSize), OutSize: int(outSize), N: uint64(n), Chunk: uint64(chunk)}
 		if a.In, err = elements(unsafe.Pointer(in), inSize, n, "in"); err != nil {
@@ -208,24 +251,26 @@ func pp__go_pool_map(handle C.pp_pool, fn C.pp_task_fn, in *C.pp__in, inSize C.s
 		if a.Fn, err = h.number(unsafe.Pointer(fn)); err != nil {
 			return err
 		}
-		var statuses []C.int32_t
-		if statusOut != nil {
-			if statuses, err = goSlice(statusOut, n, "status"); err != nil {
+		var places []C.pp_outcome
+		if outcomesOut != nil {
+			if places, err = goSlice(outcomesOut, n, "outcomes_out"); err != nil {
 				return err
 			}
 		}
 		a.Finish = func(i uint64, r *pool.Result) {
-			if statuses != nil {
-				statuses[i] = outcomes[r.Outcome]
+			if places != nil {
+				places[i] = C.pp_outcome{
+					status: outcomes[r.Outcome], code: C.int32_t(r.Code), pid: C.int32_t(r.PID), exit_code: C.int32_t(r.Exit), size: C.uint64_t(min(len(r.Data), a.OutSize)),
+				}
 			}
 			if r.Outcome != pool.OK && i < firstAt {
-				first, firstAt = outcomes[r.Outcome], i
+				first, firstAt, firstWhy = outcomes[r.Outcome], i, why(r)
 			}
 		}
 		return h.MapBytes(a)
 	})
 	if status == C.PP_OK && first != C.PP_OK {
-		return callOr(first, func() error { return fmt.Errorf("element %d: %s", firstAt, C.GoString(C.pp__strerror(first))) })
+		return callOr(first, func() error { return fmt.Errorf("element %d: %s", firstAt, firstWhy) })
 	}
 	return status
 }
@@ -362,14 +407,13 @@ func pp__go_pool_cancel(handle C.pp_pool, task C.uint64_t) C.int32_t {
 //export pp__go_pool_info
 func pp__go_pool_info(handle C.pp_pool, state *C.pp_pool_state, pids *C.int32_t, limit C.size_t, out *C.size_t) C.int32_t {
 	return withPool(handle, func(h *hosted) error {
+		s, all := h.StateAndPIDs()
 		if state != nil {
-			s := h.State()
 			*state = C.pp_pool_state{
 				workers: C.int32_t(s.Workers), alive: C.int32_t(s.Alive), waiting: C.uint64_t(s.Waiting), running: C.uint64_t(s.Running),
 				done: C.uint64_t(s.Done), started: C.uint64_t(s.Started), lost: C.uint64_t(s.Lost),
 			}
 		}
-		all := h.PIDs()
 		if pids != nil {
 			places := unsafe.Slice(pids, min(uint64(limit), uint64(len(all))))
 			for i := range places {

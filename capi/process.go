@@ -117,8 +117,11 @@ func pp__go_process_start(options *C.pp__in_process_options, out *C.pp_process) 
 //export pp__go_process_adopt
 func pp__go_process_adopt(pid, statusFD C.int32_t, out *C.pp_process) C.int32_t {
 	return callOr(C.PP_ERR_START, func() error {
-		if pid <= 0 {
-			return invalid("pid %d", int32(pid))
+		if pid <= 1 || int(pid) == os.Getpid() {
+			return invalid("process %d cannot be a child of this one", int32(pid))
+		}
+		if out == nil {
+			return invalid("process_out is NULL")
 		}
 		p, err := start.Adopt(int(pid), int(statusFD))
 		if err == nil {
@@ -172,7 +175,9 @@ func awaitEnd(p *start.Process, limit time.Duration) error {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.FD()), Events: unix.POLLIN}}, ms)
 		switch {
 		case errors.Is(err, syscall.EINTR):
-			return pool.ErrInterrupted
+			if interrupts() {
+				return pool.ErrInterrupted
+			}
 		case err != nil:
 			return err
 		case n > 0:

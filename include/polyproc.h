@@ -53,8 +53,9 @@
  *
  *   A signal handler that the program installs should have SA_ONSTACK (and SA_RESTART, as it likes): the Go runtime behind the library runs
  *   on small stacks, also in the program's threads while these are in a call. Calls that wait give the flag to handlers that lack it.
- *   A handler that runs during such a call ends it with PP_ERR_INTERRUPTED; one that runs in the last moment (up to 50 us) before the call goes to
- *   sleep may not, so a program that must notice signals at once gives its waits a limit of time, or has the handler itself wake the waiter.
+ *   A handler without SA_RESTART that runs during such a call ends it with PP_ERR_INTERRUPTED. One of SIGCHLD never does, and one with
+ *   SA_RESTART does not as long as all handlers of the program have the flag: the kernel does not say which of them ran. A handler
+ *   that runs in the last moment (up to 50 us) before the call goes to sleep may not end it either, so a program that must notice signals at once gives its waits a limit of time, or has the handler itself wake the waiter.
  *   pp_event_set and pp_semaphore_release may be called in a handler, once the handle was made.
  *
  * OWNERSHIP
@@ -117,7 +118,7 @@ PP_API const char *pp_library_path(void);
 	X(ERR_START, -9, "a process could not be started")                                 \
 	X(ERR_INIT, -10, "the initializer of the workers fails")                           \
 	X(ERR_CANCELLED, -11, "cancelled before it started")                               \
-	X(ERR_TASK, -12, "the task reported an error of its own")                          \
+	X(ERR_TASK, -12, "the task returned an error of its own")                          \
 	X(ERR_NOT_FOUND, -13, "not found")                                                 \
 	X(ERR_EXISTS, -14, "exists already")                                               \
 	X(ERR_TOO_BIG, -15, "too big")                                                     \
@@ -240,11 +241,11 @@ PP_API int32_t pp_process_start(const pp_process_options *options, pp_process *p
 
 /* pp_process_adopt takes over a process that the program started without this library, by fork(2) say: it is supervised and collected like
  * one that pp_process_start has started. pid is a child of this process; or a child of another, and then status_fd, if not -1, is as
- * in pp_pool_fill. Returns PP_OK and the handle; PP_ERR_NOT_FOUND; PP_ERR_NOMEM; PP_ERR_UNSUPPORTED. */
+ * in pp_pool_fill. Returns PP_OK and the handle; PP_ERR_INVALID (pid 1, or this process); PP_ERR_NOT_FOUND; PP_ERR_NOMEM; PP_ERR_UNSUPPORTED. */
 PP_API int32_t pp_process_adopt(int32_t pid, int32_t status_fd, pp_process *process_out);
 
 /* pp_process_wait waits for the end of the child, for at most timeout_ms milliseconds (-1: for ever, 0: only looks).
- * Returns PP_OK and how it ended, as often as it is asked; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED (a signal handler ran;
+ * Returns PP_OK and how it ended, as often as it is asked; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED (a signal handler without SA_RESTART ran;
  * call again); PP_ERR_HANDLE. */
 PP_API int32_t pp_process_wait(pp_process process, int64_t timeout_ms, pp_exit *exit_out);
 
@@ -268,8 +269,9 @@ PP_API int32_t pp_payload(const void **data_out, size_t *size_out);
 typedef uint64_t pp_pool;
 
 /* pp_task_fn is a task. in and ctx are read only, aligned to 8 bytes, and valid until it returns. out has room for
- * *out_size bytes; the function may set *out_size to fewer. Returns 0, or any other number, its own error code, which the
- * caller finds in pp_result.code (status PP_ERR_TASK). A crash or exit() in it costs this task: PP_ERR_WORKER_LOST. */
+ * *out_size bytes; the function may set *out_size to fewer. It returns 0, or any other number, its own error code, which the
+ * caller finds in pp_outcome.code or pp_result.code (status PP_ERR_TASK). A task that fails may leave a text in out: if it sets
+ * *out_size to fewer than it was, the caller gets these bytes. A crash or exit() in it costs this task: PP_ERR_WORKER_LOST. */
 typedef int32_t (*pp_task_fn)(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size);
 
 /* pp_init_fn runs once at the start of each worker; a result other than 0 is a failure. */
@@ -300,16 +302,37 @@ enum {
 
 #define PP_POOL_OPTIONS_INIT {sizeof(pp_pool_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
-/* pp_result is the outcome of one task. */
+/* pp_outcome is how one element of pp_pool_map ended. */
+typedef struct pp_outcome {
+	int32_t status; /* PP_OK
+	                 * PP_ERR_TASK         the task returned an error of its own: code
+	                 * PP_ERR_WORKER_LOST  the worker died while it ran the task: pid, exit_code
+	                 * PP_ERR_CANCELLED    the task was not started
+	                 * PP_ERR_INTERRUPTED  the task was running when the call was interrupted
+	                 * PP_ERR_CLOSED       the pool was terminated first
+	                 * PP_ERR_INIT         the initializer fails in all workers
+	                 * PP_ERR_START        no worker can be started, or all end before they are ready: exit_code
+	                 * PP_ERR_NOMEM        there is no memory for the task's bytes
+	                 * PP_ERR_NOT_FOUND    the worker has not got the function: the program's file was replaced meanwhile
+	                 * PP_ERR_TOO_BIG      the task set *out_size to more than it had */
+	int32_t code;      /* PP_ERR_TASK: what the task returned; 0 otherwise */
+	int32_t pid;       /* the worker that ran the task; 0 if none did */
+	int32_t exit_code; /* PP_ERR_WORKER_LOST, PP_ERR_START: the exit code, or minus the signal that ended the worker;
+	                    * INT32_MIN: not known */
+	uint64_t size;     /* PP_OK, PP_ERR_TASK: how many bytes of out[i] the task wrote */
+} pp_outcome;
+
+/* pp_result is the outcome of one submitted task. */
 typedef struct pp_result {
 	uint64_t task;    /* its number, from pp_pool_submit */
 	uint64_t cookie;  /* what the submitter gave with it */
-	int32_t status;   /* PP_OK; PP_ERR_TASK; PP_ERR_WORKER_LOST; PP_ERR_CANCELLED; PP_ERR_INIT; PP_ERR_START; PP_ERR_CLOSED */
-	int32_t code;     /* PP_ERR_TASK: what the task returned */
+	int32_t status;   /* as pp_outcome.status */
+	int32_t code;     /* PP_ERR_TASK: what the task returned; 0 otherwise */
 	int32_t pid;      /* the worker that ran it; 0 if none did */
 	int32_t exit_code; /* PP_ERR_WORKER_LOST, PP_ERR_START: its exit code, or minus the signal that ended it; INT32_MIN: not known */
 	uint64_t size;    /* bytes of data */
-	const void *data; /* the result's bytes; PP_ERR_INIT: what the initializer said. NULL if size is 0 */
+	const void *data; /* the result's bytes; PP_ERR_TASK: those that the task left; PP_ERR_INIT, PP_ERR_START, PP_ERR_NOT_FOUND: the
+	                   * reason as text, without a final NUL. NULL if size is 0 */
 	uint64_t owned;   /* not 0: data was allocated for the caller, see pp_result_free */
 } pp_result;
 
@@ -320,23 +343,26 @@ PP_API int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out);
 
 /* pp_pool_map runs fn for each of the n elements of the array in (in_size bytes each) and stores its results in the array
  * out (out_size bytes each; may be NULL and 0), like a parallel for loop. fn gets element i, room for element i, and ctx.
- * chunk elements go to a worker at a time (0: the pool adapts). Each element has its own outcome: status, if not
- * NULL, has n entries and receives PP_OK, PP_ERR_TASK, or PP_ERR_WORKER_LOST for the element that killed its worker; the
- * others go on. Waits until all are done.
- * Returns PP_OK if every element is PP_OK, else the status of the first that is not; PP_ERR_INVALID; PP_ERR_HANDLE;
- * PP_ERR_CLOSED; PP_ERR_TOO_BIG; PP_ERR_INTERRUPTED (a signal handler ran: elements that had not started are
- * cancelled, and nothing is written to out or status after the return). */
+ * chunk elements go to a worker at a time (0: the pool adapts). Each element has its own outcome, and an element that kills its
+ * worker costs no other. outcomes_out, if not NULL, has n entries, all of which are filled in whatever the call returns.
+ * pp_pool_map waits until all elements are done. It writes out[i] if element i is PP_OK or PP_ERR_TASK, outcomes_out[i].size bytes.
+ * Returns PP_OK: every element is PP_OK
+ *         the status of the first element that is not PP_OK; pp_last_error says which and why
+ *         PP_ERR_INTERRUPTED: a signal handler without SA_RESTART ran. Elements that had not started are cancelled. Nothing is
+ *                             written to out or outcomes_out after the return
+ *         PP_ERR_INVALID, PP_ERR_HANDLE, PP_ERR_FORKED, PP_ERR_CLOSED, PP_ERR_TOO_BIG, PP_ERR_NOMEM: no element was started */
 PP_API int32_t pp_pool_map(pp_pool pool, pp_task_fn fn, const void *in, size_t in_size, void *out, size_t out_size, size_t n,
-                           size_t chunk, const void *ctx, size_t ctx_size, int32_t *status_out);
+                           size_t chunk, const void *ctx, size_t ctx_size, pp_outcome *outcomes_out);
 
-/* pp_pool_submit hands one task to the pool: fn gets the size bytes of data as its in. It does not wait. fn is NULL for
- * workers of another host (argv), which interpret data themselves. cookie comes back in pp_result.
- * Returns PP_OK and the task's number; PP_ERR_HANDLE; PP_ERR_CLOSED; PP_ERR_NOMEM; PP_ERR_INIT; PP_ERR_START; PP_ERR_TOO_BIG. */
+/* pp_pool_submit hands one task to the pool: fn gets the size bytes of data as its in, and no ctx. It does not wait. fn is NULL
+ * for workers of another host (argv, PP_POOL_HOST_STARTS), which interpret data themselves, and for no others. cookie comes back
+ * in pp_result.
+ * Returns PP_OK and the task's number; PP_ERR_INVALID; PP_ERR_HANDLE; PP_ERR_CLOSED; PP_ERR_NOMEM; PP_ERR_INIT; PP_ERR_START; PP_ERR_TOO_BIG. */
 PP_API int32_t pp_pool_submit(pp_pool pool, pp_task_fn fn, const void *data, size_t size, uint64_t cookie, uint64_t *task_out);
 
 /* pp_pool_submit_many hands over n tasks at once: data holds their bytes one after the other, sizes[i] bytes for task i.
- * Their numbers are *first_out, *first_out + 1, ... and their cookies cookie, cookie + 1, ... Errors as pp_pool_submit;
- * on an error none was taken. */
+ * Their numbers are *first_out, *first_out + 1, ... and their cookies cookie, cookie + 1, ... n may be 0. Errors as
+ * pp_pool_submit; on an error none was taken. */
 PP_API int32_t pp_pool_submit_many(pp_pool pool, pp_task_fn fn, const void *data, const uint64_t *sizes, size_t n, uint64_t cookie,
                                    uint64_t *first_out);
 

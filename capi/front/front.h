@@ -44,6 +44,10 @@ bool pp__engine_loaded(void);
  * For calls that may wait. It looks at the likely signals, and at all of them now and then. */
 void pp__settle_handlers(void);
 
+/* pp__interrupts tells, after a system call ended with EINTR, whether the wait that it served is to end with PP_ERR_INTERRUPTED: a
+ * handler without SA_RESTART may have run. SIGCHLD does not count: the library itself starts the children whose ends it reports. */
+bool pp__interrupts(void);
+
 /* The number of forks with a loaded engine between this process and the one that was executed. It is the upper 16 bits of
  * every handle, so that a handle tells whether it was issued before a fork. */
 uint32_t pp__fork_depth(void);
@@ -122,6 +126,9 @@ int32_t pp__worker_call(pp__call *call_out);
 /* pp__worker_stage returns room for the result of the taken task, 8-aligned, best in the place that the parent will read. What
  * is written there and then given to pp_worker_done is not copied again. NULL: out of memory. */
 void *pp__worker_stage(size_t room, bool exact);
+
+/* pp__worker_refuse is pp_worker_done for a task that the library could not run: status is PP_ERR_NOT_FOUND, PP_ERR_TOO_BIG or PP_ERR_NOMEM. */
+int32_t pp__worker_refuse(int32_t status, const void *data, size_t size);
 
 /* pp__worker_fn finds a task function: PP_OK, PP_ERR_NOT_FOUND, PP_ERR_CORRUPT. */
 int32_t pp__worker_fn(uint64_t fn, const void **fn_out);

@@ -87,19 +87,20 @@ static int32_t run(const pp_task *task)
 		return status;
 	if ((status = pp__worker_fn(task->fn, &address)) != PP_OK) {
 		const char *text = pp_last_error();
-		return pp_worker_done(PP_ERR_TASK, status, text, strlen(text));
+		return pp__worker_refuse(PP_ERR_NOT_FOUND, text, strlen(text));
 	}
 	void *const out = pp__worker_stage(call.room, call.exact);
 	if (out == NULL)
-		return pp_worker_done(PP_ERR_TASK, PP_ERR_NOMEM, NULL, 0);
+		return pp__worker_refuse(PP_ERR_NOMEM, NULL, 0);
 	size_t size = call.room;
 	const int32_t code = PP__AS_FN(pp_task_fn, address)(task->data, (size_t)task->size, out, &size, call.ctx, call.ctx_size);
-	if (code != 0)
-		return pp_worker_done(PP_ERR_TASK, code, NULL, 0);
-	if (size > call.room)
-		return pp_worker_done(PP_ERR_TASK, PP_ERR_TOO_BIG, NULL, 0);
-	status = pp_worker_done(PP_OK, 0, out, size);
-	return status == PP_ERR_NOMEM ? pp_worker_done(PP_ERR_TASK, PP_ERR_NOMEM, NULL, 0) : status;
+	if (code != 0) /* a size that it has not set is no size of an error's text */
+		status = pp_worker_done(PP_ERR_TASK, code, out, size < call.room ? size : 0);
+	else if (size > call.room)
+		return pp__worker_refuse(PP_ERR_TOO_BIG, NULL, 0);
+	else
+		status = pp_worker_done(PP_OK, 0, out, size);
+	return status == PP_ERR_NOMEM ? pp__worker_refuse(PP_ERR_NOMEM, NULL, 0) : status;
 }
 
 /* serve runs tasks until there will be no more. */

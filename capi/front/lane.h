@@ -132,7 +132,7 @@ typedef struct pp__task_head {
 /* payload of PP__RESULT begins with: */
 typedef struct pp__result_head {
 	uint64_t number;
-	int32_t status; /* PP_OK or PP_ERR_TASK */
+	int32_t status; /* PP_OK; PP_ERR_TASK: the task's own error; PP_ERR_NOT_FOUND, _TOO_BIG, _NOMEM: the library could not run it */
 	int32_t code;
 	uint64_t run_ns; /* from taken to done, CLOCK_MONOTONIC */
 } pp__result_head;

@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 
 #define HANDLE_BITS 48
+#define ADDRESS_SPACE ((size_t)1 << 47) /* no arrays are larger */
 
 /* ours checks a handle and reduces it to the engine's number. */
 static int32_t ours(uint64_t *handle)
@@ -144,9 +145,16 @@ int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out)
 }
 
 int32_t pp_pool_map(pp_pool pool, pp_task_fn fn, const void *in, size_t in_size, void *out, size_t out_size, size_t n, size_t chunk,
-                    const void *ctx, size_t ctx_size, int32_t *status_out)
+                    const void *ctx, size_t ctx_size, pp_outcome *outcomes_out)
 {
-	PP_WAIT(pool_map, pool, (pool, fn, in, in_size, out, out_size, n, chunk, ctx, ctx_size, status_out));
+	size_t bytes;
+
+	/* Whatever becomes of the call, each element has an outcome. */
+	if (outcomes_out != NULL && in_size < ADDRESS_SPACE && out_size < ADDRESS_SPACE &&
+	    !__builtin_mul_overflow(n, sizeof *outcomes_out + in_size + out_size, &bytes) && bytes < ADDRESS_SPACE)
+		for (size_t i = 0; i < n; i++)
+			outcomes_out[i] = (pp_outcome){.status = PP_ERR_CANCELLED};
+	PP_WAIT(pool_map, pool, (pool, fn, in, in_size, out, out_size, n, chunk, ctx, ctx_size, outcomes_out));
 }
 
 int32_t pp_pool_submit(pp_pool pool, pp_task_fn fn, const void *data, size_t size, uint64_t cookie, uint64_t *task_out)

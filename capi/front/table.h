@@ -62,6 +62,7 @@ typedef struct pp__host {
 	int32_t (*cpu_count)(void);               /* pp_cpu_count */
 	const char *(*strerror)(int32_t status);  /* pp_strerror */
 	int32_t (*fork_worker)(const pp_vacancy *); /* forks a C worker that serves the place: its pid, or -1 with errno */
+	_Bool (*interrupts)(void);        /* after EINTR: whether the handler that ran is to end the wait */
 	char *const *argv;                /* the program's arguments as pp_init saw them; NULL without pp_init */
 	int32_t (*family)(int32_t fds_out[2], char *env_out, size_t env_size); /* pp_family */
 } pp__host;

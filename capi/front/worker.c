@@ -622,8 +622,8 @@ static int32_t done(int32_t status, int32_t code, const void *data, size_t size,
 		return not_attached();
 	if (!w.busy)
 		return pp__fail(PP_ERR_STATE, "no task was taken");
-	if ((data == NULL && size > 0) || (status != PP_OK && status != PP_ERR_TASK))
-		return pp__fail(PP_ERR_INVALID, "pp_worker_done: status %d, data %p, %zu bytes", (int)status, data, size);
+	if (data == NULL && size > 0)
+		return pp__fail(PP_ERR_INVALID, "pp_worker_done: data is NULL and its size is %zu", size);
 	*now = pp__now_ns();
 	const pp__result_head head = {.number = w.number, .status = status, .code = code, .run_ns = *now - w.taken_ns};
 	const int32_t sent = send(PP__RESULT, &head, sizeof head, data, size);
@@ -640,7 +640,16 @@ int32_t pp_worker_done(int32_t status, int32_t code, const void *data, size_t si
 {
 	uint64_t now;
 
+	if (status != PP_OK && status != PP_ERR_TASK)
+		return pp__fail(PP_ERR_INVALID, "pp_worker_done: status %d", (int)status);
 	return done(status, code, data, size, &now);
+}
+
+int32_t pp__worker_refuse(int32_t status, const void *data, size_t size)
+{
+	uint64_t now;
+
+	return done(status, 0, data, size, &now);
 }
 
 int32_t pp_worker_step(int32_t status, int32_t code, const void *data, size_t size, pp_task *task_out)
@@ -649,6 +658,8 @@ int32_t pp_worker_step(int32_t status, int32_t code, const void *data, size_t si
 
 	if (task_out == NULL)
 		return pp__fail(PP_ERR_INVALID, "pp_worker_step: NULL");
+	if (status != PP_OK && status != PP_ERR_TASK)
+		return pp__fail(PP_ERR_INVALID, "pp_worker_step: status %d", (int)status);
 	const int32_t sent = done(status, code, data, size, &now);
 	if (sent != PP_OK)
 		return sent;

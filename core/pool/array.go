@@ -10,7 +10,7 @@ type Array struct {
 	Fn      uint64
 	In      []byte // N elements of InSize bytes
 	InSize  int
-	Out     []byte // N elements of OutSize bytes; result i is copied to element i
+	Out     []byte // N elements of OutSize bytes; result i, or what a failed task left, is copied to element i
 	OutSize int
 	N       uint64
 	Chunk   uint64 // elements that go to a worker at a time; 0: the pool decides
@@ -26,7 +26,7 @@ func (a *Array) put(i uint64, dst []byte) {
 }
 
 func (a *Array) finish(i uint64, r *Result) {
-	if r.Outcome == OK && a.OutSize > 0 {
+	if (r.Outcome == OK || r.Outcome == Failed) && a.OutSize > 0 {
 		copy(a.Out[i*uint64(a.OutSize):][:a.OutSize], r.Data)
 	}
 	if a.Finish != nil {
@@ -43,8 +43,9 @@ func product(length int, n uint64, size int) bool {
 	return high == 0 && low == uint64(length)
 }
 
-// MapBytes runs an array job and waits for it. When the wait is interrupted by a signal, what has not started is dropped, and
-// neither Out nor Finish is touched after the return.
+// MapBytes runs an array job and waits for it. When the wait is interrupted by a signal, what has not started is Cancelled,
+// what runs is Abandoned, and neither Out nor Finish is touched after the return. After another error no element has started,
+// and Finish was not called.
 func (p *Pool) MapBytes(a *Array) error {
 	if int64(a.OutSize) >= outMaxDefault || !product(len(a.In), a.N, a.InSize) || !product(len(a.Out), a.N, a.OutSize) {
 		return fmt.Errorf("%w: sizes of arrays", ErrInvalid)
@@ -70,7 +71,7 @@ func (p *Pool) MapBytes(a *Array) error {
 		return err
 	}
 	if err := p.waitFor(-1, func() bool { return j.open == 0 }); err != nil {
-		p.drop(j, false)
+		p.abandon(j)
 		return err
 	}
 	return nil

@@ -21,6 +21,9 @@ const (
 	BadStart          // workers die before they are ready: Exit tells how
 	Closed            // the pool was terminated first
 	NoMemory          // the task's bytes did not fit into memory
+	NotFound          // C workers: the function is not there in the worker's program
+	TooBig            // C workers: the task set *out_size to more than it had
+	Abandoned         // it ran when the call that waited for it was interrupted
 )
 
 // Result is the outcome of one task.
@@ -28,7 +31,7 @@ type Result struct {
 	Task    uint64
 	Cookie  uint64
 	Outcome Outcome
-	Code    int32  // Failed: the task's own number
+	Code    int32  // Failed: the task's own number, and Data what it left
 	PID     int    // the worker that ran it; 0: none did
 	Exit    int    // Lost, BadStart: exit code, or minus the signal; math.MinInt32: not known
 	Data    []byte // the caller's own
@@ -169,10 +172,37 @@ func (p *Pool) dropQueued(r *Result) {
 	p.queue, p.queueGone = nil, 0
 }
 
+// abandon takes back what has not started of a job, and ends the wait for what has: each task gets its outcome now.
+func (p *Pool) abandon(j *job) {
+	p.cancelWaiting(j)
+	if j.dropped = true; j.open == 0 {
+		return
+	}
+	for _, ln := range p.lanes {
+		if ln == nil {
+			continue
+		}
+		for k := range ln.pending.len() {
+			if e := ln.pending.at(k); e.job == j && !e.revoked {
+				j.finish(e.i, &Result{Outcome: Abandoned})
+			}
+		}
+	}
+}
+
 // drop takes back what has not started of a job whose caller is gone; outcomes of what has started go nowhere.
 // kill ends the workers that run tasks of it.
 func (p *Pool) drop(j *job, kill bool) {
 	j.dropped = true
+	for _, ln := range p.cancelWaiting(j) {
+		if kill {
+			p.killRunning(ln, j)
+		}
+	}
+}
+
+// cancelWaiting takes back what has not started of a job. It returns the lanes that run a task of it.
+func (p *Pool) cancelWaiting(j *job) (running []*lane) {
 	none := &Result{Outcome: Cancelled}
 	if j.next < j.n {
 		p.completeRest(j, none)
@@ -189,7 +219,7 @@ func (p *Pool) drop(j *job, kill bool) {
 		if ln == nil || ln.proc == nil {
 			continue
 		}
-		running := false
+		runs := false
 		for i := range ln.pending.len() {
 			e := ln.pending.at(i)
 			if e.job != j || e.revoked {
@@ -199,13 +229,14 @@ func (p *Pool) drop(j *job, kill bool) {
 				p.freeBlock(block)
 				p.complete(j, e.i, none)
 			} else {
-				running = true
+				runs = true
 			}
 		}
-		if running && kill {
-			p.killRunning(ln, j)
+		if runs {
+			running = append(running, ln)
 		}
 	}
+	return running
 }
 
 // killRunning kills a worker that runs a task of j, and makes sure that it runs no other by the time it dies.
@@ -359,7 +390,12 @@ func (j *job) discard(p *Pool) {
 // and cookies count up from the first. It does not wait. Results come by Collect or WaitTask.
 func (p *Pool) SubmitBytes(fn uint64, data []byte, sizes []uint64, cookie uint64) (first uint64, err error) {
 	if len(sizes) == 0 {
-		return 0, ErrInvalid
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.closed {
+			return 0, ErrClosed
+		}
+		return 0, nil
 	}
 	ends := make([]uint64, len(sizes))
 	sum := uint64(0)

@@ -257,7 +257,7 @@ func (ln *lane) result(rec shm.Record, r *Result) error {
 	if err != nil {
 		r.Outcome = NoMemory // this process has none to see the bytes
 	} else if h.status != 0 {
-		r.Outcome, r.Code = Failed, h.code
+		r.Outcome, r.Code = failureOf(h.status), h.code
 	}
 	ln.p.learn(h.runNS)
 	j, i, block := e.job, e.i, e.block
@@ -272,6 +272,19 @@ func (ln *lane) result(rec shm.Record, r *Result) error {
 		ln.release(slot, data)
 	}
 	return nil
+}
+
+// failureOf is the outcome that a worker's status stands for: the task's own error, or why the library could not run it.
+func failureOf(status int32) Outcome {
+	switch status {
+	case statusNoMemory:
+		return NoMemory
+	case statusNotFound:
+		return NotFound
+	case statusTooBig:
+		return TooBig
+	}
+	return Failed
 }
 
 // release gives a result block back to the worker.

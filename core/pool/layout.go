@@ -29,6 +29,11 @@ const (
 
 	flagBulk = 1
 
+	// resultHead.status, besides 0 and the task's own error: PP_ERR_ codes.
+	statusNoMemory = -3
+	statusNotFound = -13
+	statusTooBig   = -15
+
 	taskReady   = 0
 	taskTaken   = 1
 	taskRevoked = 2

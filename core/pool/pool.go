@@ -48,8 +48,9 @@ type Options struct {
 	// HostStarts leaves the starting of processes to the host, see Vacancy. Path, Args, Env, Dir and Method mean nothing then.
 	HostStarts bool
 
-	// Interruptible lets a signal handler that runs on a waiting thread end the wait with ErrInterrupted: for calls from C.
-	Interruptible bool
+	// Interrupts, if not nil, is asked after a signal handler has run on a thread that waits: true ends the wait with
+	// ErrInterrupted, false goes on waiting. For calls from C.
+	Interrupts func() bool
 
 	// BlockSIGINT starts workers with SIGINT blocked: for hosts that unblock it when they are ready for it.
 	BlockSIGINT bool
@@ -170,7 +171,7 @@ func Open(opt Options) (*Pool, error) {
 			opt.Files = append(slices.Clip(opt.Files), files...)
 		}
 	}
-	p := &Pool{opt: opt, patience: shm.Patience{Locked: opt.Interruptible}, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}, vacancyNews: make(chan struct{}), timers: map[*time.Timer]struct{}{}}
+	p := &Pool{opt: opt, patience: shm.Patience{Locked: opt.Interrupts != nil}, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}, vacancyNews: make(chan struct{}), timers: map[*time.Timer]struct{}{}}
 	p.idle = sync.NewCond(&p.mu)
 	if err := p.allocate(); err != nil {
 		return nil, err
@@ -282,13 +283,26 @@ type State struct {
 func (p *Pool) State() State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.state()
+}
+
+// StateAndPIDs is State and PIDs of the same moment.
+func (p *Pool) StateAndPIDs() (State, []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state(), p.pids()
+}
+
+func (p *Pool) state() State {
 	p.look()
 	s := State{Workers: p.opt.Workers, Done: uint64(p.done.len()), Started: p.started, Lost: p.lost}
 	for _, ln := range p.lanes {
 		if ln == nil || ln.state == laneStateEmpty {
 			continue
 		}
-		s.Alive++
+		if ln.proc != nil {
+			s.Alive++
+		}
 		for i := range ln.pending.len() {
 			if e := ln.pending.at(i); !e.revoked && e.head.state.Load() == taskTaken {
 				s.Running++
@@ -303,6 +317,10 @@ func (p *Pool) State() State {
 func (p *Pool) PIDs() []int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.pids()
+}
+
+func (p *Pool) pids() []int {
 	var pids []int
 	for _, ln := range p.lanes {
 		if ln != nil && ln.proc != nil {

@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <math.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
@@ -191,13 +192,13 @@ static pp_pool open_pool(int32_t workers)
 static void works(pp_pool pool)
 {
 	static double in[1000], out[1000];
-	int32_t status[1000];
+	pp_outcome outcome[1000];
 
 	for (int i = 0; i < 1000; i++)
-		in[i] = i, out[i] = -1, status[i] = -1;
-	REQUIRE_STATUS(pp_pool_map(pool, square, in, sizeof *in, out, sizeof *out, 1000, 0, NULL, 0, status), PP_OK);
+		in[i] = i, out[i] = -1, outcome[i].status = -1;
+	REQUIRE_STATUS(pp_pool_map(pool, square, in, sizeof *in, out, sizeof *out, 1000, 0, NULL, 0, outcome), PP_OK);
 	for (int i = 0; i < 1000; i++)
-		REQUIRE(out[i] == (double)i * i && status[i] == PP_OK);
+		REQUIRE(out[i] == (double)i * i && outcome[i].status == PP_OK);
 }
 
 static int32_t alive(pp_pool pool)
@@ -274,19 +275,20 @@ static void bad_elements(void)
 {
 	static const int32_t bad[] = {SEGFAULT, EXIT, EXIT | 7 << 8, ABORT, KILL, DIVIDE};
 	const pp_pool pool = open_pool(2);
-	int32_t in[300], out[300], status[300];
+	int32_t in[300], out[300];
+	pp_outcome outcome[300];
 
 	for (size_t k = 0; k < COUNT(bad); k++) {
 		memset(in, 0, sizeof in);
-		memset(status, 0x7f, sizeof status);
+		memset(outcome, 0x7f, sizeof outcome);
 		in[0] = in[150] = bad[k];
 		in[151] = in[299] = FAIL | 1000 << 8;
 		in[152] = TOO_MUCH;
-		REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 300, k % 2 ? 0 : 10, NULL, 0, status),
+		REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 300, k % 2 ? 0 : 10, NULL, 0, outcome),
 		               PP_ERR_WORKER_LOST);
 		REQUIRE(strlen(pp_last_error()) > 0);
 		for (int i = 0; i < 300; i++)
-			REQUIRE_EQ(status[i], in[i] == bad[k] ? PP_ERR_WORKER_LOST : in[i] != 0 ? PP_ERR_TASK : PP_OK);
+			REQUIRE_EQ(outcome[i].status, in[i] == bad[k] ? PP_ERR_WORKER_LOST : in[i] == TOO_MUCH ? PP_ERR_TOO_BIG : in[i] != 0 ? PP_ERR_TASK : PP_OK);
 		works(pool);
 		WITHIN(1000, alive(pool) == 2);
 	}
@@ -712,14 +714,15 @@ static void ignored_children(void)
 {
 	signal(SIGCHLD, SIG_IGN);
 	const pp_pool pool = open_pool(2);
-	int32_t in[20] = {0}, out[20], status[20];
+	int32_t in[20] = {0}, out[20];
+	pp_outcome outcome[20];
 
 	works(pool);
 	in[3] = SEGFAULT;
 	in[9] = EXIT | 3 << 8;
-	REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 20, 1, NULL, 0, status), PP_ERR_WORKER_LOST);
+	REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 20, 1, NULL, 0, outcome), PP_ERR_WORKER_LOST);
 	for (int i = 0; i < 20; i++)
-		REQUIRE_EQ(status[i], in[i] != 0 ? PP_ERR_WORKER_LOST : PP_OK);
+		REQUIRE_EQ(outcome[i].status, in[i] != 0 ? PP_ERR_WORKER_LOST : PP_OK);
 	works(pool);
 	WITHIN(2000, alive(pool) == 2);
 	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
@@ -739,15 +742,16 @@ static void *collect_all(void *unused)
 static void collected_children(void)
 {
 	pthread_t thread;
-	int32_t in[200] = {0}, out[200], status[200];
+	int32_t in[200] = {0}, out[200];
+	pp_outcome outcome[200];
 
 	REQUIRE_EQ(pthread_create(&thread, NULL, collect_all, NULL), 0);
 	const pp_pool pool = open_pool(2);
 	for (int i = 10; i < 200; i += 10)
 		in[i] = i % 20 ? KILL : EXIT;
-	REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 200, 1, NULL, 0, status), PP_ERR_WORKER_LOST);
+	REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 200, 1, NULL, 0, outcome), PP_ERR_WORKER_LOST);
 	for (int i = 0; i < 200; i++)
-		REQUIRE_EQ(status[i], in[i] != 0 ? PP_ERR_WORKER_LOST : PP_OK);
+		REQUIRE_EQ(outcome[i].status, in[i] != 0 ? PP_ERR_WORKER_LOST : PP_OK);
 	works(pool);
 	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
 	__atomic_store_n(&collecting, 0, __ATOMIC_SEQ_CST);
@@ -914,6 +918,135 @@ static void on_alarm(int number)
 	(void)number;
 }
 
+/* Handlers with SA_RESTART, and those of SIGCHLD, end no wait, while the ends of workers raise SIGCHLD. */
+static void restarted(void)
+{
+	struct sigaction act = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+	pp_process_options options = PP_PROCESS_OPTIONS_INIT;
+	const char *const sleeper[] = {"sleep", "0.3", NULL};
+	int32_t in[100] = {0}, out[100];
+	pp_outcome outcome[100];
+	pp_process process;
+	pp_exit end;
+	uint64_t task;
+	pp_result result;
+	size_t n;
+	const int32_t ms = 200;
+
+	sigaction(SIGALRM, &act, NULL);
+	act.sa_flags = SA_NOCLDSTOP; /* not even restarting */
+	sigaction(SIGCHLD, &act, NULL);
+	pp_pool_options pool_options = PP_POOL_OPTIONS_INIT;
+	pool_options.workers = 2;
+	pool_options.max_tasks = 10;
+	pp_pool pool;
+	REQUIRE_STATUS(pp_pool_open(&pool_options, &pool), PP_OK);
+	ualarm(10000, 10000);
+	for (int round = 0; round < 5; round++) {
+		in[3] = in[50] = KILL;
+		memset(outcome, 0x7f, sizeof outcome);
+		REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 100, 1, NULL, 0, outcome), PP_ERR_WORKER_LOST);
+		for (int i = 0; i < 100; i++)
+			REQUIRE_EQ(outcome[i].status, in[i] != 0 ? PP_ERR_WORKER_LOST : PP_OK);
+	}
+	REQUIRE_STATUS(pp_pool_submit(pool, sleep_ms, &ms, sizeof ms, 0, &task), PP_OK);
+	REQUIRE_STATUS(pp_pool_wait(pool, task, -1, &result), PP_OK);
+	pp_result_free(&result);
+	REQUIRE_STATUS(pp_pool_submit(pool, sleep_ms, &ms, sizeof ms, 0, &task), PP_OK);
+	REQUIRE_STATUS(pp_pool_wait(pool, task, 60, &result), PP_ERR_TIMEOUT);
+	REQUIRE_STATUS(pp_pool_collect(pool, &result, 1, NULL, 0, -1, &n), PP_OK);
+	REQUIRE_EQ(n, 1);
+	pp_result_free(&result);
+	options.argv = sleeper;
+	REQUIRE_STATUS(pp_process_start(&options, &process), PP_OK);
+	REQUIRE_STATUS(pp_process_wait(process, 60, &end), PP_ERR_TIMEOUT);
+	REQUIRE_STATUS(pp_process_wait(process, -1, &end), PP_OK);
+	REQUIRE_STATUS(pp_process_free(process), PP_OK);
+	REQUIRE_STATUS(pp_pool_close(pool), PP_OK);
+	REQUIRE_STATUS(pp_pool_join(pool, -1), PP_OK);
+	ualarm(0, 0);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+/* Whatever a map returns, each element has an outcome. */
+static void all_outcomes(void)
+{
+	pp_outcome outcome[10];
+	double in[10] = {0}, out[10];
+	pp_pool pool = open_pool(1);
+
+#define UNTOUCHED(call, want)                                    \
+	memset(outcome, 0x7f, sizeof outcome);                       \
+	REQUIRE_STATUS(call, want);                                  \
+	for (int i = 0; i < 10; i++)                                 \
+		REQUIRE_EQ(outcome[i].status, PP_ERR_CANCELLED)
+	UNTOUCHED(pp_pool_map(pool, NULL, in, 8, out, 8, 10, 0, NULL, 0, outcome), PP_ERR_INVALID);
+	UNTOUCHED(pp_pool_map(pool, square, NULL, 8, out, 8, 10, 0, NULL, 0, outcome), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_close(pool), PP_OK);
+	UNTOUCHED(pp_pool_map(pool, square, in, 8, out, 8, 10, 0, NULL, 0, outcome), PP_ERR_CLOSED);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+	UNTOUCHED(pp_pool_map(pool, square, in, 8, out, 8, 10, 0, NULL, 0, outcome), PP_ERR_HANDLE);
+	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	options.workers = 1;
+	options.initializer = always_fails;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_OK);
+	memset(outcome, 0x7f, sizeof outcome);
+	REQUIRE_STATUS(pp_pool_map(pool, square, in, 8, out, 8, 10, 0, NULL, 0, outcome), PP_ERR_INIT);
+	REQUIRE(strstr(pp_last_error(), "returned 42") != NULL);
+	for (int i = 0; i < 10; i++)
+		REQUIRE_EQ(outcome[i].status, PP_ERR_INIT);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+/* complains fails with a code and a text. */
+static int32_t complains(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	const int32_t code = *(const int32_t *)in;
+
+	(void)in_size;
+	(void)ctx;
+	(void)ctx_size;
+	if (code > 0)
+		*out_size = (size_t)snprintf(out, *out_size, "error %d", (int)code);
+	return code;
+}
+
+/* What a task says of its failure reaches the caller: its code, its text, its worker's end. Codes of the library are not mixed with it. */
+static void failures(void)
+{
+	int32_t in[6] = {0, 33, PP_ERR_TOO_BIG, 0, 0, 0};
+	char out[6][16];
+	pp_outcome outcome[6];
+	uint64_t task;
+	pp_result result;
+	const pp_pool pool = open_pool(1);
+
+	memset(out, '.', sizeof out);
+	REQUIRE_STATUS(pp_pool_map(pool, complains, in, sizeof *in, out, sizeof *out, 3, 1, NULL, 0, outcome), PP_ERR_TASK);
+	REQUIRE(strstr(pp_last_error(), "element 1: the task returned 33") != NULL);
+	REQUIRE(outcome[0].status == PP_OK && outcome[0].code == 0 && outcome[0].pid > 0 && outcome[0].size == sizeof *out);
+	REQUIRE(outcome[1].status == PP_ERR_TASK && outcome[1].code == 33 && outcome[1].size == 8 && memcmp(out[1], "error 33.", 9) == 0);
+	REQUIRE(outcome[2].status == PP_ERR_TASK && outcome[2].code == PP_ERR_TOO_BIG && outcome[2].size == 0 && out[2][0] == '.');
+	REQUIRE_STATUS(pp_pool_submit(pool, complains, &in[1], sizeof *in, 0, &task), PP_OK);
+	REQUIRE_STATUS(pp_pool_wait(pool, task, -1, &result), PP_OK);
+	REQUIRE(result.status == PP_ERR_TASK && result.code == 33 && result.size == 8 && memcmp(result.data, "error 33", 8) == 0);
+	pp_result_free(&result);
+	in[0] = EXIT | 7 << 8;
+	in[1] = KILL;
+	in[2] = TOO_MUCH;
+	in[3] = FAIL | 1000 << 8;
+	REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 5, 1, NULL, 0, outcome), PP_ERR_WORKER_LOST);
+	REQUIRE(strstr(pp_last_error(), "exit code 7") != NULL);
+	REQUIRE(outcome[0].status == PP_ERR_WORKER_LOST && outcome[0].exit_code == 7 && outcome[0].pid > 0);
+	REQUIRE(outcome[1].status == PP_ERR_WORKER_LOST && outcome[1].exit_code == -SIGKILL);
+	REQUIRE(outcome[2].status == PP_ERR_TOO_BIG && outcome[2].code == 0);
+	REQUIRE(outcome[3].status == PP_ERR_TASK && outcome[3].code == 1000);
+	REQUIRE_EQ(outcome[4].status, PP_OK);
+	REQUIRE_STATUS(pp_pool_submit(pool, NULL, &in[1], sizeof *in, 0, &task), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_submit_many(pool, complains, NULL, NULL, 0, 0, &task), PP_OK);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
 /* A signal handler ends a wait. */
 static void interrupted(void)
 {
@@ -921,7 +1054,7 @@ static void interrupted(void)
 	const int32_t ms = 200;
 	uint64_t task;
 	pp_result result;
-	struct sigaction act = {.sa_handler = on_alarm, .sa_flags = SA_RESTART | SA_ONSTACK};
+	struct sigaction act = {.sa_handler = on_alarm, .sa_flags = SA_ONSTACK};
 
 	works(pool);
 	sigaction(SIGALRM, &act, NULL);
@@ -936,10 +1069,17 @@ static void interrupted(void)
 	pp_result_free(&result);
 	/* map as well; what has not started is cancelled, and nothing is written any more. */
 	int32_t in[20], out[20];
+	pp_outcome outcome[20];
 	for (int i = 0; i < 20; i++)
 		in[i] = 50, out[i] = -1;
-	REQUIRE_STATUS(pp_pool_map(pool, sleep_ms, in, sizeof *in, out, sizeof *out, 20, 1, NULL, 0, NULL), PP_ERR_INTERRUPTED);
+	REQUIRE_STATUS(pp_pool_map(pool, sleep_ms, in, sizeof *in, out, sizeof *out, 20, 1, NULL, 0, outcome), PP_ERR_INTERRUPTED);
 	ualarm(0, 0);
+	bool running = false;
+	for (int i = 0; i < 20; i++) {
+		running = running || outcome[i].status == PP_ERR_INTERRUPTED;
+		REQUIRE_EQ(outcome[i].status, out[i] == 50 ? PP_OK : outcome[i].status == PP_ERR_INTERRUPTED ? PP_ERR_INTERRUPTED : PP_ERR_CANCELLED);
+	}
+	REQUIRE(running);
 	int32_t before[20];
 	memcpy(before, out, sizeof out);
 	REQUIRE_EQ(out[19], -1);
@@ -1067,7 +1207,8 @@ static void library_functions(void)
 	REQUIRE_EQ(system(command), 0);
 	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
 	pool = open_pool(1);
-	REQUIRE_STATUS(pp_pool_map(pool, task.fn, in, sizeof *in, out, sizeof *out, 1, 0, NULL, 0, NULL), PP_ERR_TASK);
+	REQUIRE_STATUS(pp_pool_map(pool, task.fn, in, sizeof *in, out, sizeof *out, 1, 0, NULL, 0, NULL), PP_ERR_NOT_FOUND);
+	REQUIRE(strstr(pp_last_error(), "built again") != NULL);
 	works(pool);
 	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
 	unlink(library);
@@ -1099,6 +1240,9 @@ int main(int argc, char **argv)
 		{"threads", threads, 0, 0},
 		{"forked", forked, 0, 0},
 		{"interrupted", interrupted, 0, 0},
+		{"restarted", restarted, 0, 0},
+		{"all_outcomes", all_outcomes, 0, 0},
+		{"failures", failures, 0, 0},
 		{"plain_handlers", plain_handlers, 0, 0},
 		{"library_functions", library_functions, 0, 0},
 	};

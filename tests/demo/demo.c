@@ -205,8 +205,8 @@ int main(int argc, char **argv)
 	}
 	qsort(headers, count, sizeof *headers, by_path);
 	digest *alone = calloc(count, sizeof *alone), *together = calloc(count, sizeof *together);
-	int32_t *status = calloc(count, sizeof *status);
-	if (!alone || !together || !status)
+	pp_outcome *outcome = calloc(count, sizeof *outcome);
+	if (!alone || !together || !outcome)
 		return fail("memory");
 
 	/* Twice: the first time reads the files from the disk, for both ways alike. */
@@ -231,12 +231,12 @@ int main(int argc, char **argv)
 	if (rc != PP_OK && rc != PP_ERR_TASK)
 		return fail("pp_pool_map");
 	start = now();
-	rc = pp_pool_map(pool, hash, headers, sizeof *headers, together, sizeof *together, count, 0, NULL, 0, status);
+	rc = pp_pool_map(pool, hash, headers, sizeof *headers, together, sizeof *together, count, 0, NULL, 0, outcome);
 	double parallel = now() - start;
 	if (rc != PP_OK && rc != PP_ERR_TASK)
 		return fail("pp_pool_map");
 	for (size_t i = 0; i < count; i++)
-		if (status[i] != PP_OK)
+		if (outcome[i].status != PP_OK)
 			memset(&together[i], 0, sizeof *together);
 
 	digest a = total(alone, count), b = total(together, count);
@@ -261,20 +261,20 @@ int main(int argc, char **argv)
 	/* One element of a hundred reads address 0. */
 	size_t some = count < 100 ? count : 100, lost = 0, good = 0;
 	headers[some / 2].crash = 1;
-	rc = pp_pool_map(pool, hash, headers, sizeof *headers, together, sizeof *together, some, 0, NULL, 0, status);
+	rc = pp_pool_map(pool, hash, headers, sizeof *headers, together, sizeof *together, some, 0, NULL, 0, outcome);
 	headers[some / 2].crash = 0;
 	for (size_t i = 0; i < some; i++) {
-		lost += status[i] == PP_ERR_WORKER_LOST;
-		good += status[i] == PP_OK && memcmp(&alone[i], &together[i], sizeof *alone) == 0;
+		lost += outcome[i].status == PP_ERR_WORKER_LOST;
+		good += outcome[i].status == PP_OK && memcmp(&alone[i], &together[i], sizeof *alone) == 0;
 	}
 	printf("a crash on purpose among %zu elements: %zu digests, %zu lost (%s)\n", some, good, lost, pp_status_name(rc));
-	rc = pp_pool_map(pool, hash, headers, sizeof *headers, together, sizeof *together, some, 0, NULL, 0, status);
+	rc = pp_pool_map(pool, hash, headers, sizeof *headers, together, sizeof *together, some, 0, NULL, 0, outcome);
 	if (rc != PP_OK || lost != 1 || good != some - 1 || memcmp(alone, together, some * sizeof *alone) != 0) {
 		fprintf(stderr, "a crash must cost one element\n");
 		return 1;
 	}
 	if (pp_pool_free(pool) != PP_OK)
 		return fail("pp_pool_free");
-	free(headers), free(alone), free(together), free(status);
+	free(headers), free(alone), free(together), free(outcome);
 	return 0;
 }

@@ -33,20 +33,21 @@ int main(int argc, char **argv)
 
 	enum { N = 1000 };
 	static double in[N], out[N];
-	static int32_t status[N];
+	static pp_outcome outcome[N];
 	for (int i = 0; i < N; i++)
 		in[i] = (double)i * i;
 	in[7] = -1;
 
-	int32_t rc = pp_pool_map(pool, square_root, in, sizeof *in, out, sizeof *out, N, 0, NULL, 0, status);
+	int32_t rc = pp_pool_map(pool, square_root, in, sizeof *in, out, sizeof *out, N, 0, NULL, 0, outcome);
 	double sum = 0;
 	int failed = 0;
 	for (int i = 0; i < N; i++) {
-		if (status[i] == PP_OK)
+		if (outcome[i].status == PP_OK)
 			sum += out[i];
 		else
 			failed++;
 	}
+	printf("element 7: %s, error %d (%s)\n", pp_status_name(outcome[7].status), outcome[7].code, pp_last_error());
 	printf("map: %s; %d failed; the sum of the others is %.0f\n", pp_status_name(rc), failed, sum);
 	return pp_pool_free(pool) == PP_OK ? 0 : 1;
 }
