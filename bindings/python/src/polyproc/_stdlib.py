@@ -1,14 +1,17 @@
 """Living beside the standard library's multiprocessing, without ever importing it.
 
-A program may use both packages, or libraries that ask the standard one who they are. Three things are shared, and only in processes
+A program may use both packages, or libraries that ask the standard one who they are. Four things are shared, and only in processes
 that polyproc started, or with modules that the program itself has loaded:
 
 * reducers registered in ``multiprocessing.reduction.ForkingPickler`` are honoured (reduction.py);
 * exceptions of this package are instances of both packages' classes once both exist (context.py);
 * in our child processes ``multiprocessing.current_process()``, ``parent_process()`` and ``active_children()`` give this package's
-  answers, and log records carry the child's ``processName``.
+  answers, and log records carry the child's ``processName``. Only ``current_process().authkey`` is that of the standard library's
+  package in the parent, by which the parent's managers, connections and shared tensors know their clients. The parent must have
+  imported that package before it starts the child;
+* functions registered with ``multiprocessing.util.register_after_fork`` run in the children that we fork.
 
-For the last one a child attends to two modules, ``multiprocessing.process`` and ``logging``: at once if they are loaded, else when
+For the first of these two a child attends to two modules, ``multiprocessing.process`` and ``logging``: at once if they are loaded, else when
 the child imports them. There is no public hook for the latter, so a finder stands in ``sys.meta_path`` that knows just those names,
 lets the ordinary import happen, and leaves with the last of them. Nothing of this happens in a program's main process.
 Where the name multiprocessing is an alias of this package, there is nothing to share and every function here answers so.
@@ -48,6 +51,11 @@ def attend(introductions: dict[str, Callable[[ModuleType], None]]) -> None:
             _attendant.waiting[name] = adjust
     if _attendant.waiting and _attendant not in sys.meta_path:
         sys.meta_path.insert(0, _attendant)
+
+
+def awaited(name: str) -> Callable[[ModuleType], None] | None:
+    """What is to be called after the import of the module of that full name, or None."""
+    return _attendant.waiting.get(name)
 
 
 class _Attendant:

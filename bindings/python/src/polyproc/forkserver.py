@@ -397,9 +397,7 @@ def _run(payload_fd: int, fds: list[int]) -> NoReturn:
     code = 1
     try:
         passed_fds = fds
-        atexit._clear()
-        util._exiting = False
-        atexit.register(util._exit_function)
+        util.begin_child()
         os.lseek(payload_fd, 0, os.SEEK_SET)
         code = spawn.run_payload(payload_fd)
     except SystemExit as e:

@@ -100,10 +100,7 @@ class Popen:
     def _run(self, process_obj: process.BaseProcess, parent_fd: int | None) -> NoReturn:
         code = 1
         try:
-            # What the parent does at its end is not the child's.
-            atexit._clear()
-            util._exiting = False
-            atexit.register(util._exit_function)
+            util.begin_child()
             if process_obj.daemon and parent_fd is not None:
                 from .spawn import watch
 

@@ -78,6 +78,9 @@ def _cleanup() -> None:
 # What a spawned child was told of its family (pp_family), for when the library is loaded.
 _family: str | None = None
 
+# In a child: the key of the standard library's current_process() in the process that started this one, if that process had one.
+_stdlib_authkey: bytes | None = None
+
 
 def _loaded(name: str) -> Any:
     """The module of this package if it is in use, else None: what nobody has used needs no attention."""
@@ -221,7 +224,7 @@ class BaseProcess:
     def is_alive(self) -> bool:
         """Whether the process runs."""
         self._check_closed()
-        if self is _current_process:
+        if _is_current(self):
             return True
         assert self._parent_pid == os.getpid(), "can only test a child process"
         if self._popen is None:
@@ -288,7 +291,7 @@ class BaseProcess:
     def ident(self) -> int | None:
         """The process id; None before the start."""
         self._check_closed()
-        if self is _current_process:
+        if _is_current(self):
             return os.getpid()
         return None if self._popen is None else self._popen.pid
 
@@ -309,7 +312,7 @@ class BaseProcess:
 
     def __repr__(self) -> str:
         exitcode = None
-        if self is _current_process:
+        if _is_current(self):
             status = "started"
         elif self._closed:
             status = "closed"
@@ -334,7 +337,8 @@ class BaseProcess:
 
     def _enter(self, parent_sentinel: int | None = None) -> None:
         """Make this object the one of the running process: it has just been started, and has no children."""
-        global _current_process, _parent_process, _process_counter, _children
+        global _current_process, _parent_process, _process_counter, _children, _stdlib_authkey
+        _stdlib_authkey = stdlib_authkey()
         _process_counter = itertools.count(1)
         _children = set()
         _current_process = self
@@ -387,10 +391,10 @@ class BaseProcess:
 
     @staticmethod
     def _after_fork() -> None:
-        util = _loaded("util")
-        if util is not None:
-            util._finalizer_registry.clear()
-            util._run_after_forkers()
+        for util in (_loaded("util"), _stdlib.module("util")):
+            if util is not None:
+                util._finalizer_registry.clear()
+                util._run_after_forkers()
 
 
 def _log(message: str, *args: object) -> None:
@@ -426,13 +430,57 @@ def _flush_std_streams() -> None:
             pass
 
 
+def _is_current(process: BaseProcess) -> bool:
+    """Whether the object describes the running process: it, or what the standard library's package has for it."""
+    return process is _current_process or process.__dict__ is _current_process.__dict__
+
+
+def stdlib_authkey() -> bytes | None:
+    """The key by which the standard library's package in this process knows its relatives; None if nobody can know it."""
+    theirs = _stdlib.module("process")
+    return _stdlib_authkey if theirs is None else bytes(theirs.current_process().authkey)
+
+
+def adopt_stdlib_authkey(key: bytes | None) -> None:
+    """Let the standard library's package in this process have that key, now or when it is imported."""
+    global _stdlib_authkey
+    _stdlib_authkey = key
+    if key is not None:
+        name = "multiprocessing.process"
+        # An introduction that is still to come will tell the key as well.
+        _stdlib.attend({name: _stdlib.awaited(name) or _set_stdlib_authkey})
+
+
+def _set_stdlib_authkey(theirs: ModuleType) -> None:
+    if theirs is not sys.modules[__name__]:
+        theirs.current_process().authkey = _stdlib_authkey
+
+
 def _introduce_to_multiprocessing(theirs: ModuleType) -> None:
     """Tell the standard library's multiprocessing.process which process this is. The set of children is one for both packages."""
     if theirs is not sys.modules[__name__]:
-        theirs._current_process = _current_process  # type: ignore[attr-defined]
+        theirs._current_process = _stdlib_view(_current_process)  # type: ignore[attr-defined]
         theirs._parent_process = _parent_process  # type: ignore[attr-defined]
         theirs._children = _children  # type: ignore[attr-defined]
         theirs._process_counter = _process_counter  # type: ignore[attr-defined]
+
+
+def _stdlib_view(this: BaseProcess) -> BaseProcess:
+    """The same process with all its attributes, but with the key of the standard library's package.
+
+    Managers, resource sharers and connections of that package know the parent's processes by its own key, which is not ours.
+    """
+    if _stdlib_authkey is None:
+        return this
+    from collections import ChainMap
+
+    # What is set in the configuration of one is seen in the other's, but for the key.
+    config = ChainMap({"authkey": AuthenticationString(_stdlib_authkey)}, this._config)
+    cls = type(this)
+    members = {"_config": property(lambda self: config), "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    view: BaseProcess = object.__new__(type(cls.__name__, (cls,), members))
+    view.__dict__ = this.__dict__
+    return view
 
 
 def _introduce_to_logging(logging: ModuleType) -> None:

@@ -191,9 +191,11 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     from .context import _default_context
 
     _check_not_importing_main()
+    theirs = process.stdlib_authkey()
     data: dict[str, Any] = {
         "name": name,
         "authkey": process.current_process().authkey,
+        "stdlib_authkey": None if theirs is None else process.AuthenticationString(theirs),
         "sys_path": [process.ORIGINAL_DIR if entry == "" else entry for entry in sys.path],
         "sys_argv": sys.argv,
         "orig_dir": process.ORIGINAL_DIR,
@@ -227,6 +229,8 @@ def prepare(data: dict[str, Any]) -> None:
         this.name = data["name"]
     if "authkey" in data:
         this.authkey = data["authkey"]
+    if "stdlib_authkey" in data:
+        process.adopt_stdlib_authkey(data["stdlib_authkey"])
     if data.get("log_to_stderr"):
         from .util import log_to_stderr
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import weakref
 
-from . import process
+from . import _stdlib, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -320,6 +320,19 @@ def _exit_function(
 
 
 atexit.register(_exit_function)
+
+
+def begin_child() -> None:
+    """In a child that was just forked: forget what the parent does at its end, and register what this process does at its own.
+
+    The standard library's module, if the parent had loaded it, runs the finalizers of its own objects.
+    """
+    atexit._clear()
+    for each in (_stdlib.module("util"), sys.modules[__name__]):
+        if each is not None:
+            each._exiting = False  # type: ignore[attr-defined]
+            atexit.register(each._exit_function)
+
 
 # ---- descriptors and streams
 
