@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import copy
 import multiprocessing
 import multiprocessing.reduction
 import multiprocessing.resource_sharer
 import multiprocessing.util
 import os
+import pickle
 
 import pytest
 import stdlib_tasks as tasks
@@ -146,3 +149,48 @@ def test_hooks_after_a_fork_run_once_in_workers(name, monkeypatch):
 def test_finalizers_of_the_stdlib_run_in_children(ctx, path):
     run(ctx, tasks.with_finalizer, path)
     assert question(path, 0) == "finalized"
+
+
+# ---- our objects in processes that the standard library's package starts
+
+
+def everything(ctx):
+    yield from (ctx.Lock(), ctx.RLock(), ctx.Semaphore(), ctx.BoundedSemaphore(), ctx.Condition(), ctx.Event(), ctx.Barrier(2))
+    yield from (ctx.Queue(), ctx.JoinableQueue(), ctx.SimpleQueue())
+    yield from ctx.Pipe()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_spawned_processes_of_the_stdlib_are_refused_our_objects(method):
+    for each in everything(polyproc.get_context("spawn")):
+        p = multiprocessing.get_context(method).Process(target=tasks.Thing, args=(each,))
+        with pytest.raises(RuntimeError, match=f"polyproc's {type(each).__name__} cannot be shared"):
+            p.start()
+
+
+def test_executors_of_the_stdlib_are_refused_our_objects():
+    ctx = multiprocessing.get_context("spawn")
+    executor = concurrent.futures.ProcessPoolExecutor(1, ctx, initializer=tasks.Thing, initargs=(polyproc.Lock(),))
+    with executor, pytest.raises(RuntimeError, match="polyproc's Lock cannot be shared"):
+        executor.submit(os.getpid)
+
+
+def test_forked_processes_of_the_stdlib_have_our_objects(path):
+    for each in everything(polyproc.get_context("fork")):
+        p = multiprocessing.get_context("fork").Process(target=tasks.pickles, args=(each, path))
+        p.start()
+        p.join(60)
+        assert p.exitcode == 0
+        assert question(path, 0) > 10
+        p.close()
+
+
+def test_a_context_is_one_of_the_stdlib(ctx):
+    """As torch's DataLoader(multiprocessing_context=) asks; neither type() nor pickle know the difference."""
+    for each in (ctx, polyproc.get_context(), polyproc.context._default_context):
+        assert isinstance(each, multiprocessing.context.BaseContext)
+        assert isinstance(each, polyproc.context.BaseContext)
+        assert not isinstance(each, multiprocessing.context.ForkContext)
+        assert type(each).__module__ == "polyproc.context"
+        assert type(pickle.loads(pickle.dumps(each))) is type(copy.copy(each)) is type(each)
+    assert not isinstance(multiprocessing.get_context(), polyproc.context.BaseContext)

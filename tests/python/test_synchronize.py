@@ -454,8 +454,10 @@ def test_objects_of_a_fork_context_are_refused_by_others():
     for each in all_objects(polyproc.get_context("fork")):
         for method in ("spawn", "forkserver"):
             process = polyproc.get_context(method).Process(target=sync_tasks.touch, args=(each,))
-            with pytest.raises(RuntimeError, match="A SemLock created in a fork"):
+            with pytest.raises(RuntimeError, match="A SemLock created in a fork") as caught:
                 process.start()
+            name = type(each).__name__
+            assert f"create the {name} by polyproc.get_context({method!r}).{name}()" in str(caught.value)
 
 
 def test_not_in_another_family():

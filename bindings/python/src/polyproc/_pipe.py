@@ -323,6 +323,7 @@ class Connection(_Channel, _Base):
 
     def __reduce__(self) -> Any:
         handle = self._check_closed()
+        context.check_receiver("Connection")
         ref = ctypes.create_string_buffer(32)
         dup = None
         if context.get_spawning_popen() is not None:

@@ -11,7 +11,7 @@ that polyproc started, or with modules that the program itself has loaded:
   imported that package before it starts the child;
 * functions registered with ``multiprocessing.util.register_after_fork`` run in the children that we fork.
 
-For the first of these two a child attends to two modules, ``multiprocessing.process`` and ``logging``: at once if they are loaded, else when
+For the third a child attends to two modules, ``multiprocessing.process`` and ``logging``: at once if they are loaded, else when
 the child imports them. There is no public hook for the latter, so a finder stands in ``sys.meta_path`` that knows just those names,
 lets the ordinary import happen, and leaves with the last of them. Nothing of this happens in a program's main process.
 Where the name multiprocessing is an alias of this package, there is nothing to share and every function here answers so.

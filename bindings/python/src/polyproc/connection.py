@@ -28,7 +28,7 @@ import time
 from _thread import _local
 
 from . import reduction, util
-from .context import AuthenticationError, BufferTooShort
+from .context import AuthenticationError, BufferTooShort, check_receiver
 
 try:
     from _pickle import dumps as _plain_dumps
@@ -520,6 +520,7 @@ class Connection(_Base):
         return _ready(self._check_closed(), _READABLE, timeout)
 
     def __reduce__(self) -> Any:
+        check_receiver("Connection")
         return _rebuild_connection, (reduction.DupFd(self.fileno()), self._readable, self._writable)
 
     # -- sending

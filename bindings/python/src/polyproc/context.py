@@ -45,14 +45,12 @@ __all__ = ()
 _both: dict[type, type] = {}
 
 
-def _join_stdlib(cls: type) -> type:
-    """``cls`` or, once multiprocessing.context is loaded, a subclass of it and of the class there of the same name."""
-    if cls.__module__ != __name__:
-        return cls  # a subclass that the program wrote has the bases that the program gave it
+def _join_stdlib(cls: type, name: str) -> type:
+    """``cls`` or, once multiprocessing.context is loaded, a subclass of it and of the class there of that name."""
     theirs = _stdlib.module("context")
     if theirs is None:
         return cls
-    other = getattr(theirs, cls.__name__, None) or getattr(theirs, "ProcessError", None)
+    other = getattr(theirs, name, None) or getattr(theirs, "ProcessError", None)
     if other is None or issubclass(cls, other):
         return cls
     if cls not in _both:
@@ -69,7 +67,8 @@ class ProcessError(Exception):
     """
 
     def __new__(cls, *args: object, **kwargs: object) -> ProcessError:
-        return super().__new__(_join_stdlib(cls), *args)
+        # A subclass that the program wrote has the bases that the program gave it.
+        return super().__new__(_join_stdlib(cls, cls.__name__) if cls.__module__ == __name__ else cls, *args)
 
     def __reduce__(self) -> Any:
         whole: Any = super().__reduce__()
@@ -171,6 +170,16 @@ class BaseContext:
     if TYPE_CHECKING:
         Process: type[process.BaseProcess]
         _name: str
+
+    if not TYPE_CHECKING:
+
+        @property
+        def __class__(self) -> type:
+            """What isinstance() looks at besides the type: to libraries that ask for a context of the standard library, this is one."""
+            return _join_stdlib(type(self), "BaseContext")
+
+        def __reduce_ex__(self, protocol: int) -> Any:
+            return object.__new__, (type(self),), self.__dict__ or None
 
     def cpu_count(self) -> int:
         """The number of CPUs of the system.
@@ -526,6 +535,31 @@ def get_spawning_popen() -> SpawningPopen | None:
 
 def set_spawning_popen(popen: SpawningPopen | None) -> None:
     _starting.popen = popen
+
+
+def check_receiver(name: str, of_fork: bool = False) -> None:
+    """Refuse to pickle an object of shared memory for a process that could not use it.
+
+    Args:
+        name: the class of the object, as the context calls it.
+        of_fork: whether a fork context made it.
+
+    Raises:
+        RuntimeError: for a process of the standard library's package; or an object of a fork context for a spawned process.
+    """
+    theirs = _stdlib.module("context")
+    if theirs is not None and theirs.get_spawning_popen() is not None:
+        raise RuntimeError(
+            f"polyproc's {name} cannot be shared with a process that multiprocessing or concurrent.futures spawns: "
+            "start the process, or the pool, with polyproc"
+        )
+    popen = get_spawning_popen() if of_fork else None
+    if popen is not None:
+        method = getattr(popen, "method", "spawn")
+        raise RuntimeError(  # begins as in the standard library, where the locks of a queue say so
+            f"A SemLock created in a fork context is being shared with a process in a {method} context. This is not "
+            f"supported: create the {name} by polyproc.get_context({method!r}).{name}(), or start the process by fork"
+        )
 
 
 def assert_spawning(obj: object) -> None:

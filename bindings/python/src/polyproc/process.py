@@ -477,7 +477,8 @@ def _stdlib_view(this: BaseProcess) -> BaseProcess:
     # What is set in the configuration of one is seen in the other's, but for the key.
     config = ChainMap({"authkey": AuthenticationString(_stdlib_authkey)}, this._config)
     cls = type(this)
-    members = {"_config": property(lambda self: config), "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    members = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    members["_config"] = property(lambda self: config)
     view: BaseProcess = object.__new__(type(cls.__name__, (cls,), members))
     view.__dict__ = this.__dict__
     return view

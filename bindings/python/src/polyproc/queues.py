@@ -275,11 +275,7 @@ class _Base(_Channel):
     def __getstate__(self) -> Any:
         if self._name is not None:
             return (None, self._name)
-        if self._of_fork and context.get_spawning_popen() is not None:
-            raise RuntimeError(  # in the standard library it is the locks of the queue that say so
-                "A SemLock created in a fork context is being shared with a process in a spawn context. This is not supported. "
-                "Please use the same context to create multiprocessing objects and Process."
-            )
+        context.check_receiver(type(self).__name__, self._of_fork)
         return (_export(self._handle), None)
 
     def __setstate__(self, state: Any) -> None:

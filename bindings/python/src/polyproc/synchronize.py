@@ -58,13 +58,13 @@ def _is_fork(ctx: BaseContext | None) -> bool:
     return ctx.get_start_method() == "fork"
 
 
-def _export(handle: int, is_fork_ctx: bool) -> bytes:
+def _export(obj: Any, handle: int) -> bytes:
     """A reference to the object, for pickling."""
-    if is_fork_ctx and context.get_spawning_popen() is not None:
-        raise RuntimeError(
-            "A SemLock created in a fork context is being shared with a process in a spawn context. This is not supported. "
-            "Please use the same context to create multiprocessing objects and Process."
-        )
+    context.check_receiver(type(obj).__name__, obj._is_fork_ctx)
+    return _reference(handle)
+
+
+def _reference(handle: int) -> bytes:
     ref = ctypes.create_string_buffer(_abi.REF_SIZE)
     _errors.check(pylib().pp_ref_export(handle, ref))
     return ref.raw
@@ -299,7 +299,7 @@ class SemLock(_Base):
         return _View(self)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return (_export(self._handle, self._is_fork_ctx), self._what, self._maxvalue, self._silent)
+        return (_export(self, self._handle), self._what, self._maxvalue, self._silent)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         ref, what, maxvalue, silent = state
@@ -405,7 +405,7 @@ def _silent_twin(lock: SemLock) -> _PureSemLock:
     if lock._what != _abi.KIND_LOCK:
         raise TypeError("a condition needs a Lock or an RLock")
     twin = _Base()
-    handle = _import(_export(lock._handle, False), _abi.KIND_LOCK)
+    handle = _import(_reference(lock._handle), _abi.KIND_LOCK)
     twin._adopt(handle, _abi.KIND_LOCK, True, _fail_recursive if isinstance(lock, RLock) else _fail)
     return twin
 
@@ -469,7 +469,7 @@ class Condition(_Object):
         self.release = self._guard.release
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return (self._lock, _export(self._handle, self._is_fork_ctx))
+        return (self._lock, _export(self, self._handle))
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._lock, ref = state
@@ -577,7 +577,7 @@ class Event(_Object):
         self._open(_new(pylib().pp_event_new))
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return (_export(self._handle, self._is_fork_ctx),)
+        return (_export(self, self._handle),)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._is_fork_ctx = False
@@ -658,7 +658,7 @@ class Barrier(threading.Barrier):
             self._free(self._handle)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return (_export(self._handle, self._is_fork_ctx), self._parties, self._action, self._timeout)
+        return (_export(self, self._handle), self._parties, self._action, self._timeout)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         ref, parties, action, timeout = state
