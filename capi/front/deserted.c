@@ -31,7 +31,7 @@ static uint64_t way_of(pp_pipe end, const pp__pipe **pipe_out, uint64_t *peer_ou
 		return 0;
 	const uint64_t peer = (handle->words[0] ^ 1) & 1;
 	const pp__pipe *const pipe = pp__at(handle->heap, handle->off);
-	if (peer == 1 || (pipe->object.flags & PP__PIPE_DUPLEX) != 0)
+	if (peer == 1 || (__atomic_load_n(&pipe->object.flags, __ATOMIC_RELAXED) & PP__PIPE_DUPLEX) != 0)
 		off = handle->off + offsetof(pp__pipe, way) + peer * sizeof(pp__pipe_way);
 	if (pipe_out != NULL) {
 		*pipe_out = pipe;
@@ -93,7 +93,8 @@ typedef struct {
 	const pp__pipe *pipe;
 	const pp__pipe_way *way;
 	uint64_t way_off;
-	uint64_t peer;     /* whose inode is looked for */
+	uint64_t peer;
+	uint64_t inode;    /* of the peer's socket, which is looked for */
 	int32_t pids[MOST]; /* the holders, then those they wait for */
 	uint32_t places[MOST];
 	uint32_t seqs[MOST];
@@ -116,6 +117,7 @@ static bool add(proof *p, int32_t pid)
 static bool harmless(const proof *p, const char *pid)
 {
 	PP__NO_CANCEL();
+	const uint64_t born = __atomic_load_n(&p->pipe->born, __ATOMIC_RELAXED);
 	char path[64], text[1024], *at;
 	char state;
 	unsigned long flags;
@@ -134,7 +136,7 @@ static bool harmless(const proof *p, const char *pid)
 	if ((at = strrchr(text, ')')) == NULL ||
 	    sscanf(at + 1, " %c %*d %*d %*d %*d %*d %lu %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &state, &flags, &start) != 3)
 		return false;
-	return state == 'Z' || state == 'X' || (flags & KERNEL_THREAD) != 0 || (p->pipe->born != 0 && start < p->pipe->born);
+	return state == 'Z' || state == 'X' || (flags & KERNEL_THREAD) != 0 || (born != 0 && start < born);
 }
 
 /* scan adds every process that has the other end's socket. */
@@ -146,7 +148,7 @@ static bool scan(proof *p)
 
 	if (all == NULL)
 		return false;
-	snprintf(wanted, sizeof wanted, "socket:[%llu]", (unsigned long long)p->pipe->inode[p->peer]);
+	snprintf(wanted, sizeof wanted, "socket:[%llu]", (unsigned long long)p->inode);
 	for (struct dirent *each; well && (errno = 0, each = readdir(all)) != NULL;) {
 		if (!isdigit((unsigned char)each->d_name[0]))
 			continue;
@@ -242,7 +244,7 @@ static bool unchanged(const proof *p)
 /* prove looks, and looks again. */
 static bool prove(proof *p, proof *again)
 {
-	if (p->pipe->inode[p->peer] == 0 || !plausible(p) || !scan(p))
+	if (p->inode == 0 || !plausible(p) || !scan(p))
 		return false;
 	p->holders = p->count;
 	for (uint32_t i = 0; i < p->count; i++) /* grows meanwhile */
@@ -259,7 +261,8 @@ static bool prove(proof *p, proof *again)
 	}
 	for (uint32_t i = 0; i < p->count; i++) {
 		const pp__post *const post = post_at(p->heap, p->places[i]);
-		if (pp__gone(p->heap, post->owner) || pp__owner_pid(p->heap, post->owner) != p->pids[i])
+		const uint32_t owner = __atomic_load_n(&post->owner, __ATOMIC_SEQ_CST);
+		if (pp__gone(p->heap, owner) || pp__owner_pid(p->heap, owner) != p->pids[i])
 			return false;
 	}
 	return unchanged(p);
@@ -276,6 +279,7 @@ int32_t pp_pipe_deserted(pp_pipe end)
 		both[0].heap = heap;
 		both[0].way_off = way_of(end, &both[0].pipe, &both[0].peer);
 		both[0].way = both[0].way_off != 0 ? pp__at(heap, both[0].way_off) : NULL;
+		both[0].inode = both[0].way_off != 0 ? __atomic_load_n(&both[0].pipe->inode[both[0].peer], __ATOMIC_RELAXED) : 0;
 		both[1] = both[0];
 		if (both[0].way != NULL && prove(&both[0], &both[1]))
 			status = PP_OK;

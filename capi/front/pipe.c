@@ -65,6 +65,36 @@ typedef struct {
 	uint16_t kind;
 } record;
 
+/* ---- words of shared memory: each is read once, by one of these, and its checked copy is used, as another process may change it at any time */
+
+static uint32_t word32(const uint32_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_RELAXED);
+}
+
+static uint64_t word64(const uint64_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_RELAXED);
+}
+
+/* words copies n words of a record, which lies at a multiple of 8. */
+static void words(uint64_t *to, const uint8_t *from, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		to[i] = word64((const uint64_t *)(const void *)from + i);
+}
+
+static bool duplex(const pp__pipe *pipe)
+{
+	return (word32(&pipe->object.flags) & PP__PIPE_DUPLEX) != 0;
+}
+
+/* free_lease frees the block that a lease names. */
+static void free_lease(pp__heap *heap, const pp__pipe_lease *lease)
+{
+	pp__free(heap, word64(&lease->off), word32(&lease->tag));
+}
+
 /* ring_of finds the ring: PP_OK; PP_ERR_TIMEOUT: there is none yet; PP_ERR_CORRUPT. */
 static int32_t ring_of(const pp__heap *heap, const pp__pipe_way *way, uint8_t **ring_out)
 {
@@ -88,8 +118,8 @@ static int32_t first_of(const pp__heap *heap, const pp__pipe_way *way, uint64_t 
 		return PP_ERR_CORRUPT;
 	for (;;) {
 		const uint64_t at = head & (CAP - 1);
-		const uint32_t len = __atomic_load_n((uint32_t *)(void *)(ring + at), __ATOMIC_RELAXED);
-		const uint32_t kinds = __atomic_load_n((uint32_t *)(void *)(ring + at + 4), __ATOMIC_RELAXED);
+		const uint64_t word = word64((const uint64_t *)(const void *)(ring + at));
+		const uint32_t len = (uint32_t)word, kinds = (uint32_t)(word >> 32);
 		const uint64_t size = PP__PIPE_RECORD_HEAD + (((uint64_t)len + 7) & ~(uint64_t)7);
 		if (size > tail - head || size > CAP - at)
 			return PP_ERR_CORRUPT;
@@ -108,7 +138,9 @@ static uint8_t *bulk_of(const pp__heap *heap, const record *from, pp__pipe_bulk 
 {
 	if (from->len < sizeof *bulk_out)
 		return NULL;
-	memcpy(bulk_out, from->payload, sizeof *bulk_out);
+	uint64_t copy[sizeof *bulk_out / 8];
+	words(copy, from->payload, sizeof copy / sizeof *copy);
+	memcpy(bulk_out, copy, sizeof *bulk_out);
 	return bulk_out->off % 128 != 0 || bulk_out->tag < 2 ? NULL : pp__within(heap, bulk_out->off, bulk_out->size);
 }
 
@@ -119,7 +151,7 @@ static void destroy(pp__heap *heap, uint64_t off)
 
 	for (int i = 0; i < 2; i++) {
 		pp__pipe_way *const way = &pipe->way[i];
-		uint64_t head = way->head;
+		uint64_t head = word64(&way->head);
 		record next;
 		/* As many as fit, whatever is written there. */
 		for (unsigned n = 0; n < CAP / PP__PIPE_RECORD_HEAD && first_of(heap, way, head, &next) == PP_OK; n++) {
@@ -128,17 +160,16 @@ static void destroy(pp__heap *heap, uint64_t off)
 			if (next.kind == PP__PIPE_BULK && bulk_of(heap, &next, &bulk) != NULL)
 				pp__free(heap, bulk.off, bulk.tag);
 			if (next.kind == PP__PIPE_FD && next.len >= sizeof name) {
-				memcpy(name, next.payload, sizeof name);
+				words(name, next.payload, sizeof name / sizeof *name);
 				(void)pp__depot_take(heap, name, NULL);
 			}
 			head = next.end;
 		}
 		/* Who lives and reads a block holds the pipe; these are of the dead. */
 		for (unsigned k = 0; k < PP__PIPE_LEASES; k++)
-			if (way->leases[k].owner != 0)
-				pp__free(heap, way->leases[k].off, way->leases[k].tag);
-		if (way->ring != 0)
-			pp__free(heap, way->ring, way->ring_tag);
+			if (word32(&way->leases[k].owner) != 0)
+				free_lease(heap, &way->leases[k]);
+		pp__free(heap, word64(&way->ring), word32(&way->ring_tag)); /* 0: there is none */
 	}
 }
 
@@ -160,7 +191,7 @@ static int32_t begin(pp_pipe end, bool sends, int64_t timeout_ms, call *call_out
 		return PP_ERR_HANDLE;
 	pp__pipe *const pipe = pp__at(handle->heap, handle->off);
 	const uint32_t way = (uint32_t)handle->words[WHICH] ^ !sends;
-	if (way == 0 && (pipe->object.flags & PP__PIPE_DUPLEX) == 0) {
+	if (way == 0 && !duplex(pipe)) {
 		pp__unpin(handle);
 		return pp__fail(PP_ERR_STATE, "this end of the pipe only %s", sends ? "receives" : "sends");
 	}
@@ -221,11 +252,17 @@ static int32_t wake(const call *call, bool anyway)
 	return PP_OK;
 }
 
+static void put_head(uint8_t *record, uint32_t len, uint16_t kind)
+{
+	__atomic_store_n((uint64_t *)(void *)record, (uint64_t)kind << 32 | len, __ATOMIC_RELAXED);
+}
+
 /* reserve finds room for a record with len bytes: PP_OK and where its payload goes and the position behind it; PP_ERR_TIMEOUT: there is none now; PP_ERR_NOMEM; PP_ERR_CORRUPT. */
 static int32_t reserve(pp__heap *heap, pp__pipe_way *way, const item *what, uint8_t **payload_out, uint64_t *end_out)
 {
 	uint8_t *ring;
-	uint64_t tail = way->tail;
+	uint64_t tail = word64(&way->tail);
+	const uint64_t seen = word64(&way->seen_head);
 	const uint32_t len = what->len > what->size ? what->len : what->size;
 	const uint64_t need = PP__PIPE_RECORD_HEAD + (((uint64_t)len + 7) & ~(uint64_t)7);
 
@@ -245,22 +282,20 @@ static int32_t reserve(pp__heap *heap, pp__pipe_way *way, const item *what, uint
 	const uint64_t pad = need > CAP - at ? CAP - at : 0;
 	if ((tail & 7) != 0)
 		return PP_ERR_CORRUPT;
-	if (tail - way->seen_head > CAP || CAP - (tail - way->seen_head) < pad + need) {
+	if (tail - seen > CAP || CAP - (tail - seen) < pad + need) {
 		const uint64_t head = __atomic_load_n(&way->head, __ATOMIC_SEQ_CST);
 		if (tail - head > CAP || (head & 7) != 0)
 			return PP_ERR_CORRUPT;
-		way->seen_head = head;
+		__atomic_store_n(&way->seen_head, head, __ATOMIC_RELAXED);
 		if (CAP - (tail - head) < pad + need)
 			return PP_ERR_TIMEOUT;
 	}
 	if (pad != 0) {
-		const uint32_t words[2] = {(uint32_t)(pad - PP__PIPE_RECORD_HEAD), PP__PIPE_PAD};
-		memcpy(ring + at, words, sizeof words);
+		put_head(ring + at, (uint32_t)(pad - PP__PIPE_RECORD_HEAD), PP__PIPE_PAD);
 		tail += pad;
 	}
 	uint8_t *const to = ring + (tail & (CAP - 1));
-	const uint32_t words[2] = {len, what->kind};
-	memcpy(to, words, sizeof words);
+	put_head(to, len, what->kind);
 	*payload_out = to + PP__PIPE_RECORD_HEAD;
 	*end_out = tail + need;
 	return PP_OK;
@@ -319,7 +354,7 @@ static int32_t push(const call *call, const item *what)
 			return status == PP_ERR_TIMEOUT && call->deadline != 0 ? PP_ERR_CLOSED : status;
 		}
 		const uint32_t seq = pp__bell_enter(&way->space);
-		const bool room = __atomic_load_n(&way->head, __ATOMIC_SEQ_CST) != way->seen_head;
+		const bool room = __atomic_load_n(&way->head, __ATOMIC_SEQ_CST) != word64(&way->seen_head);
 		pp__mutex_unlock(&way->send_lock);
 		if (room)
 			continue;
@@ -407,8 +442,8 @@ static void resolve(pp__heap *heap, void *object, uint32_t dead)
 		uint32_t owner = dead;
 		if (__atomic_load_n(&lease->owner, __ATOMIC_SEQ_CST) != dead)
 			continue;
-		if ((int64_t)(lease->end - head) <= 0)
-			pp__free(heap, lease->off, lease->tag);
+		if ((int64_t)(word64(&lease->end) - head) <= 0)
+			free_lease(heap, lease);
 		__atomic_compare_exchange_n(&lease->owner, &owner, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 	}
 }
@@ -435,7 +470,7 @@ static pp__pipe_lease *lease_of(pp__heap *heap, pp__pipe_way *way, const pp__pip
 			uint32_t owner = __atomic_load_n(&lease->owner, __ATOMIC_SEQ_CST);
 			if (owner == 0 || owner == me || !pp__gone(heap, owner))
 				continue;
-			pp__free(heap, lease->off, lease->tag);
+			free_lease(heap, lease);
 			__atomic_compare_exchange_n(&lease->owner, &owner, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 		}
 	}
@@ -462,6 +497,11 @@ static bool ours(const char *bytes, ssize_t n)
 	return true;
 }
 
+static void set_spare(pp__pipe_way *way, uint32_t n)
+{
+	__atomic_store_n(&way->spare, n, __ATOMIC_RELAXED);
+}
+
 /* settle: see pipe.h. The caller holds recv_lock. thorough: there may be bytes that no word tells of. False: somebody has written what is no byte of a sender. */
 static bool settle(const call *call, bool thorough)
 {
@@ -475,14 +515,14 @@ static bool settle(const call *call, bool thorough)
 	/* Not by trying first: a sender that has just rung may have lost its CPU to this process, and a try would look whether it is dead. */
 	if (pp__mutex_lock(heap, &way->send_lock, pp__now_ns() + SETTLE_NS, NULL, NULL, &recovered) != PP_OK)
 		return true;
-	if (__atomic_load_n(&way->tail, __ATOMIC_SEQ_CST) == way->head) {
-		if (thorough || recovered || __atomic_load_n(&way->bell, __ATOMIC_SEQ_CST) != 0 || way->spare != 0)
+	if (__atomic_load_n(&way->tail, __ATOMIC_SEQ_CST) == word64(&way->head)) {
+		if (thorough || recovered || __atomic_load_n(&way->bell, __ATOMIC_SEQ_CST) != 0 || word32(&way->spare) != 0)
 			for (ssize_t n = (ssize_t)sizeof bytes; n == (ssize_t)sizeof bytes;) {
 				n = recv(call->fd, bytes, sizeof bytes, MSG_DONTWAIT);
 				well = ours(bytes, n) && well;
 			}
 		__atomic_store_n(&way->bell, 0, __ATOMIC_SEQ_CST);
-		way->spare = 0;
+		set_spare(way, 0);
 	} else if (recovered && ioctl(call->fd, FIONREAD, &count) == 0 && count == 0) {
 		__atomic_store_n(&way->bell, 0, __ATOMIC_SEQ_CST);
 	}
@@ -497,7 +537,7 @@ static int32_t take(const call *call, want *what)
 	pp__pipe_way *const way = call->way;
 	record next;
 
-	int32_t status = first_of(heap, way, way->head, &next);
+	int32_t status = first_of(heap, way, word64(&way->head), &next);
 	if (status != PP_OK)
 		return status;
 	if ((next.kind == PP__PIPE_FD) != (what->how == FD))
@@ -515,7 +555,7 @@ static int32_t take(const call *call, want *what)
 	if (what->how == COPY && what->size > what->room)
 		return PP_ERR_TOO_BIG;
 	if (what->how == FD) {
-		memcpy(what->name, next.payload, sizeof what->name);
+		words(what->name, next.payload, sizeof what->name / sizeof *what->name);
 	} else if (what->block != NULL) {
 		what->lease = lease_of(heap, way, &what->bulk, next.end);
 	} else {
@@ -564,14 +604,14 @@ static int32_t doze(const call *call)
 	char bytes[2];
 	const uint32_t bell = __atomic_exchange_n(&way->bell, 0, __ATOMIC_SEQ_CST);
 
-	if (__atomic_load_n(&way->tail, __ATOMIC_SEQ_CST) != way->head) {
+	if (__atomic_load_n(&way->tail, __ATOMIC_SEQ_CST) != word64(&way->head)) {
 		if (bell != 0)
 			__atomic_store_n(&way->bell, 1, __ATOMIC_SEQ_CST);
 		return PP_OK;
 	}
-	const ssize_t n = recv(call->fd, bytes, way->spare != 0 ? 2 : 1, MSG_WAITALL);
+	const ssize_t n = recv(call->fd, bytes, word32(&way->spare) != 0 ? 2 : 1, MSG_WAITALL);
 	const int error = errno;
-	way->spare = __atomic_load_n(&way->bell, __ATOMIC_SEQ_CST) != 0;
+	set_spare(way, __atomic_load_n(&way->bell, __ATOMIC_SEQ_CST) != 0);
 	if (n > 0)
 		return ours(bytes, n) ? PP_OK : PP_ERR_CORRUPT;
 	if (n == 0 || error == ECONNRESET)
@@ -597,10 +637,10 @@ static int32_t pull(const call *call, want *what, bool now)
 		if (status != PP_OK)
 			return interrupted != PP_OK ? interrupted : status;
 		if (recovered)
-			way->spare = 0;
+			set_spare(way, 0);
 		if (what->how == LOOK) {
 			record next;
-			status = first_of(heap, way, way->head, &next);
+			status = first_of(heap, way, word64(&way->head), &next);
 			what->size = 0;
 			if (status == PP_OK && next.kind == PP__PIPE_INLINE)
 				what->size = next.len;
@@ -631,7 +671,7 @@ static int32_t pull(const call *call, want *what, bool now)
 		}
 		if (began == 0) {
 			/* The ring was empty at head. The low half of tail is enough: it moves by no more than the ring's size. */
-			const uint32_t head = (uint32_t)way->head;
+			const uint32_t head = (uint32_t)word64(&way->head);
 			pp__mutex_unlock(&way->recv_lock);
 			(void)pp__spin_on(&call->handle->words[PATIENCE], (const uint32_t *)(const void *)&way->tail, head, &began);
 			continue;
@@ -754,7 +794,7 @@ int32_t pp_pipe_descriptor(pp_pipe of, int32_t *fd_out)
 		status = pp__mutex_lock(call.handle->heap, &call.way->recv_lock, UINT64_MAX, resolve, call.way, &recovered);
 		if (status == PP_OK) {
 			if (recovered)
-				call.way->spare = 0;
+				set_spare(call.way, 0);
 			(void)settle(&call, true);
 			__atomic_store_n(watched, 2, __ATOMIC_SEQ_CST);
 			pp__mutex_unlock(&call.way->recv_lock);
@@ -849,7 +889,7 @@ int32_t pp_pipe_info(pp_pipe of, uint32_t *can_out, int32_t *fd_out)
 		return PP_ERR_HANDLE;
 	const pp__pipe *const pipe = pp__at(handle->heap, handle->off);
 	if (can_out != NULL) {
-		*can_out = (pipe->object.flags & PP__PIPE_DUPLEX) != 0 ? PP_PIPE_CAN_RECV | PP_PIPE_CAN_SEND
+		*can_out = duplex(pipe) ? PP_PIPE_CAN_RECV | PP_PIPE_CAN_SEND
 		           : handle->words[WHICH] == 0                   ? PP_PIPE_CAN_RECV
 		                                                       : PP_PIPE_CAN_SEND;
 	}

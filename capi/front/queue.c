@@ -53,6 +53,12 @@ static uint64_t load64(const uint64_t *word)
 	return __atomic_load_n(word, __ATOMIC_SEQ_CST);
 }
 
+/* A word of shared memory is read once, by one of these, and its checked copy is used: another process may change it at any time. */
+static uint64_t relaxed64(const uint64_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_RELAXED);
+}
+
 static bool swap64(uint64_t *word, uint64_t from, uint64_t to)
 {
 	return __atomic_compare_exchange_n(word, &from, to, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
@@ -239,11 +245,9 @@ static bool in_use(const view *v)
 	return false;
 }
 
-/* The block of a cell that is this process's, and that nobody else frees. */
-static void free_cell(const view *v, pp__queue_cell *cell)
+/* Frees the block ref of a cell that is this process's, and the cell. */
+static void free_cell(const view *v, pp__queue_cell *cell, uint64_t ref)
 {
-	const uint64_t ref = load64(&cell->ref);
-
 	pp__free(v->heap, pp__qref_off(ref), pp__qref_tag(ref));
 	set(cell, 0, PP__CELL_FREE);
 }
@@ -281,7 +285,7 @@ static bool sweep(view *v, bool now)
 		else if (state == PP__CELL_LEASED)
 			returned += swap64(&w.cell->word, word, with(word, 0, PP__CELL_RETURNED));
 		else if (me != 0 && swap64(&w.cell->word, word, with(word, me, PP__CELL_HELD)))
-			free_cell(v, w.cell);
+			free_cell(v, w.cell, load64(&w.cell->ref));
 	}
 	if (returned > 0) {
 		__atomic_fetch_add(&v->q->returned, 1, __ATOMIC_SEQ_CST);
@@ -603,12 +607,12 @@ static int32_t begin_put(view *v, cursor *c, uint32_t *room_out)
 
 	if (status != PP_OK)
 		return status;
-	const uint64_t tail = __atomic_load_n(&q->tail, __ATOMIC_RELAXED), limit = load64(&q->maxsize);
+	const uint64_t tail = relaxed64(&q->tail), limit = load64(&q->maxsize);
 	const uint32_t most = limit == 0 || limit > PP__QUEUE_ITEMS_MOST ? PP__QUEUE_ITEMS_MOST : (uint32_t)limit;
-	uint32_t there = pp__qpos_items(tail) - pp__qpos_items(q->seen_head);
+	uint32_t there = pp__qpos_items(tail) - pp__qpos_items(relaxed64(&q->seen_head));
 	if (there >= most) {
 		const uint64_t head = load64(&q->head);
-		q->seen_head = head;
+		__atomic_store_n(&q->seen_head, head, __ATOMIC_RELAXED);
 		there = pp__qpos_items(tail) - pp__qpos_items(head);
 	}
 	status = __atomic_load_n(&q->closed, __ATOMIC_RELAXED) != 0 ? PP_ERR_CLOSED
@@ -661,7 +665,7 @@ static int32_t put_small(view *v, const pp_part *parts, size_t n, uint32_t len, 
 	if (status == PP_OK) {
 		if (cell != NULL) {
 			__atomic_store_n(&cell->seq, c.items, __ATOMIC_RELAXED);
-			set(cell, (uint32_t)(cell->word >> 32), PP__CELL_PUTTING);
+			set(cell, pp__join(v->heap), PP__CELL_PUTTING);
 		}
 		commit_put(q, &c);
 		if (cell != NULL)
@@ -697,7 +701,7 @@ static int32_t put_bulk(view *v, const pp_part *parts, size_t n, uint64_t size, 
 		return status;
 	}
 	fill(cell, ref, size, codec, 0);
-	set(cell, (uint32_t)(cell->word >> 32), PP__CELL_HELD);
+	set(cell, pp__join(v->heap), PP__CELL_HELD);
 	uint8_t *to = pp__at(v->heap, pp__qref_off(ref));
 	for (size_t i = 0; i < n; i++) {
 		if (parts[i].size != 0)
@@ -708,7 +712,7 @@ static int32_t put_bulk(view *v, const pp_part *parts, size_t n, uint64_t size, 
 	const pp_part part = {&bulk, sizeof bulk};
 	status = put_small(v, &part, 1, sizeof bulk, codec, cell);
 	if (status != PP_OK)
-		free_cell(v, cell);
+		free_cell(v, cell, ref);
 	return status;
 }
 
@@ -727,12 +731,13 @@ typedef struct found {
 static int32_t find(view *v, found *f)
 {
 	pp__queue *const q = v->q;
-	const uint64_t head = __atomic_load_n(&q->head, __ATOMIC_RELAXED);
-	uint64_t tail = q->seen_tail;
+	const uint64_t head = relaxed64(&q->head);
+	uint64_t tail = relaxed64(&q->seen_tail);
 	uint32_t there = pp__qpos_items(tail) - pp__qpos_items(head);
 
 	if (there == 0 || there > PP__QUEUE_ITEMS_MOST) {
-		q->seen_tail = tail = load64(&q->tail);
+		tail = load64(&q->tail);
+		__atomic_store_n(&q->seen_tail, tail, __ATOMIC_RELAXED);
 		there = pp__qpos_items(tail) - pp__qpos_items(head);
 		if (there == 0)
 			return PP_ERR_EMPTY;
@@ -747,7 +752,7 @@ static int32_t find(view *v, found *f)
 	uint64_t word = 0;
 	bool go_on = f->at.chunk == NULL || f->at.offset + PP__QUEUE_RECORD_HEAD > f->at.size;
 	if (!go_on) {
-		word = __atomic_load_n(record_at(&f->at), __ATOMIC_RELAXED);
+		word = relaxed64(record_at(&f->at));
 		go_on = (uint16_t)(word >> 32) == PP__QUEUE_NEXT;
 	}
 	if (go_on) {
@@ -757,7 +762,7 @@ static int32_t find(view *v, found *f)
 		if (status != PP_OK)
 			return status;
 		f->at.crossings = crossings;
-		word = __atomic_load_n(record_at(&f->at), __ATOMIC_RELAXED);
+		word = relaxed64(record_at(&f->at));
 	}
 	const uint32_t len = (uint32_t)word, kind = (uint16_t)(word >> 32);
 	const uint64_t *const record = record_at(&f->at);
@@ -769,7 +774,7 @@ static int32_t find(view *v, found *f)
 	f->size = len;
 	f->ref = 0;
 	if (kind == PP__QUEUE_BULK) {
-		const pp__queue_bulk bulk = {__atomic_load_n(record + 1, __ATOMIC_RELAXED), __atomic_load_n(record + 2, __ATOMIC_RELAXED)};
+		const pp__queue_bulk bulk = {relaxed64(record + 1), relaxed64(record + 2)};
 		f->data = len == sizeof bulk ? pp__within(v->heap, pp__qref_off(bulk.ref), bulk.size) : NULL;
 		if (f->data == NULL || bulk.ref == 0)
 			return corrupt("the reference of a message", bulk.ref);
@@ -783,21 +788,23 @@ static int32_t find(view *v, found *f)
 	return PP_OK;
 }
 
-/* commit_get takes what was found, get_lock held. */
-static void commit_get(view *v, const found *f)
+/* commit_get takes what was found, get_lock held. False: the chunk that was left is no block any more, so the chain is corrupt. */
+static bool commit_get(view *v, const found *f)
 {
 	pp__queue *const q = v->q;
+	bool well = true;
 
-	if (f->at.ref != q->head_chunk[f->at.crossings & 1]) { /* a crossing */
+	if (f->at.ref != relaxed64(&q->head_chunk[f->at.crossings & 1])) { /* a crossing */
 		__atomic_store_n(&q->old, f->old, __ATOMIC_RELAXED);
 		__atomic_store_n(&q->head_chunk[f->at.crossings & 1], f->at.ref, __ATOMIC_SEQ_CST);
 	}
 	__atomic_store_n(&q->head, position_of(&f->at), __ATOMIC_RELEASE);
 	if (f->old == 0)
-		return;
+		return true;
 	if (load64(&q->spare) != 0 || !swap64(&q->spare, 0, f->old))
-		pp__free(v->heap, pp__qref_off(f->old), pp__qref_tag(f->old));
+		well = pp__free(v->heap, pp__qref_off(f->old), pp__qref_tag(f->old));
 	__atomic_store_n(&q->old, 0, __ATOMIC_SEQ_CST);
+	return well;
 }
 
 static void end_get(view *v, uint32_t taken, uint32_t left)
@@ -805,7 +812,7 @@ static void end_get(view *v, uint32_t taken, uint32_t left)
 	pp__queue *const q = v->q;
 
 	pp__mutex_unlock(&q->get_lock);
-	if (taken != 0 && q->maxsize != 0)
+	if (taken != 0 && load64(&q->maxsize) != 0)
 		ring(&q->not_full, taken > INT_MAX ? INT_MAX : (int)taken);
 	if (left != 0)
 		ring(&q->not_empty, 1);
@@ -825,28 +832,35 @@ static void describe(pp_message *m, const void *data, uint64_t size, uint32_t co
 	*m = (pp_message){data, size, codec, kind, 0, 0};
 }
 
-/* own lets the message lie in the block of a cell; it keeps the handle alive. */
-static void own(view *v, const want *w, const void *data, uint64_t size, uint32_t codec, const pp__queue_cell *cell, uint32_t number)
+/* A message in the block of a cell that is HELD or LEASED by this process: what was read and checked, as the memory may have changed since. */
+typedef struct block {
+	const void *data;
+	uint64_t size;
+	uint64_t ref;
+	uint32_t codec;
+	uint32_t number; /* of the cell */
+	pp__queue_cell *cell;
+} block;
+
+/* own lets the message lie in its block; it keeps the handle alive. */
+static void own(view *v, const want *w, const block *b)
 {
 	pp__keep(v->handle);
-	describe(w->message, data, size, codec, (w->lease ? M_LEASED : M_HELD) | pp__forks << M_FORKS);
-	w->message->cell = (uint64_t)number << 24 | (cell->word & 0xffffffu);
+	describe(w->message, b->data, b->size, b->codec, (w->lease ? M_LEASED : M_HELD) | pp__forks << M_FORKS);
+	w->message->cell = (uint64_t)b->number << 24 | (load64(&b->cell->word) & 0xffffffu);
 	w->message->owner = (uintptr_t)v->handle;
 }
 
-/* deliver hands over the block of a cell that is HELD or LEASED by this process. */
-static void deliver(view *v, const want *w, pp__queue_cell *cell, uint32_t number, const void *data)
+/* deliver hands over a message. */
+static void deliver(view *v, const want *w, const block *b)
 {
-	const uint64_t size = cell->size;
-	const uint32_t codec = cell->codec;
-
 	if (!w->copy) {
-		own(v, w, data, size, codec, cell, number);
+		own(v, w, b);
 		return;
 	}
-	memcpy(w->buf, data, size);
-	describe(w->message, w->buf, size, codec, M_BUFFER);
-	free_cell(v, cell);
+	memcpy(w->buf, b->data, b->size);
+	describe(w->message, w->buf, b->size, b->codec, M_BUFFER);
+	free_cell(v, b->cell, b->ref);
 }
 
 /* get_returned takes a message that was leased to somebody who did not acknowledge it. PP_ERR_EMPTY: there is none. */
@@ -865,9 +879,10 @@ static int32_t get_returned(view *v, const want *w)
 			if (again != 0) /* came in after the count was cleared, and there may be more */
 				__atomic_fetch_add(&q->returned, 1, __ATOMIC_SEQ_CST);
 			const uint64_t size = load64(&k.cell->size), ref = load64(&k.cell->ref);
+			const uint32_t codec = __atomic_load_n(&k.cell->codec, __ATOMIC_SEQ_CST);
 			const void *const data = pp__within(v->heap, pp__qref_off(ref), size);
 			if (load64(&k.cell->word) != word)
-				continue; /* size and ref may not be of one message */
+				continue; /* size, ref and codec may not be of one message */
 			if (data == NULL)
 				return corrupt("the reference of a message", ref);
 			if (w->copy && size > w->room) {
@@ -876,7 +891,7 @@ static int32_t get_returned(view *v, const want *w)
 			}
 			if (!swap64(&k.cell->word, word, with(word, me, w->lease ? PP__CELL_LEASED : PP__CELL_HELD)))
 				continue;
-			deliver(v, w, k.cell, k.number, data);
+			deliver(v, w, &(block){data, size, ref, codec, k.number, k.cell});
 			return PP_OK;
 		}
 		if (again == 0)
@@ -896,7 +911,7 @@ static int32_t get_bulk(view *v, const want *w, found *f)
 		end_get(v, 0, 1); /* another may have the memory */
 		return status;
 	}
-	const uint32_t me = (uint32_t)(cell->word >> 32);
+	const uint32_t me = pp__join(v->heap);
 	if (f->ref == 0) {
 		status = alloc(v, f->size == 0 ? 1 : f->size, 0, &f->ref);
 		if (status != PP_OK) {
@@ -912,7 +927,7 @@ static int32_t get_bulk(view *v, const want *w, found *f)
 	commit_get(v, f);
 	set(cell, me, w->lease ? PP__CELL_LEASED : PP__CELL_HELD);
 	end_get(v, 1, f->left);
-	deliver(v, w, cell, number, f->data);
+	deliver(v, w, &(block){f->data, f->size, f->ref, f->codec, number, cell});
 	return PP_OK;
 }
 
@@ -1203,8 +1218,8 @@ int32_t pp_message_ack(pp_message *message)
 	pp__queue_cell *const cell = view_of_message(message, &v) ? cell_of_message(&v, message, PP__CELL_LEASED) : NULL;
 	if (cell == NULL)
 		return pp__fail(PP_ERR_STATE, "queue: the message was leased by another process");
-	set(cell, (uint32_t)(cell->word >> 32), PP__CELL_HELD);
-	free_cell(&v, cell);
+	set(cell, pp__join(v.heap), PP__CELL_HELD);
+	free_cell(&v, cell, load64(&cell->ref));
 	pp__drop(v.handle);
 	*message = (pp_message){0};
 	return PP_OK;
@@ -1222,7 +1237,7 @@ void pp_message_free(pp_message *message)
 	} else if ((kind == M_HELD || kind == M_LEASED) && view_of_message(message, &v)) {
 		pp__queue_cell *const cell = cell_of_message(&v, message, kind == M_HELD ? PP__CELL_HELD : PP__CELL_LEASED);
 		if (cell != NULL && kind == M_HELD) {
-			free_cell(&v, cell);
+			free_cell(&v, cell, load64(&cell->ref));
 		} else if (cell != NULL) {
 			set(cell, 0, PP__CELL_RETURNED);
 			__atomic_fetch_add(&v.q->returned, 1, __ATOMIC_SEQ_CST);
@@ -1316,11 +1331,13 @@ static void destroy(pp__heap *heap, uint64_t off)
 	view v = {.heap = heap, .q = q};
 	found f;
 
-	while (find(&v, &f) == PP_OK) {
+	/* A chain that runs in a circle ends where a chunk is to be freed a second time. */
+	do {
+		if (find(&v, &f) != PP_OK)
+			break;
 		if (f.ref != 0)
 			pp__free(heap, pp__qref_off(f.ref), pp__qref_tag(f.ref));
-		commit_get(&v, &f);
-	}
+	} while (commit_get(&v, &f));
 	cursor c;
 	uint64_t ref = 0;
 	if (cursor_at(heap, load64(&q->head), q->head_chunk, &c) == PP_OK)

@@ -5,6 +5,9 @@ package pipe_test
 import (
 	"context"
 	"encoding/binary"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -64,4 +67,60 @@ func FuzzDamage(f *testing.F) {
 			t.Fatal("it hangs")
 		}
 	})
+}
+
+// TestScribblesDuringCalls changes words of a pipe and of its ring to and fro while calls use them: what was checked must be what is used.
+func TestScribblesDuringCalls(t *testing.T) {
+	rounds := 40
+	if testing.Short() {
+		rounds = 10
+	}
+	r := rand.New(rand.NewPCG(5, 6))
+	h, err := shm.Family()
+	require.NoError(t, err)
+	for n := range rounds {
+		a, b := pair(t, h, true)
+		require.NoError(t, a.Send(t.Context(), []byte("a message")))
+		ref, err := a.MarshalBinary()
+		require.NoError(t, err)
+		p := h.Within(binary.LittleEndian.Uint64(ref[8:]), 2176)
+		pipe.Forget(ref)
+		ring := h.Within(atomic.LoadUint64((*uint64)(unsafe.Add(p, 128+8))), 1<<16)
+		over := make(chan struct{})
+		var scribbler sync.WaitGroup
+		scribbler.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				word := (*uint64)(unsafe.Add(ring, r.IntN(4096)&^7))
+				if n%2 == 0 {
+					at := 128 + r.IntN(1024)&^7
+					if at == 128 || at == 128+256 { // the locks: one who does not exist would be waited for
+						continue
+					}
+					word = (*uint64)(unsafe.Add(p, at))
+				}
+				was := atomic.LoadUint64(word)
+				bad := []uint64{was ^ 1<<r.IntN(64), r.Uint64(), was + uint64(r.IntN(4096)) - 2048, was ^ uint64(r.IntN(65536))}[r.IntN(4)]
+				for range 200 { // who looks twice sees both
+					atomic.StoreUint64(word, bad)
+					atomic.StoreUint64(word, was)
+				}
+			}
+		})
+		for range 300 {
+			_ = a.TrySend(make([]byte, 100))
+			_ = a.TrySend(make([]byte, 20_000))
+			_, _ = b.TryPoll()
+			_, _ = b.TryRecv()
+			_, _ = b.TryRecv()
+		}
+		close(over)
+		scribbler.Wait()
+		_ = a.Close()
+		_ = b.Close()
+	}
 }

@@ -402,9 +402,9 @@ func (e *end) pull(ctx context.Context, try bool, g *want) error {
 		if w.died.Swap(false) {
 			atomic.StoreUint32(&w.spare, 0)
 		}
-		err := e.look(g)
+		f, err := e.look(g)
 		if err == nil && g.take {
-			return e.finishTake(g)
+			return e.finishTake(f, g)
 		}
 		if err != errNothing || hup || e.isClosed() {
 			w.lock.Unlock()
@@ -444,10 +444,10 @@ func (e *end) pull(ctx context.Context, try bool, g *want) error {
 }
 
 // look finds the next message. The caller holds recvLock.
-func (e *end) look(g *want) error {
-	f, err := e.in.first(e.heap, atomic.LoadUint64(&e.in.head))
+func (e *end) look(g *want) (f found, err error) {
+	f, err = e.in.first(e.heap, atomic.LoadUint64(&e.in.head))
 	if err != nil {
-		return err
+		return f, err
 	}
 	if !g.take {
 		switch f.kind {
@@ -456,39 +456,36 @@ func (e *end) look(g *want) error {
 		case kindBulk:
 			_, data, err := f.bulk(e.heap)
 			g.size = uint64(len(data))
-			return err
+			return f, err
 		}
-		return nil
+		return f, nil
 	}
 	if f.kind == kindFD && !g.file {
-		return ErrFileNext
+		return f, ErrFileNext
 	}
 	if f.kind != kindFD && g.file {
-		return ErrMessageNext
+		return f, ErrMessageNext
 	}
-	return nil
+	return f, nil
 }
 
 // finishTake takes the message that look has found, and gives recvLock back.
-func (e *end) finishTake(g *want) error {
+func (e *end) finishTake(f found, g *want) (err error) {
 	w := e.in
-	f, err := w.first(e.heap, atomic.LoadUint64(&w.head))
 	var b bulk
 	var data []byte
 	var l *lease
-	if err == nil {
-		switch f.kind {
-		case kindInline:
-			g.buf = append(g.buf, f.payload...)
-		case kindBulk:
-			if b, data, err = f.bulk(e.heap); err == nil {
-				l = w.lease(e.heap, b, f.end)
-			}
-		case kindFD:
-			g.name, err = f.name()
-		default:
-			err = corrupt("the kind of a message is", uint64(f.kind))
+	switch f.kind {
+	case kindInline:
+		g.buf = append(g.buf, f.payload...)
+	case kindBulk:
+		if b, data, err = f.bulk(e.heap); err == nil {
+			l = w.lease(e.heap, b, f.end)
 		}
+	case kindFD:
+		g.name, err = f.name()
+	default:
+		err = corrupt("the kind of a message is", uint64(f.kind))
 	}
 	if err != nil {
 		w.lock.Unlock()

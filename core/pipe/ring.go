@@ -19,6 +19,8 @@ func corrupt(what string, value uint64) error {
 // errNoRoom and errNothing do not leave the package.
 var errNoRoom, errNothing = errors.New("no room"), errors.New("nothing")
 
+// A word of a way is read once, atomically, and its checked copy is used: another process may change it at any time.
+
 // bytes returns the ring, errNothing if there is none yet.
 func (w *way) bytes(h *shm.Heap) ([]byte, error) {
 	off := atomic.LoadUint64(&w.ring)
@@ -100,7 +102,7 @@ func (w *way) first(h *shm.Heap, begin uint64) (f found, err error) {
 	}
 	for {
 		at := begin % ringCap
-		words := binary.LittleEndian.Uint64(ring[at:])
+		words := atomic.LoadUint64((*uint64)(unsafe.Pointer(&ring[at])))
 		size := uint64(uint32(words))
 		need := padded(size)
 		if need > tail-begin || need > ringCap-at {

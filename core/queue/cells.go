@@ -9,7 +9,7 @@ import (
 	"github.com/polyproc/polyproc/shm"
 )
 
-// view is a queue in its heap.
+// view is a queue in its heap. A word of it is read once, atomically, and its checked copy is used: another process may change it at any time.
 type view struct {
 	heap  *shm.Heap
 	q     *head
@@ -87,9 +87,9 @@ func (v *view) inUse() (any bool) {
 	return any
 }
 
-// freeCell gives up a block and its cell, which is this process's.
-func (v *view) freeCell(c *cell) {
-	v.free(c.block())
+// freeCell gives up the block of a cell that is this process's, and the cell.
+func (v *view) freeCell(c *cell, block ref) {
+	v.free(block)
 	c.set(0, cellFree)
 }
 
@@ -131,7 +131,7 @@ func (v *view) sweep() (did bool) {
 			}
 		case cellHeld:
 			if me != 0 && c.cas(word, word.with(me, cellHeld)) {
-				v.freeCell(c)
+				v.freeCell(c, c.block())
 			}
 		}
 		return true

@@ -93,10 +93,11 @@ func (q *head) finished() bool {
 func (v *view) room(c *cursor) (uint32, error) {
 	q := v.q
 	tail, most := position(atomic.LoadUint64(&q.tail)), q.most()
-	there := tail.items() - position(q.seenHead).items()
+	there := tail.items() - position(atomic.LoadUint64(&q.seenHead)).items()
 	if there >= most {
-		q.seenHead = atomic.LoadUint64(&q.head)
-		there = tail.items() - position(q.seenHead).items()
+		at := atomic.LoadUint64(&q.head)
+		atomic.StoreUint64(&q.seenHead, at)
+		there = tail.items() - position(at).items()
 	}
 	switch {
 	case q.isClosed():
@@ -188,7 +189,7 @@ func (v *view) place(c *cursor, data []byte, kind, codec, from uint32) error {
 		}
 	}
 	copy(c.body(uint32(len(data))), data)
-	*c.record() = recordWord(uint32(len(data)), kind, codec) // the commit is what publishes it
+	atomic.StoreUint64(c.record(), recordWord(uint32(len(data)), kind, codec)) // the commit is what publishes it
 	c.offset += uint32(need)
 	c.items++
 	return nil
@@ -213,10 +214,11 @@ type found struct {
 func (v *view) find(f *found) error {
 	q := v.q
 	at := position(atomic.LoadUint64(&q.head))
-	there := position(q.seenTail).items() - at.items()
+	there := position(atomic.LoadUint64(&q.seenTail)).items() - at.items()
 	if there == 0 || there > itemsMost {
-		q.seenTail = atomic.LoadUint64(&q.tail)
-		there = position(q.seenTail).items() - at.items()
+		tail := atomic.LoadUint64(&q.tail)
+		atomic.StoreUint64(&q.seenTail, tail)
+		there = position(tail).items() - at.items()
 		if there == 0 {
 			return ErrEmpty
 		}
@@ -271,21 +273,23 @@ func (v *view) find(f *found) error {
 	return nil
 }
 
-// commitGet takes what was found: one store.
-func (v *view) commitGet(f *found) {
+// commitGet takes what was found: one store. False: the chunk that was left is no block any more, so the chain is corrupt.
+func (v *view) commitGet(f *found) bool {
 	q := v.q
-	if uint64(f.at.ref) != q.headChunk[f.at.crossings&1] { // a crossing
+	if uint64(f.at.ref) != atomic.LoadUint64(&q.headChunk[f.at.crossings&1]) { // a crossing
 		atomic.StoreUint64(&q.old, uint64(f.old))
 		atomic.StoreUint64(&q.headChunk[f.at.crossings&1], uint64(f.at.ref))
 	}
 	atomic.StoreUint64(&q.head, uint64(f.at.position()))
 	if f.old == 0 {
-		return
+		return true
 	}
+	well := true
 	if atomic.LoadUint64(&q.spare) != 0 || !atomic.CompareAndSwapUint64(&q.spare, 0, uint64(f.old)) {
-		v.free(f.old)
+		well = v.free(f.old)
 	}
 	atomic.StoreUint64(&q.old, 0)
+	return well
 }
 
 // destroy frees what hangs on a queue that nobody has any more. What is corrupt stays.
@@ -294,7 +298,9 @@ func (v *view) destroy() {
 	var f found
 	for v.find(&f) == nil {
 		v.free(f.ref)
-		v.commitGet(&f)
+		if !v.commitGet(&f) { // a chain that runs in a circle ends where a chunk is to be freed a second time
+			break
+		}
 	}
 	var c cursor
 	if v.cursorAt(&c, position(atomic.LoadUint64(&q.head)), &q.headChunk) == nil {

@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -123,4 +125,78 @@ func TestScribbles(t *testing.T) {
 			break
 		}
 	}
+}
+
+// TestScribblesDuringCalls changes words of a queue, its cells and its records to and fro while calls use them: what was checked must be what is used.
+func TestScribblesDuringCalls(t *testing.T) {
+	rounds := 60
+	if testing.Short() {
+		rounds = 15
+	}
+	r := rand.New(rand.NewPCG(3, 4))
+	for n := range rounds {
+		h, q, l := scribbled(t)
+		base := memory(h)
+		over := make(chan struct{})
+		var scribbler sync.WaitGroup
+		scribbler.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				at := q.Object().Off() + uint64(r.IntN(512)) // the queue
+				if n%2 == 0 {
+					at = slab0 + uint64(r.IntN(64<<10)) // small blocks: its table of cells, its chunks
+				}
+				at &^= 7
+				if lock := at - q.Object().Off(); lock == 128 || lock == 256 { // one who does not exist would be waited for
+					continue
+				}
+				word := (*uint64)(unsafe.Add(base, at))
+				was := atomic.LoadUint64(word)
+				bad := []uint64{was ^ 1<<r.IntN(64), r.Uint64(), was + uint64(r.IntN(4096)) - 2048, was ^ uint64(r.IntN(65536))}[r.IntN(4)]
+				for range 200 { // who looks twice sees both
+					atomic.StoreUint64(word, bad)
+					atomic.StoreUint64(word, was)
+				}
+			}
+		})
+		for range 40 {
+			exercise(q)
+		}
+		close(over)
+		scribbler.Wait()
+		_ = l.Return()
+		q.Free()
+		_ = h.Close()
+	}
+}
+
+// TestFreeOfACircle frees a queue whose chain runs in a circle and whose count of messages has no end.
+func TestFreeOfACircle(t *testing.T) {
+	h, err := shm.CreateHeap()
+	require.NoError(t, err)
+	q, err := queue.New[[]byte](h, queue.Options{})
+	require.NoError(t, err)
+	for range 3 {
+		require.NoError(t, q.TryPut(make([]byte, 10)))
+	}
+	base := memory(h)
+	words := unsafe.Slice((*uint64)(unsafe.Add(base, q.Object().Off())), 64)
+	first := words[72/8]
+	chunk := unsafe.Slice((*uint64)(unsafe.Add(base, first>>33<<7)), 64)
+	require.EqualValues(t, 10, uint32(chunk[8]), "the third record")
+	chunk[8] = 0xffff << 32 // go on in the next chunk,
+	chunk[0] = first        // which is this one
+	words[(128+8)/8] |= 0x7ffffffe << 32
+	done := make(chan struct{})
+	go func() { q.Free(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("Free goes on and on")
+	}
+	require.NoError(t, h.Close())
 }

@@ -248,7 +248,7 @@ func (r *raw) putBulk(ctx context.Context, try bool, data []byte, codec uint16) 
 		err = r.putRecord(ctx, try, unsafe.Slice((*byte)(unsafe.Pointer(&b)), sizeBulk), kindBulk, uint32(codec), c)
 	}
 	if err != nil {
-		r.freeCell(c)
+		r.freeCell(c, block)
 	}
 	return err
 }
@@ -307,6 +307,7 @@ func (r *raw) putSome(ctx context.Context, data []byte, sizes []int, codec uint1
 type message struct {
 	data  []byte
 	codec uint32
+	block ref
 	cell  *cell
 	word  cellWord
 }
@@ -315,7 +316,7 @@ type message struct {
 func (r *raw) done(m *message) {
 	if m.cell != nil {
 		if m.cell.load() == m.word {
-			r.freeCell(m.cell)
+			r.freeCell(m.cell, m.block)
 		}
 		m.cell = nil
 		r.leave()
@@ -337,7 +338,7 @@ func (r *raw) ack(m *message, back bool) error {
 		return nil
 	}
 	m.cell.set(m.word.owner(), cellHeld)
-	r.freeCell(m.cell)
+	r.freeCell(m.cell, m.block)
 	return nil
 }
 
@@ -357,10 +358,10 @@ func (r *raw) getOne(ctx context.Context, try, lease bool, buf []byte, m *messag
 	}
 }
 
-// own makes a message of a cell that is this process's.
-func (r *raw) own(c *cell, data []byte) message {
+// own makes a message of a cell that is this process's: of what was read and checked before, as the memory may have changed since.
+func (r *raw) own(m message) message {
 	r.pins.Add(1)
-	return message{data: data, codec: atomic.LoadUint32(&c.codec), cell: c, word: c.load()}
+	return m
 }
 
 // getReturned takes a message that was leased to somebody who did not acknowledge it.
@@ -383,7 +384,7 @@ func (r *raw) getReturned(lease bool, m *message) error {
 			if again > 0 { // came in after the count was cleared, and there may be more
 				atomic.AddUint32(&r.q.returned, 1)
 			}
-			size, block := atomic.LoadUint64(&c.size), c.block()
+			size, block, codec := atomic.LoadUint64(&c.size), c.block(), atomic.LoadUint32(&c.codec)
 			if c.load() != word { // they may not be of one message
 				return true
 			}
@@ -392,10 +393,11 @@ func (r *raw) getReturned(lease bool, m *message) error {
 				err = corrupt("the reference of a message", uint64(block))
 				return false
 			}
-			if !c.cas(word, word.with(me, state)) {
+			mine := word.with(me, state)
+			if !c.cas(word, mine) {
 				return true
 			}
-			*m, err = r.own(c, data), nil
+			*m, err = r.own(message{data, codec, block, c, mine}), nil
 			return false
 		})
 		if err != ErrEmpty {
@@ -446,7 +448,7 @@ func (r *raw) getOnce(ctx context.Context, try, lease bool, buf []byte, m *messa
 
 func (r *raw) unlockGet(taken int, left uint32) {
 	r.get.Unlock()
-	if taken > 0 && r.q.maxsize != 0 {
+	if taken > 0 && atomic.LoadUint64(&r.q.maxsize) != 0 {
 		r.notFull.Chime().Ring(taken)
 	}
 	if left > 0 {
@@ -461,7 +463,7 @@ func (r *raw) getBulk(f *found, lease bool, m *message) error {
 		r.unlockGet(0, 1) // another may have the memory
 		return err
 	}
-	me := c.load().owner()
+	me := r.heap.Me()
 	state, to := uint32(cellTaking), uint32(cellHeld)
 	if lease {
 		state, to = cellLeasing, cellLeased
@@ -486,7 +488,7 @@ func (r *raw) getBulk(f *found, lease bool, m *message) error {
 	r.commitGet(f)
 	c.set(me, to)
 	r.unlockGet(1, f.left)
-	*m = r.own(c, f.data)
+	*m = r.own(message{f.data, f.codec, f.ref, c, c.load()})
 	return nil
 }
 

@@ -90,6 +90,35 @@ static void use(pp_queue queue)
 	pp_queue_free(queue); /* the last reference but the parent's */
 }
 
+/* A chain that runs in a circle, and a count of messages that has no end: the last reference goes all the same, and soon. */
+static void circle(void)
+{
+	static uint8_t bytes[10];
+	pp_queue queue;
+
+	REQUIRE_EQ(pp_queue_create(NULL, &queue), PP_OK);
+	for (int i = 0; i < 3; i++)
+		REQUIRE_EQ(pp_queue_put(queue, bytes, sizeof bytes, 0, 0), PP_OK);
+	pp__handle *const handle = pp__pin(queue, PP__KIND_QUEUE);
+	pp__queue *const q = pp__at(heap, handle->off);
+	pp__unpin(handle);
+	const uint64_t ref = q->first;
+	pp__queue_chunk *const chunk = pp__at(heap, pp__qref_off(ref));
+	uint64_t *const third = (uint64_t *)(void *)chunk + (PP__QUEUE_CHUNK_HEAD + 2 * (PP__QUEUE_RECORD_HEAD + 16)) / 8;
+	REQUIRE_EQ((uint32_t)*third, sizeof bytes);
+	*third = head_word(0, PP__QUEUE_NEXT, 0);
+	chunk->next = ref;
+	q->tail |= (uint64_t)0x7ffffffe << 32;
+	const pid_t child = fork();
+	REQUIRE(child >= 0);
+	if (child == 0) {
+		alarm(PATIENCE);
+		destroy(heap, handle->off);
+		_exit(0);
+	}
+	REQUIRE_EQ(kit_wait(child), 0);
+}
+
 int main(void)
 {
 	static uint8_t bytes[50000];
@@ -98,6 +127,7 @@ int main(void)
 	alarm(110);
 	heap = pp__family_heap();
 	REQUIRE(heap != NULL);
+	circle();
 	for (int trial = 0; trial < TRIALS; trial++) {
 		pp_queue queue;
 		pp_message held[3];

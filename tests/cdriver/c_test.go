@@ -5,6 +5,7 @@
 //
 //	deadline: 300 s     how long it may take, besides the time for torture (120 s if it does not say)
 //	valgrind: yes       run it under valgrind too; for programs that do not load the engine
+//	sanitize: address   compile it with that sanitizer of gcc's
 package cdriver
 
 import (
@@ -23,6 +24,7 @@ import (
 var (
 	deadlineLine = regexp.MustCompile(`(?m)^\W*deadline: (\d+) s`)
 	valgrindLine = regexp.MustCompile(`(?m)^\W*valgrind: yes`)
+	sanitizeLine = regexp.MustCompile(`(?m)^\W*sanitize: (\w+)`)
 )
 
 func TestC(t *testing.T) {
@@ -66,9 +68,17 @@ func compile(t *testing.T, root, source string) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), strings.TrimSuffix(filepath.Base(source), ".c"))
 	lib := filepath.Join(root, "build")
-	cmd := exec.Command("gcc", "-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror",
+	text, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := []string{"-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror",
 		"-I", filepath.Join(root, "include"), "-o", program, source,
-		"-L", lib, "-lpolyproc", "-Wl,-rpath,"+lib, "-pthread", "-ldl", "-lm")
+		"-L", lib, "-lpolyproc", "-Wl,-rpath," + lib, "-pthread", "-ldl", "-lm"}
+	if m := sanitizeLine.FindSubmatch(text); m != nil {
+		flags = append(flags, "-fsanitize="+string(m[1]))
+	}
+	cmd := exec.Command("gcc", flags...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
