@@ -180,7 +180,7 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 				if err := h.forkNext(0); err == pool.ErrClosed {
 					break // the first have failed already: that is for the tasks to tell
 				} else if err != nil {
-					return errors.Join(err, p.Free())
+					return errors.Join(err, p.Close())
 				}
 			}
 			go func() {
@@ -465,7 +465,7 @@ func pp__go_pool_fill(handle C.pp_pool, vacancy *C.pp__in_vacancy, pid, statusFD
 
 //export pp__go_pool_close
 func pp__go_pool_close(handle C.pp_pool) C.int32_t {
-	return withPool(handle, func(h *hosted) error { h.Close(); return nil })
+	return withPool(handle, func(h *hosted) error { h.Drain(); return nil })
 }
 
 //export pp__go_pool_terminate
@@ -488,7 +488,7 @@ func pp__go_pool_free(handle C.pp_pool) C.int32_t {
 		if err != nil {
 			return err
 		}
-		return h.Free()
+		return h.Close()
 	})
 }
 

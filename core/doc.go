@@ -10,6 +10,18 @@
 // nothing of ours. Above them is capi, the C interface, the only package with import "C". Imports point downward only; tests/layering
 // proves it.
 //
+// # Closing
+//
+// One convention holds in all packages:
+//
+//	Close() error        releases what this process has: the handle of a queue, lock or pipe end; a pool with its workers.
+//	                     Calls that wait return ErrClosed, which is an os.ErrClosed. A second Close returns nil.
+//	Shutdown             ends the service of an object in order. queue.Queue.Shutdown ends a queue for all processes: no more
+//	                     puts, getters take what is left, then ErrShutdown. pool.Pool.Shutdown finishes the tasks, then closes.
+//
+// So "defer x.Close()" is right after each constructor, and who writes it never ends anything for another process. C has the
+// same two calls under the names pp_..._free and pp_queue_close.
+//
 // # Decisions, and where they depart from the first design
 //
 // The C library is two files. libpolyproc.so is C: the public functions, the whole data path of a worker, and the parent watch. It

@@ -94,7 +94,7 @@ func (s *shared) slots() ([]uint64, error) {
 }
 
 // Wait waits until all parties have come, and returns which this one was: 0 came first. The end of ctx breaks the barrier, unless all have come by then. Errors: [ErrBroken], the
-// context's, the action's (at who ran it), [ErrFreed], [shm.ErrCorrupt], [shm.ErrNoMemory].
+// context's, the action's (at who ran it), [ErrClosed], [shm.ErrCorrupt], [shm.ErrNoMemory].
 func (b *Barrier) Wait(ctx context.Context) (index int, err error) {
 	s, err := b.enter()
 	if err != nil {
@@ -200,7 +200,7 @@ func (s *shared) arrive(ctx context.Context, cells []uint64) (a arrival, err err
 			}
 			_ = shm.FutexWait(low(&h.word), uint32(v), time.Millisecond)
 			if s.isFreed() {
-				return a, ErrFreed
+				return a, ErrClosed
 			}
 			continue
 		}
@@ -295,7 +295,7 @@ func (s *shared) await(ctx context.Context, cells []uint64, a arrival) error {
 		switch {
 		case err == nil && late:
 			s.sweepBarrier(cells, v, a.number)
-		case errors.Is(err, ErrFreed):
+		case errors.Is(err, ErrClosed):
 			s.depart(a)
 			return err
 		case err != nil:

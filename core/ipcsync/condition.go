@@ -27,10 +27,10 @@ func (c *Condition) UnmarshalBinary(data []byte) error {
 	return c.receive(data, shm.KindCondition, 0, 0)
 }
 
-// Wait gives up the lock, all levels of it, waits to be notified, and takes the lock back as it was: whatever it returns but [ErrNotHeld], [ErrFreed] and
+// Wait gives up the lock, all levels of it, waits to be notified, and takes the lock back as it was: whatever it returns but [ErrNotHeld], [ErrClosed] and
 // [shm.ErrCorrupt], the lock is held again, however long that took, also if its holder in between has died. As always with conditions, look again whether what was
 // waited for is so. Errors: [ErrNotHeld] (this process, or this Holder, does not have the lock), the context's (not
-// notified), [ErrFreed], [shm.ErrNoMemory], [shm.ErrCorrupt].
+// notified), [ErrClosed], [shm.ErrNoMemory], [shm.ErrCorrupt].
 func (c *Condition) Wait(ctx context.Context, lock Held) error {
 	s, err := c.enter()
 	if err != nil {
@@ -97,11 +97,11 @@ func (c *Condition) notify(n uint64) error {
 	return nil
 }
 
-// Waiting returns how many wait at one moment.
-func (c *Condition) Waiting() int {
+// Waiting returns how many wait at this moment. Errors: [ErrClosed].
+func (c *Condition) Waiting() (int, error) {
 	s, err := c.enter()
 	if err != nil {
-		return 0
+		return 0, err
 	}
 	defer s.leave()
 	n := 0
@@ -111,7 +111,7 @@ func (c *Condition) Waiting() int {
 		}
 		return true
 	})
-	return n
+	return n, nil
 }
 
 func (s *shared) condition() *conditionHead { return (*conditionHead)(s.object.Pointer()) }

@@ -5,6 +5,7 @@ system call; ten thousand of them cost no descriptor; and who is killed, at what
 # Use
 
 	l, err := ipcsync.NewLock(nil)         // in the heap of this process's family
+	defer l.Close()                        // releases this process's handle
 	switch err := l.Acquire(ctx); err {
 	case nil:
 		defer l.Release()
@@ -46,7 +47,7 @@ the context says. To take back the lock after [Condition.Wait] is waited for wit
 
 # Files
 
-	handle.go     what all have: references, Free        pace.go       how long to sleep, whose turn it is
+	handle.go     what all have: references, Close       pace.go       how long to sleep, whose turn it is
 	lock.go       Lock, RLock, Holder                    semaphore.go  Semaphore
 	condition.go  Condition                              event.go      Event
 	barrier.go    Barrier                                layout.go     what they look like in memory

@@ -67,18 +67,18 @@ func (e *Event) Clear() error {
 	return nil
 }
 
-// IsSet reports whether the flag is set; false too if this process has freed the event.
-func (e *Event) IsSet() bool {
+// IsSet reports whether the flag is set. Errors: [ErrClosed].
+func (e *Event) IsSet() (bool, error) {
 	s, err := e.enter()
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer s.leave()
 	defer s.object.Acquired()
-	return atomic.LoadUint32(&s.event().word)&eventSet != 0
+	return atomic.LoadUint32(&s.event().word)&eventSet != 0, nil
 }
 
-// Wait returns nil once the flag is set, or was set since the call began. Errors: the context's, [ErrFreed].
+// Wait returns nil once the flag is set, or was set since the call began. Errors: the context's, [ErrClosed].
 func (e *Event) Wait(ctx context.Context) error {
 	s, err := e.enter()
 	if err != nil {

@@ -17,7 +17,7 @@ func ExampleLock() {
 		fmt.Println(err)
 		return
 	}
-	defer l.Free()
+	defer l.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	err = l.Acquire(ctx)
@@ -25,7 +25,8 @@ func ExampleLock() {
 		// Some process was killed while it held the lock: put in order what that has left, then
 		err = l.Acquire(ctx)
 	}
-	fmt.Println(err, l.State().Held)
+	state, _ := l.State()
+	fmt.Println(err, state.Held)
 	fmt.Println(l.Release())
 	// Output:
 	// <nil> true
@@ -34,13 +35,14 @@ func ExampleLock() {
 
 func ExampleRLock() {
 	l, _ := ipcsync.NewRLock(nil)
-	defer l.Free()
+	defer l.Close()
 	request := l.Holder() // who passes it along is one and the same to the lock
 	ctx := context.Background()
 	_ = request.Acquire(ctx)
 	_ = request.Acquire(ctx)
+	levels, _ := request.Levels()
 	got, _ := l.Holder().TryAcquire()
-	fmt.Println(request.Levels(), got)
+	fmt.Println(levels, got)
 	fmt.Println(request.Release(), request.Release(), request.Release())
 	// Output:
 	// 2 false
@@ -50,8 +52,8 @@ func ExampleRLock() {
 func ExampleCondition() {
 	l, _ := ipcsync.NewLock(nil)
 	c, _ := ipcsync.NewCondition(nil)
-	defer l.Free()
-	defer c.Free()
+	defer l.Close()
+	defer c.Close()
 	ctx := context.Background()
 	stock := 0
 	go func() { // or another process, with stock in shared memory
@@ -69,7 +71,7 @@ func ExampleCondition() {
 
 func ExampleBarrier() {
 	b, _ := ipcsync.NewBarrier(nil, 2, func() error { fmt.Println("all are here"); return nil })
-	defer b.Free()
+	defer b.Close()
 	done := make(chan error)
 	go func() {
 		_, err := b.Wait(context.Background())

@@ -23,15 +23,15 @@ var (
 	ErrTooMany = errors.New("ipcsync: too many times")
 	// ErrBroken says that the barrier is broken: somebody gave up, died or aborted it.
 	ErrBroken = errors.New("ipcsync: the barrier is broken")
-	// ErrFreed says that this process has given the object up by Free.
-	ErrFreed = fmt.Errorf("ipcsync: freed: %w", os.ErrClosed)
+	// ErrClosed says that this process has closed its handle of the object. It is an [os.ErrClosed].
+	ErrClosed = fmt.Errorf("ipcsync: %w", os.ErrClosed)
 )
 
 // shared is an object as this process has it.
 type shared struct {
 	object *shm.Object
 	heap   *shm.Heap
-	pins   atomic.Int64 // calls under way; freedPins is added by Free
+	pins   atomic.Int64 // calls under way; freedPins is added by Close
 	finish sync.Once
 	freed  chan struct{}
 	gate   chan struct{} // of the goroutines that wait only one sleeps in the kernel
@@ -99,24 +99,26 @@ func (b *base) MarshalBinary() ([]byte, error) {
 	return ref, nil
 }
 
-// Free gives this process's use of the object up; its calls that wait return [ErrFreed]. The object stays as long as any process has it, or a reference is
-// on its way. The second call does nothing.
-func (b *base) Free() {
+// Close releases this process's handle of the object; calls of this process that wait return [ErrClosed]. The object stays as long as
+// any process has a handle or a reference is in flight. Close does not release a lock that is held. It returns nil, also when it is
+// called again.
+func (b *base) Close() error {
 	if s := b.s; s != nil {
 		s.free()
 	}
+	return nil
 }
 
 func (b *base) enter() (*shared, error) {
 	s := b.s
 	if s == nil {
-		return nil, ErrFreed
+		return nil, ErrClosed
 	}
 	if s.pins.Add(1) > 0 {
 		return s, nil
 	}
 	s.leave()
-	return nil, ErrFreed
+	return nil, ErrClosed
 }
 
 func (s *shared) leave() {

@@ -56,7 +56,7 @@ type step struct {
 
 func lockWorks(t *testing.T, o *things) {
 	ctx := patient(t)
-	held := o.l.State().Held
+	held := state(t, o.l).Held
 	err := o.l.Acquire(ctx)
 	require.Equal(t, held, err == ipcsync.ErrOwnerDied, "told of a death, and only then: %v", err)
 	if err != nil {
@@ -67,13 +67,13 @@ func lockWorks(t *testing.T, o *things) {
 
 func rlockWorks(t *testing.T, o *things) {
 	ctx := patient(t)
-	held, h := o.r.State().Held, o.r.Holder()
+	held, h := state(t, o.r).Held, o.r.Holder()
 	err := h.Acquire(ctx)
 	require.Equal(t, held, err == ipcsync.ErrOwnerDied, "told of a death, and only then: %v", err)
 	if err != nil {
 		require.NoError(t, h.Acquire(ctx))
 	}
-	require.Equal(t, 1, h.Levels())
+	require.Equal(t, 1, levels(t, h))
 	require.NoError(t, h.Release())
 }
 
@@ -84,7 +84,7 @@ func value(t *testing.T, m *ipcsync.Semaphore) int {
 }
 
 func conditionWorks(t *testing.T, o *things) {
-	before := o.c.Waiting() // the dead one may be there
+	before := waiting(t, o.c) // the dead one may be there
 	ctx := patient(t)
 	result := run(1, func() error {
 		if err := o.l.Acquire(ctx); err != nil {
@@ -92,7 +92,7 @@ func conditionWorks(t *testing.T, o *things) {
 		}
 		return errors.Join(o.c.Wait(ctx, o.l), o.l.Release())
 	})
-	eventually(t, "waits", func() bool { return o.c.Waiting() == before+1 })
+	eventually(t, "waits", func() bool { return waiting(t, o.c) == before+1 })
 	require.NoError(t, o.c.Notify(1))
 	require.NoError(t, <-result)
 }

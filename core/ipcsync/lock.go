@@ -160,22 +160,22 @@ type LockState struct {
 	Levels int  // of an RLock; 1 of a Lock that is held
 }
 
-func (b *base) state() LockState {
+func (b *base) state() (LockState, error) {
 	s, err := b.enter()
 	if err != nil {
-		return LockState{}
+		return LockState{}, err
 	}
 	defer s.leave()
 	l := s.lock()
 	owner := shm.Owner(atomic.LoadUint64(&l.word) & valueMost)
 	if owner == 0 {
-		return LockState{}
+		return LockState{}, nil
 	}
 	levels := atomic.LoadUint32(&l.count)
 	if levels == 0 || l.object.flags&flagRecursive == 0 {
 		levels = 1
 	}
-	return LockState{Held: true, Mine: owner == s.heap.Me(), PID: s.heap.PID(owner), Levels: int(levels)}
+	return LockState{Held: true, Mine: owner == s.heap.Me(), PID: s.heap.PID(owner), Levels: int(levels)}, nil
 }
 
 func try(err error) (bool, error) {
@@ -214,7 +214,7 @@ func (b *base) ready() {
 	b.s.words = []*uint32{low(&l.word), low(&l.turn)}
 }
 
-// Acquire takes the lock, waiting for it as long as ctx allows; if it is free it is taken whatever ctx says. Errors: [ErrOwnerDied], the context's, [ErrFreed],
+// Acquire takes the lock, waiting for it as long as ctx allows; if it is free it is taken whatever ctx says. Errors: [ErrOwnerDied], the context's, [ErrClosed],
 // [shm.ErrCorrupt], [shm.ErrNoMemory] (this process cannot be a member).
 func (l *Lock) Acquire(ctx context.Context) error {
 	s, err := l.enter()
@@ -235,7 +235,7 @@ func (l *Lock) TryAcquire() (bool, error) {
 	return try(s.take(context.Background(), anyGoroutine, 1, true))
 }
 
-// Release gives the lock up, whoever holds it. Errors: [ErrNotHeld], [ErrFreed].
+// Release gives the lock up, whoever holds it. Errors: [ErrNotHeld], [ErrClosed].
 func (l *Lock) Release() error {
 	s, err := l.enter()
 	if err != nil {
@@ -248,8 +248,8 @@ func (l *Lock) Release() error {
 	return nil
 }
 
-// State tells who holds the lock, at one moment.
-func (l *Lock) State() LockState { return l.state() }
+// State returns who holds the lock at this moment. Errors: [ErrClosed].
+func (l *Lock) State() (LockState, error) { return l.state() }
 
 // Locker is the lock for code that has no place for errors: the death of a holder is passed over in silence, all others panic.
 func (l *Lock) Locker() sync.Locker {
@@ -302,8 +302,8 @@ func (l *RLock) UnmarshalBinary(data []byte) error {
 	return nil
 }
 
-// State tells who holds the lock, at one moment.
-func (l *RLock) State() LockState { return l.state() }
+// State returns who holds the lock at this moment. Errors: [ErrClosed].
+func (l *RLock) State() (LockState, error) { return l.state() }
 
 var holders atomic.Uint32
 
@@ -343,7 +343,7 @@ func (h *Holder) TryAcquire() (bool, error) {
 	return try(s.take(context.Background(), h.number, 1, true))
 }
 
-// Release gives up one level. Errors: [ErrNotHeld] (by this holder), [ErrFreed].
+// Release gives up one level. Errors: [ErrNotHeld] (by this holder), [ErrClosed].
 func (h *Holder) Release() error {
 	s, err := h.lock.enter()
 	if err != nil {
@@ -361,14 +361,14 @@ func (h *Holder) Release() error {
 	return nil
 }
 
-// Levels returns how often this holder has the lock, 0 if not at all.
-func (h *Holder) Levels() int {
+// Levels returns how often this holder has acquired the lock; 0: it does not hold it. Errors: [ErrClosed].
+func (h *Holder) Levels() (int, error) {
 	s, err := h.lock.enter()
 	if err != nil {
-		return 0
+		return 0, err
 	}
 	defer s.leave()
-	return int(s.levels(h.number))
+	return int(s.levels(h.number)), nil
 }
 
 // Locker is the lock for code that has no place for errors, as [Lock.Locker].

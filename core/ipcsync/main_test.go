@@ -59,12 +59,12 @@ func newHeap(t testing.TB) *shm.Heap {
 	return h
 }
 
-// must is for what makes an object, which is freed when the test ends.
-func must[T interface{ Free() }](t testing.TB) func(v T, err error) T {
+// must is for what makes an object, which is closed when the test ends.
+func must[T interface{ Close() error }](t testing.TB) func(v T, err error) T {
 	return func(v T, err error) T {
 		t.Helper()
 		require.NoError(t, err)
-		t.Cleanup(v.Free)
+		t.Cleanup(func() { require.NoError(t, v.Close()) })
 		return v
 	}
 }

@@ -45,7 +45,7 @@ func (p *pace) hold() error {
 	case <-p.ctx.Done():
 		return p.ctx.Err()
 	case <-p.s.freed:
-		return ErrFreed
+		return ErrClosed
 	}
 }
 
@@ -103,7 +103,7 @@ func (p *pace) queue() error {
 		}
 		_ = shm.FutexWait(low(p.turn), uint32(turn), most)
 		if p.s.isFreed() {
-			return ErrFreed
+			return ErrClosed
 		}
 	}
 	return nil
@@ -117,7 +117,7 @@ func (p *pace) most(d time.Duration) (left time.Duration, over bool) {
 	return d, d <= 0
 }
 
-// sleep sleeps while *word is v, for a slice. nil: look again; late: and see whether somebody is dead. Errors: the context's, [ErrFreed].
+// sleep sleeps while *word is v, for a slice. nil: look again; late: and see whether somebody is dead. Errors: the context's, [ErrClosed].
 func (p *pace) sleep(word *uint32, v uint32) (late bool, err error) {
 	if err := p.ctx.Err(); err != nil {
 		return false, err
@@ -129,7 +129,7 @@ func (p *pace) sleep(word *uint32, v uint32) (late bool, err error) {
 		case <-p.ctx.Done():
 			return false, p.ctx.Err()
 		case <-p.s.freed:
-			return false, ErrFreed
+			return false, ErrClosed
 		}
 	}
 	p.takeTurn()
@@ -149,7 +149,7 @@ func (p *pace) sleep(word *uint32, v uint32) (late bool, err error) {
 		err = shm.FutexWait(word, v, most)
 	}
 	if p.s.isFreed() {
-		return false, ErrFreed
+		return false, ErrClosed
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.slice = min(2*p.slice, sliceMaxNS)

@@ -117,8 +117,8 @@ func TestDeathOfAHolderIsToldOnce(t *testing.T) {
 		require.NoError(t, e.Clear())
 		p := spawn(t, "hold", sent(t, l), sent(t, r), sent(t, e))
 		require.NoError(t, e.Wait(ctx))
-		require.Equal(t, p.PID(), l.State().PID)
-		require.Equal(t, ipcsync.LockState{Held: true, PID: p.PID(), Levels: 2}, r.State())
+		require.Equal(t, p.PID(), state(t, l).PID)
+		require.Equal(t, ipcsync.LockState{Held: true, PID: p.PID(), Levels: 2}, state(t, r))
 		const waiters = 4
 		told := make(chan bool, 2*waiters)
 		for range waiters {
@@ -147,7 +147,7 @@ func TestDeathOfAHolderIsToldOnce(t *testing.T) {
 			}
 		}
 		require.Equal(t, 2, n, "of each lock one is told")
-		eventually(t, "both free", func() bool { return !l.State().Held && !r.State().Held })
+		eventually(t, "both free", func() bool { return !state(t, l).Held && !state(t, r).Held })
 	}
 	// Also to one who only tries.
 	require.NoError(t, e.Clear())
@@ -163,7 +163,7 @@ func TestDeathOfAHolderIsToldOnce(t *testing.T) {
 	require.ErrorIs(t, err, ipcsync.ErrOwnerDied)
 	require.NoError(t, l.Acquire(ctx))
 	r.Holder().Locker().Lock() // passes over the death
-	require.True(t, r.State().Mine)
+	require.True(t, state(t, r).Mine)
 }
 
 func TestPermitsOfTheDeadComeBack(t *testing.T) {
@@ -203,16 +203,16 @@ func TestDeadWaitersSwallowNothing(t *testing.T) {
 	var children []*start.Process
 	for i := range 3 {
 		children = append(children, spawn(t, "wait-condition", sent(t, c), sent(t, l)))
-		eventually(t, "waits", func() bool { return c.Waiting() == i+1 })
+		eventually(t, "waits", func() bool { return waiting(t, c) == i+1 })
 	}
 	killed(t, children[0])
 	require.NoError(t, l.Acquire(patient(t)))
 	require.ErrorIs(t, c.Wait(soon(t, 100), l), context.DeadlineExceeded) // for some slices
 	require.NoError(t, l.Release())
-	require.Equal(t, 3, c.Waiting(), "waiters look at all others")
+	require.Equal(t, 3, waiting(t, c), "waiters look at all others")
 	require.NoError(t, c.Notify(1))
 	ended(t, children[1])
-	require.Equal(t, 1, c.Waiting())
+	require.Equal(t, 1, waiting(t, c))
 	require.NoError(t, c.Notify(1))
 	ended(t, children[2])
 }
@@ -222,14 +222,14 @@ func TestNotificationOfWhoDiedGoesOn(t *testing.T) {
 	c := must[*ipcsync.Condition](t)(ipcsync.NewCondition(nil))
 	l := must[*ipcsync.Lock](t)(ipcsync.NewLock(nil))
 	p := spawn(t, "wait-condition", sent(t, c), sent(t, l))
-	eventually(t, "waits", func() bool { return c.Waiting() == 1 })
+	eventually(t, "waits", func() bool { return waiting(t, c) == 1 })
 	require.NoError(t, p.Signal(stop))
 	eventually(t, "stopped", func() bool { return stopped(p.PID()) })
 	require.NoError(t, l.Acquire(ctx))
 	result := run(1, func() error { return c.Wait(ctx, l) })
-	eventually(t, "both wait", func() bool { return c.Waiting() == 2 })
+	eventually(t, "both wait", func() bool { return waiting(t, c) == 2 })
 	require.NoError(t, c.Notify(1)) // it is the stopped one's
-	require.Equal(t, 1, c.Waiting())
+	require.Equal(t, 1, waiting(t, c))
 	killed(t, p)
 	require.NoError(t, <-result)
 	require.NoError(t, l.Release())

@@ -60,7 +60,7 @@ func (m *Semaphore) ready() {
 	m.s.words = []*uint32{low(&h.word), low(&h.turn), &h.bellSeq}
 }
 
-// Acquire takes a permit, waiting for one as long as ctx allows; if there is one it is taken whatever ctx says. Errors: the context's, [ErrFreed],
+// Acquire takes a permit, waiting for one as long as ctx allows; if there is one it is taken whatever ctx says. Errors: the context's, [ErrClosed],
 // [shm.ErrCorrupt], [shm.ErrNoMemory].
 func (m *Semaphore) Acquire(ctx context.Context) error {
 	s, err := m.enter()
@@ -86,7 +86,7 @@ func (m *Semaphore) TryAcquire() (bool, error) {
 }
 
 // Release gives a permit, one that any process has taken; of a recoverable semaphore one of this process's if it has any. Errors: [ErrTooMany] (there are as many as there may
-// be), [ErrFreed], [shm.ErrCorrupt].
+// be), [ErrClosed], [shm.ErrCorrupt].
 func (m *Semaphore) Release() error {
 	s, err := m.enter()
 	if err != nil {

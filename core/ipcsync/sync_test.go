@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"testing"
@@ -39,7 +40,7 @@ func TestLockExcludesGoroutines(t *testing.T) {
 	}
 	wg.Wait()
 	require.Equal(t, each*goroutines, count)
-	require.Equal(t, ipcsync.LockState{}, l.State())
+	require.Equal(t, ipcsync.LockState{}, state(t, l))
 }
 
 func TestLock(t *testing.T) {
@@ -47,7 +48,7 @@ func TestLock(t *testing.T) {
 	ctx := patient(t)
 	require.ErrorIs(t, l.Release(), ipcsync.ErrNotHeld)
 	require.NoError(t, l.Acquire(ctx))
-	require.Equal(t, ipcsync.LockState{Held: true, Mine: true, PID: os.Getpid(), Levels: 1}, l.State())
+	require.Equal(t, ipcsync.LockState{Held: true, Mine: true, PID: os.Getpid(), Levels: 1}, state(t, l))
 	got, err := l.TryAcquire()
 	require.NoError(t, err)
 	require.False(t, got)
@@ -68,7 +69,7 @@ func TestLock(t *testing.T) {
 	locker := l.Locker()
 	locker.Unlock()
 	locker.Lock()
-	require.True(t, l.State().Held)
+	require.True(t, state(t, l).Held)
 	locker.Unlock()
 	require.PanicsWithError(t, ipcsync.ErrNotHeld.Error(), locker.Unlock)
 }
@@ -79,10 +80,10 @@ func TestHolders(t *testing.T) {
 	a, b := l.Holder(), l.Holder()
 	for i := range 3 {
 		require.NoError(t, a.Acquire(ctx))
-		require.Equal(t, i+1, a.Levels())
+		require.Equal(t, i+1, levels(t, a))
 	}
-	require.Equal(t, 3, l.State().Levels)
-	require.Zero(t, b.Levels())
+	require.Equal(t, 3, state(t, l).Levels)
+	require.Zero(t, levels(t, b))
 	got, err := b.TryAcquire()
 	require.NoError(t, err)
 	require.False(t, got)
@@ -110,13 +111,13 @@ func TestReferencesSayWhatTheyAre(t *testing.T) {
 	require.NoError(t, same.UnmarshalBinary(ref))
 	require.NoError(t, l.Acquire(patient(t)))
 	require.NoError(t, same.Release())
-	l.Free()
-	require.ErrorIs(t, l.Release(), ipcsync.ErrFreed)
+	require.NoError(t, l.Close())
+	require.ErrorIs(t, l.Release(), ipcsync.ErrClosed)
 	require.ErrorIs(t, l.Release(), os.ErrClosed)
 	require.NoError(t, same.Acquire(patient(t)), "another has it still")
-	require.ErrorIs(t, new(ipcsync.Lock).Acquire(patient(t)), ipcsync.ErrFreed, "the zero value is no lock")
-	same.Free()
-	same.Free()
+	require.ErrorIs(t, new(ipcsync.Lock).Acquire(patient(t)), ipcsync.ErrClosed, "the zero value is no lock")
+	require.NoError(t, same.Close())
+	require.NoError(t, same.Close())
 	blocks, _ := h.InUse()
 	require.Zero(t, blocks)
 }
@@ -176,7 +177,9 @@ func run(n int, f func() error) <-chan error {
 func TestEvent(t *testing.T) {
 	e := must[*ipcsync.Event](t)(ipcsync.NewEvent(newHeap(t)))
 	ctx := patient(t)
-	require.False(t, e.IsSet())
+	set, err := e.IsSet()
+	require.NoError(t, err)
+	require.False(t, set)
 	require.ErrorIs(t, e.Wait(soon(t, 20)), context.DeadlineExceeded)
 	results := run(10, func() error { return e.Wait(ctx) })
 	eventually(t, "ten wait", asleep(10))
@@ -188,7 +191,9 @@ func TestEvent(t *testing.T) {
 	require.ErrorIs(t, e.Wait(soon(t, 20)), context.DeadlineExceeded)
 	require.NoError(t, e.Set())
 	require.NoError(t, e.Set())
-	require.True(t, e.IsSet())
+	set, err = e.IsSet()
+	require.NoError(t, err)
+	require.True(t, set)
 	require.NoError(t, e.Wait(ctx))
 }
 
@@ -209,14 +214,14 @@ func TestConditionIsFirstInFirstOut(t *testing.T) {
 			order <- i
 			_ = l.Release()
 		}()
-		eventually(t, fmt.Sprint(i, " waits"), func() bool { return c.Waiting() == i+1 })
+		eventually(t, fmt.Sprint(i, " waits"), func() bool { return waiting(t, c) == i+1 })
 	}
 	for i := range waiters / 2 {
 		require.NoError(t, c.Notify(1))
 		require.Equal(t, i, <-order)
 	}
 	require.NoError(t, c.Notify(0))
-	require.Equal(t, waiters/2, c.Waiting())
+	require.Equal(t, waiters/2, waiting(t, c))
 	require.NoError(t, c.NotifyAll())
 	for range waiters / 2 {
 		<-order
@@ -244,12 +249,12 @@ func TestConditionWithManyWaiters(t *testing.T) {
 		if err := c.WaitFor(ctx, held, func() bool { return ready }); err != nil {
 			return err
 		}
-		if held.Levels() != 2 {
+		if n, err := held.Levels(); n != 2 || err != nil {
 			return errors.New("not all levels came back")
 		}
 		return errors.Join(held.Release(), held.Release())
 	})
-	eventually(t, "all wait", func() bool { return c.Waiting() == waiters })
+	eventually(t, "all wait", func() bool { return waiting(t, c) == waiters })
 	locker := r.Holder().Locker()
 	locker.Lock()
 	ready = true
@@ -258,8 +263,8 @@ func TestConditionWithManyWaiters(t *testing.T) {
 	for range waiters {
 		require.NoError(t, <-results)
 	}
-	c.Free()
-	r.Free()
+	require.NoError(t, c.Close())
+	require.NoError(t, r.Close())
 	blocks, _ := h.InUse()
 	require.Zero(t, blocks)
 }
@@ -355,20 +360,20 @@ func TestFreeEndsWhoWaits(t *testing.T) {
 	require.NoError(t, other.Acquire(ctx))
 	for name, o := range map[string]struct {
 		wait func() error
-		free func()
+		free func() error
 	}{
-		"lock":      {func() error { return l.Acquire(ctx) }, l.Free},
-		"semaphore": {func() error { return m.Acquire(ctx) }, m.Free},
-		"event":     {func() error { return e.Wait(ctx) }, e.Free},
-		"barrier":   {func() error { _, err := b.Wait(ctx); return err }, b.Free},
-		"condition": {func() error { return c.Wait(ctx, other) }, c.Free},
+		"lock":      {func() error { return l.Acquire(ctx) }, l.Close},
+		"semaphore": {func() error { return m.Acquire(ctx) }, m.Close},
+		"event":     {func() error { return e.Wait(ctx) }, e.Close},
+		"barrier":   {func() error { _, err := b.Wait(ctx); return err }, b.Close},
+		"condition": {func() error { return c.Wait(ctx, other) }, c.Close},
 	} {
 		t.Run(name, func(t *testing.T) {
 			results := run(1, o.wait)
 			eventually(t, "asleep", asleep(1))
 			begin := time.Now()
-			o.free()
-			require.ErrorIs(t, <-results, ipcsync.ErrFreed)
+			require.NoError(t, o.free())
+			require.ErrorIs(t, <-results, ipcsync.ErrClosed)
 			require.Less(t, time.Since(begin), time.Minute)
 		})
 	}
@@ -378,17 +383,17 @@ func TestFreeEndsWhoWaits(t *testing.T) {
 func TestTenThousand(t *testing.T) {
 	h := newHeap(t)
 	before := descriptors(t)
-	var free []func()
+	var handles []io.Closer
 	for range 5000 {
 		l, err := ipcsync.NewLock(h)
 		require.NoError(t, err)
 		e, err := ipcsync.NewEvent(h)
 		require.NoError(t, err)
-		free = append(free, l.Free, e.Free)
+		handles = append(handles, l, e)
 	}
 	require.Equal(t, before, descriptors(t))
-	for _, f := range free {
-		f()
+	for _, h := range handles {
+		require.NoError(t, h.Close())
 	}
 	blocks, _ := h.InUse()
 	require.Zero(t, blocks)
@@ -407,4 +412,27 @@ func BenchmarkLock(b *testing.B) {
 		_ = l.Acquire(ctx)
 		_ = l.Release()
 	}
+}
+
+func state(t testing.TB, l interface {
+	State() (ipcsync.LockState, error)
+}) ipcsync.LockState {
+	t.Helper()
+	s, err := l.State()
+	require.NoError(t, err)
+	return s
+}
+
+func levels(t testing.TB, h *ipcsync.Holder) int {
+	t.Helper()
+	n, err := h.Levels()
+	require.NoError(t, err)
+	return n
+}
+
+func waiting(t testing.TB, c *ipcsync.Condition) int {
+	t.Helper()
+	n, err := c.Waiting()
+	require.NoError(t, err)
+	return n
 }

@@ -35,7 +35,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer func() { _ = p.Free() }()
+	defer p.Close()
 	out, err := pool.Map(context.Background(), p, fibonacci, []int{10, 20, 30})
 	fmt.Println(out, err)
 	// Output: [55 6765 832040] <nil>
@@ -48,7 +48,7 @@ func ExampleWorkerLost() {
 		fmt.Println(err)
 		return
 	}
-	defer func() { _ = p.Free() }()
+	defer p.Close()
 	for _, name := range []string{"Ada", "bad", "Grace"} {
 		task, err := pool.Submit(context.Background(), p, fragile, name)
 		if err != nil {
@@ -79,7 +79,7 @@ func ExampleStream() {
 		fmt.Println(err)
 		return
 	}
-	defer func() { _ = p.Free() }()
+	defer p.Close()
 	naturals := func(yield func(int) bool) {
 		for n := 0; yield(n); n++ {
 		}

@@ -8,7 +8,6 @@ import (
 	"iter"
 	"math"
 	"sync"
-	"time"
 )
 
 // Func is a function that workers can run: one that was registered under a name.
@@ -436,16 +435,28 @@ func stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins ite
 	}
 }
 
-// JoinContext closes the pool and waits for its end, or for that of ctx.
-func (p *Pool) JoinContext(ctx context.Context) error {
-	p.Close()
-	for {
-		err := p.Join(100 * time.Millisecond)
-		if !errors.Is(err, ErrTimeout) {
+// Shutdown ends the pool in order: it takes no more tasks, finishes those that it has, and then releases everything as [Pool.Close]
+// does. When ctx ends first, Shutdown returns ctx.Err(), the pool goes on with its tasks, and Close ends it at once. So a program
+// writes defer p.Close() after Open, and Shutdown where its work is done.
+func (p *Pool) Shutdown(ctx context.Context) error {
+	p.Drain()
+	wake := context.AfterFunc(ctx, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.wakeAll()
+	})
+	defer wake()
+	p.mu.Lock()
+	if !p.freed {
+		err := p.waitFor(-1, func() bool { return p.empty() || ctx.Err() != nil })
+		if err == nil && !p.empty() {
+			err = ctx.Err()
+		}
+		if err != nil {
+			p.mu.Unlock()
 			return err
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 	}
+	p.mu.Unlock()
+	return p.Close()
 }

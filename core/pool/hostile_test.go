@@ -50,11 +50,7 @@ func opened(t testing.TB, opt Options) *Pool {
 	t.Helper()
 	p, err := Open(opt)
 	require.NoError(t, err)
-	t.Cleanup(func() {
-		if err := p.Free(); !errors.Is(err, ErrClosed) {
-			require.NoError(t, err)
-		}
-	})
+	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return p
 }
 
@@ -117,8 +113,8 @@ func words(ns ...int) (data []byte, sizes []uint64) {
 
 // ---- after the end ------------------------------------------------------------------------------------------------
 
-// The end of a context comes after the pool was freed: nothing may reach for the memory that is gone.
-func TestContextEndsAfterFree(t *testing.T) {
+// The end of a context comes after the pool was closed: nothing may reach for the memory that is gone.
+func TestContextEndsAfterClose(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 5 {
 		p := opened(t, Options{Workers: 1})
@@ -129,7 +125,7 @@ func TestContextEndsAfterFree(t *testing.T) {
 		}
 		late, err := Submit(ctx, p, nap, 600_000)
 		require.NoError(t, err)
-		require.NoError(t, p.Free())
+		require.NoError(t, p.Close())
 		cancel()
 		_, err = late.Wait(within(t))
 		require.Error(t, err)
@@ -138,22 +134,23 @@ func TestContextEndsAfterFree(t *testing.T) {
 	eventually(t, func() bool { return runtime.NumGoroutine() <= before })
 }
 
-func TestCallsAfterFree(t *testing.T) {
+func TestCallsAfterClose(t *testing.T) {
 	p := opened(t, Options{Workers: 1})
 	done, err := Submit(within(t), p, quick, 1)
 	require.NoError(t, err)
 	_, err = done.Wait(within(t))
 	require.NoError(t, err)
-	require.NoError(t, p.Free())
+	require.NoError(t, p.Close())
 
 	_, err = done.Wait(within(t))
 	require.NoError(t, err, "it has its result")
 	require.Zero(t, p.State().Alive)
 	require.Empty(t, p.PIDs())
-	p.Close()
+	p.Drain()
 	p.Terminate()
 	p.Wake()
-	require.ErrorIs(t, p.Free(), ErrClosed)
+	require.NoError(t, p.Close())
+	require.NoError(t, p.Shutdown(within(t)))
 	_ = p.Join(0)
 	_, err = p.Collect(1, time.Second, func(Result) {})
 	require.ErrorIs(t, err, ErrClosed)
@@ -225,7 +222,7 @@ func TestFreeWhileCalled(t *testing.T) {
 			})
 			<-started
 		}
-		require.NoError(t, p.Free())
+		require.NoError(t, p.Close())
 		wg.Wait()
 	}
 }
@@ -353,7 +350,7 @@ func TestTerminatedWhileRunning(t *testing.T) {
 
 // A start that is put off must not put off the end.
 func TestEndDoesNotWaitForRespawn(t *testing.T) {
-	for name, end := range map[string]func(*Pool){"Terminate": (*Pool).Terminate, "Close": (*Pool).Close} {
+	for name, end := range map[string]func(*Pool){"Terminate": (*Pool).Terminate, "Drain": (*Pool).Drain} {
 		t.Run(name, func(t *testing.T) {
 			p := opened(t, Options{Workers: 2})
 			healthy(t, p)

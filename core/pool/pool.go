@@ -17,7 +17,7 @@ import (
 // Errors of calls. Outcomes of tasks are in Result.
 var (
 	ErrClosed      = fmt.Errorf("pool: %w", os.ErrClosed)
-	ErrRunning     = errors.New("pool: still running: close or terminate it first")
+	ErrRunning     = errors.New("pool: still running: drain or terminate it first")
 	ErrTimeout     = fmt.Errorf("pool: %w", os.ErrDeadlineExceeded)
 	ErrNoTask      = errors.New("pool: no such task, or its result was taken")
 	ErrStarted     = errors.New("pool: the task has started")
@@ -69,7 +69,7 @@ type Options struct {
 const BigResult = 64 << 10
 
 // Pool is a set of worker processes and the tasks that they have and will get. All methods may be called from any
-// goroutine. A Pool is not usable after Free.
+// goroutine. A Pool is not usable after Close.
 type Pool struct {
 	opt      Options
 	seg      *shm.Segment
@@ -184,7 +184,7 @@ func Open(opt Options) (*Pool, error) {
 		if err := p.startWorker(); err != nil {
 			p.terminateLocked()
 			p.mu.Unlock()
-			_ = p.Free()
+			_ = p.Close()
 			p.mu.Lock()
 			return nil, err
 		}
@@ -330,15 +330,16 @@ func (p *Pool) pids() []int {
 	return pids
 }
 
-// Close lets the pool finish the tasks that it has; it takes no more. Closing twice does nothing.
-func (p *Pool) Close() {
+// Drain makes the pool take no more tasks: it finishes those that it has, and then its workers end. Drain does not wait; [Pool.Shutdown]
+// does. A second Drain does nothing.
+func (p *Pool) Drain() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
 	p.look()
 }
 
-// Terminate kills the workers. Tasks without an outcome end as Closed.
+// Terminate kills the workers and does not wait for their end. Tasks without an outcome fail with [ErrClosed].
 func (p *Pool) Terminate() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -369,23 +370,31 @@ func (p *Pool) terminateLocked() {
 	p.notify()
 }
 
-// Join waits until a closed or terminated pool has neither tasks nor workers. timeout < 0 waits for ever.
+// Join waits until a drained or terminated pool has neither tasks nor workers; timeout < 0: without limit. It is for hosts in other
+// languages: Go programs call [Pool.Shutdown] or [Pool.Close]. Errors: [ErrRunning], [ErrTimeout], [ErrInterrupted].
 func (p *Pool) Join(timeout time.Duration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closed {
 		return ErrRunning
 	}
-	return p.waitFor(timeout, func() bool { return p.open == 0 && p.alive() == 0 && p.respawns == 0 })
+	return p.waitFor(timeout, p.empty)
 }
 
-// Free terminates the pool if it runs, waits for its workers' end, and gives everything back. Results that nobody took are gone.
-func (p *Pool) Free() error {
+// empty reports whether there is neither a task nor a worker.
+func (p *Pool) empty() bool { return p.open == 0 && p.alive() == 0 && p.respawns == 0 }
+
+// Close kills the workers, waits for their end, and releases everything that the pool has. Tasks without an outcome fail with
+// [ErrClosed]. To let the pool finish its tasks first, call [Pool.Shutdown]. Close returns nil, also when it is called again.
+func (p *Pool) Close() error {
 	p.Terminate()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.freed {
-		return ErrClosed
+		p.mu.Unlock()
+		<-p.stopped // the call that came first waits for the workers
+		p.mu.Lock()
+		return nil
 	}
 	p.freed = true
 	for p.alive() > 0 || p.respawns > 0 || p.waiters > 0 {

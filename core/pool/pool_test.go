@@ -28,11 +28,7 @@ func open(t testing.TB, opt pool.Options) *pool.Pool {
 	t.Helper()
 	p, err := pool.Open(opt)
 	require.NoError(t, err)
-	t.Cleanup(func() {
-		if err := p.Free(); !errors.Is(err, pool.ErrClosed) {
-			require.NoError(t, err)
-		}
-	})
+	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return p
 }
 
@@ -71,11 +67,11 @@ func TestMap(t *testing.T) {
 				require.Equal(t, i*i, out[i])
 			}
 		}
-		require.NoError(t, p.JoinContext(limited(t)))
+		require.NoError(t, p.Shutdown(limited(t)))
 		require.Zero(t, p.State().Alive)
 		_, err := pool.Map(limited(t), p, square, numbers(1))
 		require.ErrorIs(t, err, pool.ErrClosed)
-		require.NoError(t, p.Free())
+		require.NoError(t, p.Close(), "Shutdown has closed it")
 	}
 }
 
@@ -242,7 +238,7 @@ func TestInitializer(t *testing.T) {
 				require.ErrorContains(t, err, "never ready")
 			}
 			require.LessOrEqual(t, p.State().Started, uint64(workers+3), "no respawning for ever")
-			require.NoError(t, p.JoinContext(limited(t)))
+			require.NoError(t, p.Shutdown(limited(t)))
 		}
 	})
 	t.Run("exits", func(t *testing.T) {
@@ -267,7 +263,7 @@ func TestMaxTasks(t *testing.T) {
 		require.LessOrEqual(t, n, 3, pid)
 	}
 	require.GreaterOrEqual(t, len(seen), 14)
-	require.NoError(t, p.JoinContext(limited(t)))
+	require.NoError(t, p.Shutdown(limited(t)))
 }
 
 func TestLongTasksGoToDifferentWorkers(t *testing.T) {
@@ -438,9 +434,43 @@ func TestCollectAndWait(t *testing.T) {
 	}()
 	require.Zero(t, <-woken)
 	woken <- 0
-	p.Close()
+	p.Drain()
 	require.NoError(t, p.Join(deadline))
 	_, err = p.Collect(10, deadline, func(pool.Result) {})
+	require.ErrorIs(t, err, pool.ErrClosed)
+}
+
+func TestShutdownFinishesTasks(t *testing.T) {
+	p := open(t, pool.Options{Workers: 1})
+	var tasks []*pool.Task[int]
+	for i := range 10 {
+		task, err := pool.Submit(limited(t), p, square, i)
+		require.NoError(t, err)
+		tasks = append(tasks, task)
+	}
+	require.NoError(t, p.Shutdown(limited(t)))
+	for i, task := range tasks {
+		n, err := task.Wait(limited(t))
+		require.NoError(t, err)
+		require.Equal(t, i*i, n)
+	}
+	require.NoError(t, p.Shutdown(limited(t)), "again")
+}
+
+func TestShutdownEndsWithItsContext(t *testing.T) {
+	p := open(t, pool.Options{Workers: 1})
+	task, err := pool.Submit(limited(t), p, sleep, 600_000)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(limited(t))
+	ended := make(chan error)
+	go func() { ended <- p.Shutdown(ctx) }()
+	for _, err = pool.Submit(ctx, p, nop, 1); !errors.Is(err, pool.ErrClosed); _, err = pool.Submit(ctx, p, nop, 1) {
+		require.NoError(t, err) // it has not begun
+	}
+	cancel()
+	require.ErrorIs(t, <-ended, context.Canceled)
+	require.NoError(t, p.Close())
+	_, err = task.Wait(limited(t))
 	require.ErrorIs(t, err, pool.ErrClosed)
 }
 
@@ -560,7 +590,7 @@ func torture(t *testing.T, length time.Duration) {
 	wg.Wait()
 	t.Logf("%d tasks, %d kills, %d tasks lost, %d workers", tasks, kills, lost, p.State().Started)
 	works(t, p)
-	require.NoError(t, p.JoinContext(limited(t)))
+	require.NoError(t, p.Shutdown(limited(t)))
 }
 
 func BenchmarkMapNop(b *testing.B) {

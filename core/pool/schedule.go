@@ -25,7 +25,7 @@ const (
 
 // poll reads what workers have said, and gives them what they can take.
 func (p *Pool) poll() {
-	if p.board == nil { // after Free
+	if p.board == nil { // after Close
 		return
 	}
 	for w := range (len(p.lanes) + 63) / 64 {

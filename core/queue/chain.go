@@ -89,7 +89,7 @@ func (q *head) finished() bool {
 
 // ---- putting; the caller holds putLock
 
-// room makes c where the next message goes and returns how many more there may be, at least one. Errors: ErrFull, ErrClosed, corruption.
+// room makes c where the next message goes and returns how many more there may be, at least one. Errors: ErrFull, ErrShutdown, corruption.
 func (v *view) room(c *cursor) (uint32, error) {
 	q := v.q
 	tail, most := position(atomic.LoadUint64(&q.tail)), q.most()
@@ -101,7 +101,7 @@ func (v *view) room(c *cursor) (uint32, error) {
 	}
 	switch {
 	case q.isClosed():
-		return 0, ErrClosed
+		return 0, ErrShutdown
 	case there > itemsMost:
 		return 0, corrupt("the number of messages", uint64(there))
 	case there >= most:

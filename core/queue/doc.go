@@ -5,8 +5,9 @@ stands between, and whoever is killed, at whatever instruction, spoils nothing.
 # Use
 
 	q, err := queue.New[string](nil, queue.Options{})   // in the heap of this process's family
+	defer q.Close()                                     // releases this process's handle
 	err = q.Put(ctx, "work")
-	for v, err := range q.All(ctx) { ... }              // until somebody calls q.Close()
+	for v, err := range q.All(ctx) { ... }              // until some process calls q.Shutdown()
 
 A queue is sent to another process as 32 bytes ([Queue.MarshalBinary], which encoding/gob calls): to a Go program that was started with
 [start.Spec.InheritFamily], to a C or Python child, through another queue. Or it has a name ([Create], [Open]), and whoever runs as the

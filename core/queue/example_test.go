@@ -19,12 +19,12 @@ func Example() {
 	if err != nil {
 		panic(err)
 	}
-	defer q.Free()
+	defer q.Close()
 	go func() {
 		for _, word := range []string{"one", "two", "three"} {
 			_ = q.Put(ctx, word)
 		}
-		_ = q.Close()
+		_ = q.Shutdown()
 	}()
 	for word, err := range q.All(ctx) {
 		fmt.Println(word, err)
@@ -52,7 +52,7 @@ func exampleWorker(ctx context.Context, _ []string) error {
 	}
 	for {
 		l, err := jobs.Lease(ctx) // should this process die, another gets the job
-		if errors.Is(err, queue.ErrClosed) {
+		if errors.Is(err, queue.ErrShutdown) {
 			return nil
 		}
 		if err != nil {
@@ -75,12 +75,12 @@ func ExampleQueue_MarshalBinary() {
 	if err != nil {
 		panic(err)
 	}
-	defer jobs.Free()
+	defer jobs.Close()
 	sums, err := queue.New[int](nil, queue.Options{})
 	if err != nil {
 		panic(err)
 	}
-	defer sums.Free()
+	defer sums.Close()
 
 	a, _ := jobs.MarshalBinary()
 	b, _ := sums.MarshalBinary()
@@ -95,7 +95,7 @@ func ExampleQueue_MarshalBinary() {
 	for n := range 4 {
 		_ = jobs.Put(ctx, job{n * 25, (n + 1) * 25})
 	}
-	_ = jobs.Close()
+	_ = jobs.Shutdown()
 	total := 0
 	for range 4 {
 		sum, _ := sums.Get(ctx)
@@ -114,7 +114,7 @@ func ExampleCreate() {
 	if err != nil {
 		panic(err)
 	}
-	defer q.Free()
+	defer q.Close()
 	defer func() { _ = queue.Unlink(name) }()
 	_ = q.Put(ctx, []byte("for whom it may concern"))
 
@@ -122,7 +122,7 @@ func ExampleCreate() {
 	if err != nil {
 		panic(err)
 	}
-	defer other.Free()
+	defer other.Close()
 	b, _ := other.Get(ctx)
 	fmt.Printf("%s\n", b)
 	_, err = other.TryGet()

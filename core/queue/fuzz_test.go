@@ -76,7 +76,7 @@ func FuzzQueue(f *testing.F) {
 		}
 		exercise(q)
 		_ = l.Return()
-		q.Free()
+		require.NoError(t, q.Close())
 		require.NoError(t, h.Close())
 	})
 }
@@ -118,7 +118,7 @@ func TestScribbles(t *testing.T) {
 		}
 		exercise(q)
 		_ = l.Return()
-		q.Free()
+		require.NoError(t, q.Close())
 		_ = h.Close()
 		if time.Since(begin) > 10*time.Second {
 			t.Logf("%d of %d rounds in the time there is", n+1, rounds)

@@ -196,7 +196,7 @@ func open(t testing.TB, w *swept) *stage {
 }
 
 func (s *stage) close(t testing.TB) {
-	s.q.Free()
+	require.NoError(t, s.q.Close())
 	require.NoError(t, s.heap.Close())
 }
 
@@ -458,7 +458,7 @@ func judge(w *swept, h *shm.Heap, off uint64, sweepFirst bool) (happened bool, l
 		return false, 0, fmt.Errorf("afterwards: found %q, %w", found, err)
 	}
 	o := q.Object()
-	q.Free()
+	_ = q.Close()
 	h.Reap()
 	o.Unkeep() // the reference of this process in the heap that was copied
 	blocks, _ := h.InUse()

@@ -5,7 +5,6 @@ package queue_test
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -19,7 +18,7 @@ type tally struct {
 }
 
 var count = pool.Register("queue_test.count", func(ctx context.Context, t tally) (int, error) {
-	defer t.To.Free()
+	defer t.To.Close()
 	for n := range t.N {
 		if err := t.To.Put(ctx, n); err != nil {
 			return 0, err
@@ -29,7 +28,7 @@ var count = pool.Register("queue_test.count", func(ctx context.Context, t tally)
 })
 
 var countTo = pool.Register("queue_test.countTo", func(ctx context.Context, to *queue.Queue[int]) (int, error) {
-	defer to.Free()
+	defer to.Close()
 	return 1, to.Put(ctx, 7)
 })
 
@@ -38,9 +37,7 @@ func openPool(t *testing.T, workers int) *pool.Pool {
 	p, err := pool.Open(pool.Options{Workers: workers})
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		p.Close()
-		require.NoError(t, p.Join(20*time.Second))
-		require.NoError(t, p.Free())
+		require.NoError(t, p.Shutdown(patient(t)))
 	})
 	return p
 }
@@ -70,7 +67,7 @@ func TestPoolWorkersGetQueues(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		_ = q.Close()
+		_ = q.Shutdown()
 	}()
 	sum := 0
 	for n, err := range q.All(ctx) {

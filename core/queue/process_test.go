@@ -38,7 +38,7 @@ func init() {
 				_, err = out.PutMany(ctx, some)
 			}
 		}
-		if errors.Is(err, queue.ErrClosed) {
+		if errors.Is(err, queue.ErrShutdown) {
 			return nil
 		}
 		return err
@@ -69,7 +69,7 @@ func familyQueue[T any](t testing.TB, maxSize int) *queue.Queue[T] {
 	t.Helper()
 	q, err := queue.New[T](nil, queue.Options{MaxSize: maxSize})
 	require.NoError(t, err)
-	t.Cleanup(q.Free)
+	t.Cleanup(func() { require.NoError(t, q.Close()) })
 	return q
 }
 
@@ -83,7 +83,7 @@ func TestAnotherProcess(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, b, n)
 	}
-	require.NoError(t, in.Close())
+	require.NoError(t, in.Shutdown())
 	ended(t, p)
 }
 
@@ -129,7 +129,7 @@ func TestNamedAcrossProcesses(t *testing.T) {
 	ctx := patient(t)
 	q, err := queue.Create[string](testName("named"), queue.Options{})
 	require.NoError(t, err)
-	defer q.Free()
+	defer q.Close()
 	defer func() { require.NoError(t, queue.Unlink(testName("named"))) }()
 	ended(t, spawn(t, spec(t, "named-put", testName("named"), "hello")))
 	v, err := q.Get(ctx)
@@ -138,7 +138,7 @@ func TestNamedAcrossProcesses(t *testing.T) {
 	// Nothing of a family travels to another: the receiver says so.
 	other, err := queue.New[string](newHeap(t), queue.Options{})
 	require.NoError(t, err)
-	defer other.Free()
+	defer other.Close()
 	p := spawn(t, spec(t, "echo", sent(t, other), sent(t, other)))
 	<-p.Done()
 	status, _ := p.Status()
@@ -199,7 +199,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		_ = in.Close()
+		_ = in.Shutdown()
 		<-p.Done()
 	})
 	b.Run("gob-pipe", func(b *testing.B) {
@@ -236,7 +236,7 @@ func BenchmarkStream(b *testing.B) {
 			}
 		}
 		b.StopTimer()
-		_ = in.Close()
+		_ = in.Shutdown()
 		<-p.Done()
 	})
 	b.Run("queue-many", func(b *testing.B) {
@@ -261,7 +261,7 @@ func BenchmarkStream(b *testing.B) {
 			n += len(some)
 		}
 		b.StopTimer()
-		_ = in.Close()
+		_ = in.Shutdown()
 		<-p.Done()
 	})
 	b.Run("gob-pipe", func(b *testing.B) {

@@ -14,16 +14,16 @@ import (
 )
 
 var (
-	// ErrClosed says that the queue is closed and, to a getter, that nothing is left in it.
-	ErrClosed = errors.New("queue: closed")
+	// ErrShutdown says that the queue was shut down for all processes and, to a getter, that nothing is left in it.
+	ErrShutdown = errors.New("queue: shut down")
 	// ErrEmpty says that there is no message now.
 	ErrEmpty = errors.New("queue: empty")
 	// ErrFull says that there is no room now.
 	ErrFull = errors.New("queue: full")
 	// ErrBusy says that some process was in the middle of an operation for longer than a call that is not to wait waits: 50 ms.
 	ErrBusy = errors.New("queue: another process is in the middle of an operation")
-	// ErrFreed says that this process has given the queue up by [Queue.Free].
-	ErrFreed = fmt.Errorf("queue: freed: %w", os.ErrClosed)
+	// ErrClosed says that this process has closed its handle by [Queue.Close]. It is an [os.ErrClosed].
+	ErrClosed = fmt.Errorf("queue: %w", os.ErrClosed)
 	// ErrTaskDone says that TaskDone was called more often than there were messages.
 	ErrTaskDone = errors.New("queue: TaskDone was called more often than there were messages")
 	// ErrAcked says that a lease was over already.
@@ -172,18 +172,20 @@ func rootOf(h *shm.Heap, o Options) (*shm.Object, error) {
 	}
 }
 
-// Free gives this process's use of the queue up; its calls that wait return [ErrFreed]. The queue and its messages stay as long as any process has it, or
-// a reference is on its way, or it has a name. The second call does nothing.
-func (q *Queue[T]) Free() {
+// Close releases this process's handle of the queue; calls of this process that wait return [ErrClosed]. Other processes go on: the
+// queue and its messages stay as long as any process has a handle, a reference is in flight, or the queue has a name. To end the
+// queue for all processes, call [Queue.Shutdown]. Close returns nil, also when it is called again.
+func (q *Queue[T]) Close() error {
 	if q.raw != nil {
 		q.raw.free()
 	}
+	return nil
 }
 
 // use returns the queue, if it is one.
 func (q *Queue[T]) use() (*raw, error) {
 	if q.raw == nil {
-		return nil, ErrFreed
+		return nil, ErrClosed
 	}
 	q.once.Do(func() {
 		if q.Codec.Append == nil && q.Codec.Decode == nil {
@@ -206,8 +208,8 @@ func giveBuffer(p *[]byte, b []byte) {
 	}
 }
 
-// Put puts a value, waiting for room as long as ctx allows. When it returns nil, the value will be delivered. On an error nothing was put. Errors: [ErrClosed], the
-// context's, [ErrFreed], [shm.ErrNoMemory], [shm.ErrCorrupt], the codec's.
+// Put puts a value, waiting for room as long as ctx allows. When it returns nil, the value will be delivered. On an error nothing was put. Errors: [ErrShutdown], the
+// context's, [ErrClosed], [shm.ErrNoMemory], [shm.ErrCorrupt], the codec's.
 func (q *Queue[T]) Put(ctx context.Context, v T) error { return q.put(ctx, false, v) }
 
 // TryPut puts a value if there is room. Errors as Put's, and [ErrFull], [ErrBusy].
@@ -252,7 +254,7 @@ func (q *Queue[T]) PutMany(ctx context.Context, values []T) (int, error) {
 	return n, err
 }
 
-// Get takes the next value, waiting for one as long as ctx allows. Errors: [ErrClosed] (and nothing is left), the context's, [ErrFreed],
+// Get takes the next value, waiting for one as long as ctx allows. Errors: [ErrShutdown] (and nothing is left), the context's, [ErrClosed],
 // *[DecodeError], [shm.ErrCorrupt], [shm.ErrNoMemory].
 func (q *Queue[T]) Get(ctx context.Context) (T, error) { return q.get(ctx, false) }
 
@@ -322,12 +324,12 @@ func (q *Queue[T]) GetMany(ctx context.Context, most int) ([]T, error) {
 }
 
 // All returns the values as they come, until the queue is closed and empty, or ctx ends, or something else is wrong: then
-// it yields the error, but for [ErrClosed], and is over.
+// it yields the error, but for [ErrShutdown], and is over.
 func (q *Queue[T]) All(ctx context.Context) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for {
 			v, err := q.Get(ctx)
-			if errors.Is(err, ErrClosed) {
+			if errors.Is(err, ErrShutdown) {
 				return
 			}
 			if !yield(v, err) || err != nil {
@@ -380,17 +382,16 @@ func (l *Lease[T]) end(back bool) error {
 	return l.raw.ack(&l.m, back)
 }
 
-// Len returns how many messages are in the queue at one moment, exactly; 0 after Free.
-func (q *Queue[T]) Len() int {
+// Len returns how many messages are in the queue at this moment, exactly. Errors: [ErrClosed].
+func (q *Queue[T]) Len() (int, error) {
 	r, err := q.use()
 	if err != nil {
-		return 0
+		return 0, err
 	}
-	n, _ := r.length()
-	return n
+	return r.length()
 }
 
-// Stats returns all that can be known of the queue. Errors: [ErrFreed].
+// Stats returns all that can be known of the queue. Errors: [ErrClosed].
 func (q *Queue[T]) Stats() (Stats, error) {
 	r, err := q.use()
 	if err != nil {
@@ -399,7 +400,7 @@ func (q *Queue[T]) Stats() (Stats, error) {
 	return r.stats()
 }
 
-// TaskDone says that one value that was taken has been dealt with. Errors: [ErrTaskDone], [ErrFreed].
+// TaskDone says that one value that was taken has been dealt with. Errors: [ErrTaskDone], [ErrClosed].
 func (q *Queue[T]) TaskDone() error {
 	r, err := q.use()
 	if err != nil {
@@ -408,7 +409,7 @@ func (q *Queue[T]) TaskDone() error {
 	return r.taskDone()
 }
 
-// Join waits until TaskDone was called for every value. Errors: the context's, [ErrFreed].
+// Join waits until TaskDone was called for every value. Errors: the context's, [ErrClosed].
 func (q *Queue[T]) Join(ctx context.Context) error {
 	r, err := q.use()
 	if err != nil {
@@ -417,9 +418,10 @@ func (q *Queue[T]) Join(ctx context.Context) error {
 	return r.join(ctx)
 }
 
-// Close closes the queue for all processes, as a channel is closed: puts fail with [ErrClosed], getters take what is left and then get it too. Errors: [ErrBusy]
-// (a process that is stopped in the middle of a put), [ErrFreed].
-func (q *Queue[T]) Close() error {
+// Shutdown ends the queue for all processes, as close ends a channel: each later Put fails with [ErrShutdown], getters take the
+// messages that are left and then get ErrShutdown too. It does not release this process's handle, which [Queue.Close] does.
+// A second Shutdown does nothing. Errors: [ErrBusy] (a process is stopped in the middle of a put), [ErrClosed].
+func (q *Queue[T]) Shutdown() error {
 	r, err := q.use()
 	if err != nil {
 		return err
@@ -429,7 +431,7 @@ func (q *Queue[T]) Close() error {
 
 // MarshalBinary returns a reference to the queue, 32 bytes that mean the same in every process of the family, C and Python too (pp_ref_import): send it by
 // whatever means, each to one receiver. The queue lives until it is received, whatever happens to this process. encoding/gob and so
-// core/pool's arguments call it. A named queue is opened by its name instead: its reference is good only where it is open. Errors: [ErrFreed], [shm.ErrNoMemory].
+// core/pool's arguments call it. A named queue is opened by its name instead: its reference is good only where it is open. Errors: [ErrClosed], [shm.ErrNoMemory].
 func (q *Queue[T]) MarshalBinary() ([]byte, error) {
 	r, err := q.use()
 	if err != nil {

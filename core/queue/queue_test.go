@@ -34,8 +34,14 @@ func newHeap(t testing.TB) *shm.Heap {
 func newQueue[T any](t testing.TB, maxSize int) *queue.Queue[T] {
 	q, err := queue.New[T](newHeap(t), queue.Options{MaxSize: maxSize})
 	require.NoError(t, err)
-	t.Cleanup(q.Free)
+	t.Cleanup(func() { require.NoError(t, q.Close()) })
 	return q
+}
+
+func length[T any](t testing.TB, q *queue.Queue[T]) int {
+	n, err := q.Len()
+	require.NoError(t, err)
+	return n
 }
 
 func TestValuesComeInOrder(t *testing.T) {
@@ -44,7 +50,7 @@ func TestValuesComeInOrder(t *testing.T) {
 	for i := range 10_000 { // over several chunks
 		require.NoError(t, q.Put(ctx, i))
 	}
-	require.Equal(t, 10_000, q.Len())
+	require.Equal(t, 10_000, length(t, q))
 	for i := range 10_000 {
 		v, err := q.Get(ctx)
 		require.NoError(t, err)
@@ -85,17 +91,17 @@ func TestBounds(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "a", v)
 	require.NoError(t, <-put)
-	require.Equal(t, 2, q.Len())
+	require.Equal(t, 2, length(t, q))
 }
 
-func TestCloseEndsAll(t *testing.T) {
+func TestShutdownEndsAll(t *testing.T) {
 	q := newQueue[int](t, 0)
 	ctx := patient(t)
 	n, err := q.PutMany(ctx, []int{1, 2, 3})
 	require.NoError(t, err)
 	require.Equal(t, 3, n)
-	require.NoError(t, q.Close())
-	require.ErrorIs(t, q.Put(ctx, 4), queue.ErrClosed)
+	require.NoError(t, q.Shutdown())
+	require.ErrorIs(t, q.Put(ctx, 4), queue.ErrShutdown)
 	sum := 0
 	for v, err := range q.All(ctx) {
 		require.NoError(t, err)
@@ -103,14 +109,14 @@ func TestCloseEndsAll(t *testing.T) {
 	}
 	require.Equal(t, 6, sum)
 	_, err = q.Get(ctx)
-	require.ErrorIs(t, err, queue.ErrClosed)
+	require.ErrorIs(t, err, queue.ErrShutdown)
 }
 
 func TestWaitersEnd(t *testing.T) {
 	for name, end := range map[string]func(q *queue.Queue[int], cancel func()){
-		"close":  func(q *queue.Queue[int], _ func()) { require.NoError(t, q.Close()) },
-		"free":   func(q *queue.Queue[int], _ func()) { q.Free() },
-		"cancel": func(_ *queue.Queue[int], cancel func()) { cancel() },
+		"shut down": func(q *queue.Queue[int], _ func()) { require.NoError(t, q.Shutdown()) },
+		"close":     func(q *queue.Queue[int], _ func()) { require.NoError(t, q.Close()) },
+		"cancel":    func(_ *queue.Queue[int], cancel func()) { cancel() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := newQueue[int](t, 0)
@@ -165,7 +171,7 @@ func TestReturnedAndNotTold(t *testing.T) {
 	l, err := q.Lease(ctx)
 	require.NoError(t, err)
 	l.DieReturning()
-	require.Equal(t, 1, q.Len())
+	require.Equal(t, 1, length(t, q))
 	v, err := q.Get(ctx)
 	require.NoError(t, err)
 	require.Equal(t, "again", v)
@@ -189,7 +195,7 @@ func TestLease(t *testing.T) {
 	require.Equal(t, queue.Stats{Len: 1, Leased: 2, Unfinished: 3}, s)
 	require.NoError(t, first.Return())
 	require.ErrorIs(t, first.Ack(), queue.ErrAcked)
-	require.Equal(t, 2, q.Len())
+	require.Equal(t, 2, length(t, q))
 	v, err := q.Get(ctx)
 	require.NoError(t, err)
 	require.Equal(t, "first", v, "what was given back comes first")
@@ -198,7 +204,7 @@ func TestLease(t *testing.T) {
 	v, err = q.Get(ctx)
 	require.NoError(t, err)
 	require.Equal(t, "third", v)
-	require.Zero(t, q.Len())
+	require.Zero(t, length(t, q))
 }
 
 func TestJoin(t *testing.T) {
@@ -224,7 +230,7 @@ func TestCodecs(t *testing.T) {
 	ctx := patient(t)
 	points, err := queue.New[*point](h, queue.Options{})
 	require.NoError(t, err)
-	defer points.Free()
+	defer points.Close()
 	require.NoError(t, points.Put(ctx, &point{1, 2}))
 	p, err := points.Get(ctx)
 	require.NoError(t, err)
@@ -235,7 +241,7 @@ func TestCodecs(t *testing.T) {
 	require.NoError(t, err)
 	var same queue.Queue[[]byte]
 	require.NoError(t, same.UnmarshalBinary(ref))
-	defer same.Free()
+	defer same.Close()
 	require.NoError(t, same.Put(ctx, []byte("raw")))
 	_, err = points.Get(ctx)
 	var bad *queue.DecodeError
@@ -261,10 +267,10 @@ func TestNames(t *testing.T) {
 	require.NoError(t, err)
 	var again queue.Queue[string]
 	require.NoError(t, again.UnmarshalBinary(ref))
-	a.Free() // the name keeps it, and again keeps it mapped
-	require.ErrorIs(t, a.Put(ctx, "more"), queue.ErrFreed)
-	require.Equal(t, 1, again.Len())
-	again.Free()
+	require.NoError(t, a.Close()) // the name keeps it, and again keeps it mapped
+	require.ErrorIs(t, a.Put(ctx, "more"), queue.ErrClosed)
+	require.Equal(t, 1, length(t, &again))
+	require.NoError(t, again.Close())
 	b, err := queue.OpenOrCreate[string](name, queue.Options{})
 	require.NoError(t, err)
 	v, err := b.Get(ctx)
@@ -273,7 +279,7 @@ func TestNames(t *testing.T) {
 	s, err := b.Stats()
 	require.NoError(t, err)
 	require.Equal(t, 3, s.MaxSize)
-	b.Free()
+	require.NoError(t, b.Close())
 	require.NoError(t, queue.Unlink(name))
 	require.ErrorIs(t, queue.Unlink(name), errNotExist)
 	for _, bad := range []string{"", ".x", "a/b", string(make([]byte, 201))} {
@@ -312,7 +318,7 @@ func TestGoroutines(t *testing.T) {
 	for range producers {
 		require.NoError(t, <-puts)
 	}
-	require.NoError(t, q.Close())
+	require.NoError(t, q.Shutdown())
 	sum := 0
 	for range consumers {
 		sum += <-sums

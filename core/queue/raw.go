@@ -52,7 +52,7 @@ func (r *raw) enter() error {
 		return nil
 	}
 	r.leave()
-	return ErrFreed
+	return ErrClosed
 }
 
 func (r *raw) leave() {
@@ -121,7 +121,7 @@ func (r *raw) rest(ctx context.Context, try bool, l *shm.Line, ready func() bool
 		r.sweep()
 	}
 	if r.isFreed() {
-		return ErrFreed
+		return ErrClosed
 	}
 	if !late {
 		switch l {
@@ -225,7 +225,7 @@ func (r *raw) putBulk(ctx context.Context, try bool, data []byte, codec uint16) 
 			return err
 		}
 		if r.q.isClosed() {
-			return ErrClosed
+			return ErrShutdown
 		}
 	}
 	c, err := r.claim()
@@ -425,7 +425,7 @@ func (r *raw) getOnce(ctx context.Context, try, lease bool, buf []byte, m *messa
 	if err := r.find(&f); err != nil {
 		r.get.Unlock()
 		if err == ErrEmpty && closed {
-			err = ErrClosed
+			err = ErrShutdown
 		}
 		return err
 	}
@@ -517,11 +517,11 @@ func (r *raw) getRest(buf []byte, most int) (data []byte, sizes []int, codecs []
 
 // Stats is what a queue says of itself.
 type Stats struct {
-	Len        int // messages in the queue at one moment, exactly
-	MaxSize    int // 0: unbounded
-	Unfinished int // messages put, less calls of TaskDone
-	Leased     int // messages that are leased and not acknowledged
-	Closed     bool
+	Len        int  // messages in the queue at one moment, exactly
+	MaxSize    int  // 0: unbounded
+	Unfinished int  // messages put, less calls of TaskDone
+	Leased     int  // messages that are leased and not acknowledged
+	Shutdown   bool // no more messages come: see Queue.Shutdown
 }
 
 func (r *raw) stats() (s Stats, err error) {
@@ -535,7 +535,7 @@ func (r *raw) stats() (s Stats, err error) {
 		Len:        int(q.inChain()),
 		MaxSize:    int(atomic.LoadUint64(&q.maxsize)),
 		Unfinished: int(position(atomic.LoadUint64(&q.tail)).items() - done),
-		Closed:     q.isClosed(),
+		Shutdown:   q.isClosed(),
 	}
 	s.Len += r.count(cellReturned) // whatever q.returned says: who gave one back may have died before he could tell
 	s.Leased = r.count(cellLeased)

@@ -107,11 +107,11 @@ func check0(t *testing.T, errs ...error) {
 	}
 }
 
-func made[T interface{ Free() }](t *testing.T) func(v T, err error) T {
+func made[T interface{ Close() error }](t *testing.T) func(v T, err error) T {
 	return func(v T, err error) T {
 		t.Helper()
 		check0(t, err)
-		t.Cleanup(v.Free)
+		t.Cleanup(func() { check0(t, v.Close()) })
 		return v
 	}
 }
@@ -132,8 +132,12 @@ func TestLocksExcludeCAndGo(t *testing.T) {
 		check0(t, m.Acquire(ctx), m.Release(), named.Acquire(ctx), named.Release())
 	}
 	endsWell(t, p)
-	if l.State().Held || r.State().Held {
-		t.Error("a lock is held still")
+	for _, l := range []interface {
+		State() (ipcsync.LockState, error)
+	}{l, r} {
+		if s, err := l.State(); s.Held || err != nil {
+			t.Errorf("%+v, %v", s, err)
+		}
 	}
 	for _, s := range []*ipcsync.Semaphore{m, named} {
 		if n, err := s.Value(); n != 1 || err != nil {
@@ -171,8 +175,8 @@ func TestGoIsToldOfTheDeathOfC(t *testing.T) {
 	e := made[*ipcsync.Event](t)(ipcsync.NewEvent(nil))
 	p := mix(t, "hold", l, r, named, e)
 	check0(t, e.Wait(ctx))
-	if s := r.State(); s.PID != p.PID() || s.Levels != 2 || s.Mine {
-		t.Errorf("%+v", s)
+	if s, err := r.State(); err != nil || s.PID != p.PID() || s.Levels != 2 || s.Mine {
+		t.Errorf("%+v, %v", s, err)
 	}
 	check0(t, p.Kill())
 	<-p.Done()

@@ -85,7 +85,7 @@ func peer(args []string) error {
 	case "lease":
 		for {
 			l, err := queues[0].Lease(ctx)
-			if err == queue.ErrClosed {
+			if err == queue.ErrShutdown {
 				return nil
 			}
 			if err == nil {
@@ -163,7 +163,7 @@ func newQueue(t *testing.T, maxSize int) (*queue.Queue[[]byte], func() string) {
 	t.Helper()
 	q, err := queue.New[[]byte](nil, queue.Options{MaxSize: maxSize})
 	require.NoError(t, err)
-	t.Cleanup(q.Free)
+	t.Cleanup(func() { require.NoError(t, q.Close()) })
 	return q, func() string {
 		ref, err := q.MarshalBinary()
 		require.NoError(t, err)
@@ -221,9 +221,9 @@ func TestBothLanguages(t *testing.T) {
 				}
 				require.Len(t, seen, producers*each, "each message once")
 				finish(t, producing)
-				require.NoError(t, from.Close())
+				require.NoError(t, from.Shutdown())
 				finish(t, moving)
-				require.Zero(t, from.Len()+to.Len())
+				require.Zero(t, length(t, from)+length(t, to))
 			})
 		}
 	}
@@ -259,7 +259,7 @@ func TestThreeLanguages(t *testing.T) {
 				q, err := queue.OpenOrCreate[[]byte](name, queue.Options{MaxSize: maxSize})
 				require.NoError(t, err)
 				t.Cleanup(func() {
-					q.Free()
+					require.NoError(t, q.Close())
 					require.NoError(t, queue.Unlink(name))
 				})
 				return q, "=" + name
@@ -298,9 +298,9 @@ func TestThreeLanguages(t *testing.T) {
 				}
 			}
 			ended(producers)
-			require.NoError(t, from.Close())
+			require.NoError(t, from.Shutdown())
 			ended(movers)
-			require.Zero(t, from.Len()+to.Len())
+			require.Zero(t, length(t, from)+length(t, to))
 		})
 	}
 }
@@ -344,15 +344,15 @@ func TestTorture(t *testing.T) {
 				s, err := from.Stats()
 				return err == nil && s.Len == 0 && s.Leased == 0
 			}, time.Minute, 5*time.Millisecond)
-			require.NoError(t, from.Close())
+			require.NoError(t, from.Shutdown())
 			finish(t, moving)
-			require.NoError(t, to.Close())
+			require.NoError(t, to.Shutdown())
 
 			seen := make([]map[int]int, producers)
 			total, twice := 0, 0
 			for {
 				who, i, err := message(t, to)
-				if err == queue.ErrClosed {
+				if err == queue.ErrShutdown {
 					break
 				}
 				require.NoError(t, err)
@@ -384,12 +384,18 @@ func TestTorture(t *testing.T) {
 				require.LessOrEqual(t, twice, killed)
 			}
 			// All of it is given back, but for what somebody had allocated and not yet linked when he died.
-			from.Free()
-			to.Free()
+			require.NoError(t, from.Close())
+			require.NoError(t, to.Close())
 			h.Reap()
 			after, bytes := h.InUse()
 			t.Logf("%d blocks were lost", after-before)
 			require.LessOrEqual(t, after-before, kills, "%d bytes in use", bytes)
 		})
 	}
+}
+
+func length[T any](t testing.TB, q *queue.Queue[T]) int {
+	n, err := q.Len()
+	require.NoError(t, err)
+	return n
 }

@@ -52,7 +52,7 @@ func (p polyproc) run(in []int) ([]int, error) {
 	return pool.Map(context.Background(), p.pool, twiceTask, in)
 }
 
-func (p polyproc) close() { _ = p.pool.Free() }
+func (p polyproc) close() { _ = p.pool.Close() }
 
 // ---- os/exec and gob ----------------------------------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ func run(ctx context.Context, workers int, root string) error {
 	if err != nil {
 		return err
 	}
-	defer p.Free()
+	defer p.Close()
 	// One small map first: the time below is that of the work, not of starting processes.
 	if _, err := pool.Map(ctx, p, parse, paths[:workers]); err != nil {
 		return err
@@ -181,7 +181,7 @@ func run(ctx context.Context, workers int, root string) error {
 	if err := crash(ctx, p, paths[:99]); err != nil {
 		return err
 	}
-	return p.JoinContext(ctx) // closes it
+	return p.Shutdown(ctx)
 }
 
 // crash shows what it costs when one task of a hundred crashes.
