@@ -47,7 +47,7 @@ ENGINE_SOURCES := go.mod go.sum $(wildcard capi/*.c capi/*.h) \
 
 # ---- build -----------------------------------------------------------------------------------------------------------
 
-.PHONY: help build demo test test-go test-c test-python check bench torture sweep stress conformance install clean
+.PHONY: help build demo test test-go test-c test-python check bench torture sweep stress conformance interop install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -161,6 +161,9 @@ conformance: build ## CPython's own multiprocessing tests (METHOD=spawn, SUITE=c
 		--method $(or $(METHOD),spawn) --suite $(or $(SUITE),core) \
 		--python $$($(PYTHON) -c 'import sys; print(sys.executable)') --json $(RESULT) $(CONFORMANCE_FLAGS)
 	@$(PYTHON) tests/conformance/waiting_tool.py --brief $(RESULT)
+
+interop: build ## other projects' suites on polyproc: pebble, mpire, joblib, scikit-learn, torch, PyInstaller (SUITES=...)
+	@$(PYTHON) tests/interop/run $(if $(SUITES),--only $(SUITES)) $(INTEROP_FLAGS)
 
 bench: build ## side by side with the alternatives: a table and build/bench.json
 	@tests/bench/run $(BENCH_FLAGS)

@@ -1,0 +1,51 @@
+"""Makes ``import multiprocessing`` mean polyproc in every Python process of a virtual environment.
+
+``run`` installs this module, and a .pth file that imports it, into the environment's site-packages, so that
+children started by spawn and by a fork server have the alias too. A submodule that polyproc does not have
+(managers, sharedctypes, shared_memory, ...) is the standard library's own file, executed on top of polyproc:
+its relative imports find polyproc's modules. Without POLYPROC_INTEROP=1 in the environment nothing happens.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+
+
+class _SameModule(importlib.abc.Loader):
+    """Loads multiprocessing[.x] as the module object of polyproc[.x]."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def create_module(self, spec):
+        module = importlib.import_module(self.name)
+        self.true_spec = module.__spec__
+        return module
+
+    def exec_module(self, module):
+        module.__spec__ = self.true_spec  # the import machinery has put the alias's there
+
+
+class _AliasFinder(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != "multiprocessing" and not fullname.startswith("multiprocessing."):
+            return None
+        ours = "polyproc" + fullname[len("multiprocessing") :]
+        try:
+            found = importlib.util.find_spec(ours)
+        except ModuleNotFoundError:
+            found = None
+        if found is not None:
+            return importlib.machinery.ModuleSpec(
+                fullname, _SameModule(ours), is_package=found.submodule_search_locations is not None
+            )
+        file = os.path.join(os.path.dirname(os.__file__), *fullname.split(".")) + ".py"
+        if not os.path.exists(file):
+            return None
+        return importlib.util.spec_from_file_location(fullname, file)
+
+
+if os.environ.get("POLYPROC_INTEROP") == "1":
+    sys.meta_path.insert(0, _AliasFinder())
