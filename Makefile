@@ -42,6 +42,9 @@ ENGINE_LINK := -Wl,--version-script=$(CURDIR)/capi/engine.map -Wl,-soname,libpol
 
 FRONT_SOURCES := $(wildcard capi/front/*.c)
 FRONT_HEADERS := $(wildcard capi/front/*.h include/*.h)
+# The Go runtime ends a process whose program has closed the descriptors of the runtime's poller. In the engine it goes on, so that the
+# library can return an error: see pp__engine_intact. A Go release that has other words there is built as it is.
+NETPOLL = $(shell $(GO) env GOROOT)/src/runtime/netpoll_epoll.go
 ENGINE_SOURCES := go.mod go.sum $(wildcard capi/*.c capi/*.h) \
 	$(shell find capi core shm -name '*.go' -not -name '*_test.go' -o -name '*.s')
 
@@ -62,8 +65,14 @@ build/libpolyproc.so: $(FRONT_SOURCES) $(FRONT_HEADERS) capi/front/polyproc.map 
 
 # The header that cgo generates is not ours (see include/polyproc.h) and does not stay.
 build/libpolyproc-engine.so: $(ENGINE_SOURCES) $(FRONT_HEADERS) capi/engine.map Makefile
-	@mkdir -p build/engine
-	CGO_ENABLED=1 CC="$(CC)" $(GO) build -buildmode=c-shared -trimpath -buildvcs=false \
+	@mkdir -p build/engine build/runtime
+	@sed -e '/println("runtime: \(epollwait on fd\|netpollBreak write failed\)/d' \
+		-e 's|throw("runtime: netpoll failed")|if delay != 0 { usleep(10000) }; return gList{}, 0|' \
+		-e 's|throw("runtime: netpollBreak write failed")|netpollWakeSig.Store(0); return|' $(NETPOLL) > build/runtime/netpoll_epoll.patched
+	@if [ "$$(diff $(NETPOLL) build/runtime/netpoll_epoll.patched | grep -c '^[<>]')" = 6 ]; \
+		then echo '{"Replace": {"$(NETPOLL)": "$(CURDIR)/build/runtime/netpoll_epoll.patched"}}'; \
+		else echo 'make: the Go runtime is another: closefrom() with an open pool aborts the program' >&2; echo '{}'; fi > build/runtime/overlay.json
+	CGO_ENABLED=1 CC="$(CC)" $(GO) build -overlay build/runtime/overlay.json -buildmode=c-shared -trimpath -buildvcs=false \
 		-ldflags "-s -w -extldflags '$(ENGINE_LINK)'" -o build/engine/libpolyproc-engine.so ./capi
 	@rm -f build/engine/libpolyproc-engine.h
 	@mv -f build/engine/libpolyproc-engine.so $@ && rmdir build/engine

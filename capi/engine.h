@@ -12,6 +12,7 @@
 #define PP__X(name) extern __typeof__(pp_##name) pp__go_##name;
 PP__TABLE_LIST(PP__X)
 #undef PP__X
+extern void pp__go_ready(void);
 
 /* cgo knows const only by a type's name. */
 typedef const void pp__in;

@@ -6,6 +6,35 @@
 package main
 
 // #cgo CFLAGS: -std=gnu11 -Wall -Wextra -I${SRCDIR}/../include -I${SRCDIR}/front
+// #include "engine.h"
 import "C"
 
+import (
+	"runtime"
+	"sync"
+	"time"
+)
+
 func main() {}
+
+// pp__go_ready is the first call after the load. It makes threads, which the runtime keeps, parked, for when it needs some: a
+// thread that cannot be made later would abort the program. And it lets the runtime open its descriptors now, so that the C half
+// finds out which they are.
+//
+//export pp__go_ready
+func pp__go_ready() {
+	time.AfterFunc(time.Hour, func() {}).Stop() // the first timer opens the poller
+	var all, over sync.WaitGroup
+	all.Add(C.PP__THREADS_RESERVED)
+	over.Add(C.PP__THREADS_RESERVED)
+	for range C.PP__THREADS_RESERVED {
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			all.Done()
+			all.Wait()
+			over.Done()
+		}()
+	}
+	over.Wait()
+}

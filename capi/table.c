@@ -6,6 +6,7 @@ const pp__host *pp__library;
 static const pp__table table = {
 	sizeof(pp__table),
 	PP_VERSION_MAJOR << 16 | PP_VERSION_MINOR << 8 | PP_VERSION_PATCH,
+	pp__go_ready,
 #define PP__X(name) pp__go_##name,
 	PP__TABLE_LIST(PP__X)
 #undef PP__X

@@ -40,8 +40,18 @@
  * ERRORS
  *
  *   Functions that can fail return PP_OK (0) or a negative PP_ERR_ code; pp_last_error() has the message, for this
- *   thread, until its next failing call. No function of the library calls exit() or abort(), and no crash of a
- *   worker reaches the program.
+ *   thread, until its next failing call. No function of the library calls exit() or abort(), except pp_init in a worker, and no
+ *   crash of a worker reaches the program.
+ *
+ * ENGINE
+ *
+ *   Pools and processes are run by a Go runtime, which the library loads when a program first opens a pool or starts a process.
+ *   It needs 1 GiB of address space, of which it uses little, and 12 threads, which the library tries to make first: where it
+ *   cannot, the call returns PP_ERR_ENGINE. The runtime keeps some threads in reserve. If it needs more of them later, at a moment
+ *   when the system grants none (RLIMIT_NPROC, pids.max of a control group), it ends the process by SIGABRT. The library cannot
+ *   prevent that, only make it unlikely: a process at its limit of threads should open its pools early.
+ *   A program that closes all its descriptors (closefrom, close_range) while it has pools loses them: every call on pools and
+ *   processes returns PP_ERR_STATE from then on, and their workers live until the program ends.
  *
  * THREADS
  *
@@ -53,6 +63,8 @@
  *
  *   A signal handler that the program installs should have SA_ONSTACK (and SA_RESTART, as it likes): the Go runtime behind the library runs
  *   on small stacks, also in the program's threads while these are in a call. Calls that wait give the flag to handlers that lack it.
+ *   A thread that calls functions of pools or processes gets an alternative signal stack of 256 KiB, with a guard page, unless it has
+ *   one, and keeps it until it ends: handlers run there from then on. A handler must not leave it by longjmp.
  *   A handler without SA_RESTART that runs during such a call ends it with PP_ERR_INTERRUPTED. One of SIGCHLD never does, and one with
  *   SA_RESTART does not as long as all handlers of the program have the flag: the kernel does not say which of them ran. A handler
  *   that runs in the last moment (up to 50 us) before the call goes to sleep may not end it either, so a program that must notice signals at once gives its waits a limit of time, or has the handler itself wake the waiter.

@@ -7,6 +7,7 @@
 
 #include "heap.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -17,6 +18,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
@@ -176,6 +179,11 @@ int pp__modules(int (*look)(struct dl_phdr_info *info, size_t size, void *data),
 	return result;
 }
 
+/* The descriptors of the Go runtime's poller: an epoll instance and the eventfd in it that wakes it. The runtime aborts the process when it
+ * finds them closed. -1: not known. */
+static int poll_fd = -1, wake_fd = -1;
+static bool poller_lost; /* they were found closed */
+
 /* The locks are held across a fork, so that no child is born in the middle of a load or a look at the modules by another thread. */
 static void before_fork(void)
 {
@@ -195,6 +203,8 @@ static void in_child(void)
 {
 	if (table != NULL) {
 		table = NULL;
+		poll_fd = wake_fd = -1;
+		poller_lost = false;
 		if (depth < UINT16_MAX)
 			depth++;
 		restore_signals();
@@ -245,7 +255,7 @@ static int find_engine(char *path, size_t size)
 		fd = open(path, O_RDONLY | O_CLOEXEC);
 		if (fd < 0 && errno == ENOENT) {
 			char *const real = realpath(pp__library_file, NULL);
-			char other[PATH_MAX];
+			static char other[PATH_MAX];
 			if (real != NULL && beside(real, other, sizeof other) && strlen(other) < size &&
 			    (fd = open(other, O_RDONLY | O_CLOEXEC)) >= 0)
 				strcpy(path, other);
@@ -302,16 +312,117 @@ static bool room_for_engine(void)
 	return true;
 }
 
-/* load loads the engine and asks it for its table. NULL with a message. */
+enum { FDS_MOST = 64 };
+
+typedef struct fd_list {
+	int fds[FDS_MOST];
+	int count;
+} fd_list;
+
+/* list_fds lists the descriptors that are anonymous inodes of a kind, "[eventpoll]" or "[eventfd]": as many as there is room for. */
+static void list_fds(fd_list *list, const char *kind)
+{
+	DIR *const dir = opendir("/proc/self/fd");
+	struct dirent *entry;
+	char text[64];
+
+	list->count = 0;
+	if (dir == NULL)
+		return;
+	while ((entry = readdir(dir)) != NULL && list->count < FDS_MOST) {
+		const ssize_t n = readlinkat(dirfd(dir), entry->d_name, text, sizeof text - 1);
+		if (n <= 0)
+			continue;
+		text[n] = '\0';
+		if (strncmp(text, "anon_inode:", 11) == 0 && strcmp(text + 11, kind) == 0)
+			list->fds[list->count++] = atoi(entry->d_name);
+	}
+	closedir(dir);
+}
+
+static bool listed(const fd_list *list, int fd)
+{
+	for (int i = 0; i < list->count; i++)
+		if (list->fds[i] == fd)
+			return true;
+	return false;
+}
+
+/* watches reports whether fd is in the epoll instance ep, under this number and as this file. */
+static bool watches(int ep, int fd)
+{
+	struct epoll_event event = {0};
+
+	if (epoll_ctl(ep, EPOLL_CTL_ADD, fd, &event) == 0) {
+		epoll_ctl(ep, EPOLL_CTL_DEL, fd, &event);
+		return false;
+	}
+	return errno == EEXIST;
+}
+
+/* find_poller finds the runtime's poller among the descriptors that were not there before. */
+static void find_poller(const fd_list *polls_before, const fd_list *events_before)
+{
+	fd_list polls, events;
+
+	poll_fd = wake_fd = -1;
+	list_fds(&polls, "[eventpoll]");
+	list_fds(&events, "[eventfd]");
+	for (int i = 0; i < polls.count; i++) {
+		for (int k = 0; k < events.count; k++) {
+			if (listed(polls_before, polls.fds[i]) || listed(events_before, events.fds[k]) || !watches(polls.fds[i], events.fds[k]))
+				continue;
+			poll_fd = polls.fds[i];
+			wake_fd = events.fds[k];
+			return;
+		}
+	}
+}
+
+/* replace_closed puts another file under the number of a descriptor that is closed, so that the runtime, if it uses it before the program
+ * ends, finds a file that nothing happens on. */
+static void replace_closed(int number, int fd)
+{
+	if (fd >= 0 && fd != number) {
+		if (fcntl(number, F_GETFD) < 0)
+			dup3(fd, number, O_CLOEXEC);
+		close(fd);
+	}
+}
+
+int32_t pp__engine_intact(void)
+{
+	if (poll_fd < 0)
+		return PP_OK;
+	if (!__atomic_load_n(&poller_lost, __ATOMIC_ACQUIRE)) {
+		if (watches(poll_fd, wake_fd))
+			return PP_OK;
+		__atomic_store_n(&poller_lost, true, __ATOMIC_RELEASE);
+		replace_closed(poll_fd, epoll_create1(EPOLL_CLOEXEC));
+		replace_closed(wake_fd, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+	}
+	return pp__fail(PP_ERR_STATE, "the program has closed descriptors of the library (closefrom, close_range): its pools and processes are lost");
+}
+
+/* load loads the engine and asks it for its table. NULL with a message. The caller has the lock of loads, which guards the static
+ * variables: the stack may be small. */
 static const pp__table *load(void)
 {
-	char path[PATH_MAX];
+	static char path[PATH_MAX];
+	static fd_list polls, events;
 	int fd = find_engine(path, sizeof path);
 
 	if (fd < 0)
 		return NULL;
 	if (!room_for_engine()) {
 		pp__set_error("the engine needs 1 GiB of address space, of which it uses little: %s (ulimit -v?)", strerror(errno));
+		close(fd);
+		return NULL;
+	}
+	const int error = pp__threads_possible(PP__THREADS_LOAD);
+	if (error != 0) {
+		pp__set_error("the engine needs %d threads: %s (RLIMIT_NPROC, pids.max of the control group, RLIMIT_AS, or a seccomp filter)",
+		              PP__THREADS_LOAD, strerror(error));
 		close(fd);
 		return NULL;
 	}
@@ -327,6 +438,8 @@ static const pp__table *load(void)
 		snprintf(path + n, sizeof path - n, "/fd/%d", fd);
 	}
 	save_signals();
+	list_fds(&polls, "[eventpoll]");
+	list_fds(&events, "[eventfd]");
 	void *const handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	close(fd);
 	if (handle == NULL) {
@@ -352,6 +465,10 @@ static const pp__table *load(void)
 		              t->version >> 8 & 0xff, t->version & 0xff, t->size, pp__library_file, sizeof *t);
 		return NULL;
 	}
+	pp__signal_stack_begin();
+	pp__signal_stack();
+	t->ready();
+	find_poller(&polls, &events);
 	return t;
 }
 

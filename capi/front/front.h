@@ -48,6 +48,20 @@ void pp__settle_handlers(void);
  * handler without SA_RESTART may have run. SIGCHLD does not count: the library itself starts the children whose ends it reports. */
 bool pp__interrupts(void);
 
+/* pp__threads_possible makes n threads (at most PP__THREADS_MOST), all alive at once, and ends them again. Returns 0 or the errno of the
+ * first that could not be made. */
+enum { PP__THREADS_MOST = 16 };
+int pp__threads_possible(unsigned n);
+
+/* pp__signal_stack gives the calling thread an alternative signal stack of PP__SIGNAL_STACK bytes with a guard page, if it has none: before
+ * its first call into Go. pp__signal_stack_begin comes once before, after the engine was loaded; the stacks are freed at the ends of their threads. */
+#define PP__SIGNAL_STACK ((size_t)256 << 10)
+void pp__signal_stack_begin(void);
+void pp__signal_stack(void);
+
+/* pp__engine_intact reports whether the descriptors that the Go runtime cannot do without are still open: PP_OK, or PP_ERR_STATE. */
+int32_t pp__engine_intact(void);
+
 /* The number of forks with a loaded engine between this process and the one that was executed. It is the upper 16 bits of
  * every handle, so that a handle tells whether it was issued before a fork. */
 uint32_t pp__fork_depth(void);

@@ -34,6 +34,15 @@ static void issue(uint64_t *handle)
 	*handle |= (uint64_t)pp__fork_depth() << HANDLE_BITS;
 }
 
+/* enter comes before each call into the engine. */
+static int32_t enter(const pp__table **table_out)
+{
+	if ((*table_out = pp__table_now()) == NULL)
+		return PP_ERR_ENGINE;
+	pp__signal_stack();
+	return pp__engine_intact();
+}
+
 /* PP_CALL passes a call whose first argument is a handle; PP_WAIT one that may wait; PP_OPEN one that needs no handle. A first call into
  * the engine waits until the Go runtime is ready, which is a cancellation point. */
 #define PP_CALL(name, handle, arguments)             \
@@ -42,8 +51,9 @@ static void issue(uint64_t *handle)
 		const int32_t pp__status = ours(&(handle));  \
 		if (pp__status != PP_OK)                     \
 			return pp__status;                       \
-		const pp__table *const t = pp__table_now();  \
-		return t == NULL ? PP_ERR_ENGINE : t->name arguments; \
+		const pp__table *t;                          \
+		const int32_t pp__entered = enter(&t);       \
+		return pp__entered != PP_OK ? pp__entered : t->name arguments; \
 	} while (0)
 
 #define PP_WAIT(name, handle, arguments)             \
@@ -56,8 +66,10 @@ static void issue(uint64_t *handle)
 #define PP_OPEN(name, handle_out, arguments)         \
 	do {                                             \
 		PP__NO_CANCEL();                             \
-		const pp__table *const t = pp__table_now();  \
-		const int32_t pp__status = t == NULL ? PP_ERR_ENGINE : t->name arguments; \
+		const pp__table *t;                          \
+		int32_t pp__status = enter(&t);              \
+		if (pp__status == PP_OK)                     \
+			pp__status = t->name arguments;          \
 		if (pp__status == PP_OK)                     \
 			issue(handle_out);                       \
 		return pp__status;                           \
@@ -75,8 +87,10 @@ static int32_t start_fork(const pp_process_options *options, pp_process *process
 		return pp__fail(PP_ERR_INVALID, "a forked child runs fn and executes no program");
 	if (options->arg == NULL && options->arg_size > 0)
 		return pp__fail(PP_ERR_INVALID, "arg is NULL and its size is %zu", options->arg_size);
-	if (pp__table_now() == NULL)
-		return PP_ERR_ENGINE; /* before there is a child that nobody could supervise */
+	const pp__table *t;
+	const int32_t entered = enter(&t);
+	if (entered != PP_OK)
+		return entered; /* before there is a child that nobody could supervise */
 	/* The child waits until it is adopted: one that ended before could be gone without a trace, where SIGCHLD is ignored. */
 	pp__bell *const gate = mmap(NULL, sizeof *gate, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (gate == MAP_FAILED)
@@ -141,6 +155,10 @@ int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out)
 {
 	if (options == NULL || pool_out == NULL)
 		return pp__fail(PP_ERR_INVALID, "pp_pool_open: NULL");
+	/* Each pool has a thread of its own, and one that cannot be made would abort the program. */
+	const int error = pp__engine_loaded() ? pp__threads_possible(PP__THREADS_POOL) : 0;
+	if (error != 0)
+		return pp__fail(PP_ERR_ENGINE, "a pool needs threads: %s (RLIMIT_NPROC, pids.max of the control group, or RLIMIT_AS)", strerror(error));
 	PP_OPEN(pool_open, pool_out, (options, pool_out));
 }
 

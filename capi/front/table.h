@@ -12,6 +12,11 @@
 
 #include <polyproc.h>
 
+/* Counted in threads: what the engine starts at its load, with those that it keeps in reserve, and what a further pool needs. */
+#define PP__THREADS_RESERVED 6
+#define PP__THREADS_LOAD (PP__THREADS_RESERVED + 6)
+#define PP__THREADS_POOL 3
+
 #define PP__TABLE_LIST(X) \
 	X(process_start)  \
 	X(process_adopt)  \
@@ -38,6 +43,7 @@
 typedef struct pp__table {
 	uint32_t size; /* sizeof(pp__table): a library and an engine of different builds do not match */
 	uint32_t version; /* PP_VERSION_ as major << 16 | minor << 8 | patch */
+	void (*ready)(void); /* returns when the Go runtime has started, with its threads in reserve */
 #define PP__X(name) __typeof__(pp_##name) *name;
 	PP__TABLE_LIST(PP__X)
 #undef PP__X
