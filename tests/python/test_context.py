@@ -214,24 +214,50 @@ def test_set_forkserver_preload(mp):
     mp.set_forkserver_preload(["__main__"])
 
 
-def test_freeze_support(tmp_path):
-    """A frozen program is its own interpreter: it is executed again with one word that freeze_support() looks for."""
+FROZEN = """#!{python}
+import os, sys
+sys.path[:0] = {path!r}
+with open({starts!r}, "a") as file:
+    file.write("x")
+if os.path.getsize({starts!r}) > 20:
+    sys.exit("a fork bomb")
+sys.frozen, sys.executable = True, sys.argv[0]
+import multiprocessing
+import polyproc as mp
+if __name__ == "__main__":
+    if {support}:
+        {support}.freeze_support()
+    import process_tasks
+    ctx = mp.get_context({method!r})
+    p = ctx.Process(target=process_tasks.leave, args=(6,))
+    p.start(); p.join(); print(p.exitcode)
+    with ctx.Pool(2) as pool:
+        print(pool.map(abs, [-1, -2]))
+"""
+
+
+def frozen(tmp_path, method, support):
+    """Run a frozen program: it is its own interpreter, and is executed again with a word that freeze_support() looks for."""
+    path = [os.path.dirname(os.path.dirname(polyproc.__file__)), os.path.dirname(tasks.__file__)]
+    starts = str(tmp_path / "starts")
     program_ = tmp_path / "frozen"
-    program_.write_text(
-        f"#!{sys.executable}\n"
-        "import sys\n"
-        f"sys.path[:0] = {[os.path.dirname(os.path.dirname(polyproc.__file__)), os.path.dirname(tasks.__file__)]!r}\n"
-        "sys.frozen, sys.executable = True, sys.argv[0]\n"
-        "import polyproc as mp\n"
-        "if __name__ == '__main__':\n"
-        "    mp.freeze_support()\n"
-        "    import process_tasks\n"
-        "    p = mp.get_context('spawn').Process(target=process_tasks.leave, args=(6,))\n"
-        "    p.start(); p.join(); print(p.exitcode)\n"
-    )
+    program_.write_text(FROZEN.format(python=sys.executable, path=path, starts=starts, support=support, method=method))
     program_.chmod(0o755)
-    ran = subprocess.run([str(program_)], capture_output=True, text=True, timeout=60)
-    assert (ran.stdout, ran.stderr) == ("6\n", "")
+    return subprocess.run([str(program_)], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_freeze_support(tmp_path, method):
+    ran = frozen(tmp_path, method, "mp")
+    assert (ran.stdout, ran.stderr) == ("6\n[1, 2]\n", "")
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_freeze_support_is_missing(tmp_path, method):
+    """The child, which is the program again, is stopped where it starts a child itself."""
+    ran = frozen(tmp_path, method, None)
+    assert "before it has called freeze_support()" in ran.stderr
+    assert "a fork bomb" not in ran.stderr
 
 
 def test_freeze_support_does_nothing(mp):
@@ -479,3 +505,33 @@ def test_reducer_can_be_replaced(mp):
     finally:
         mp.get_context().reducer = before
     assert mp.get_context().reducer is before
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="needs sys.stdlib_module_names")
+def test_no_module_comes_from_the_working_directory(tmp_path):
+    """Nor from where the package lies: neither comes before the standard library, in children, workers and fork servers."""
+    site, tool = tmp_path / "site", tmp_path / "tool"
+    site.mkdir()
+    tool.mkdir()
+    (site / "polyproc").symlink_to(os.path.dirname(polyproc.__file__))
+    names = [name for name in sys.stdlib_module_names if name not in sys.builtin_module_names and name.isidentifier()]
+    for name in names:
+        (site / f"{name}.py").write_text(f"open({str(tmp_path / 'hijacked')!r}, 'a').write('{name} ')\nraise SystemExit\n")
+    (tool / "tool.py").write_text(
+        "import sys\n"
+        f"sys.path.append({str(site)!r})\n"
+        "import polyproc as mp\n"
+        "if __name__ == '__main__':\n"
+        "    for method in ('spawn', 'forkserver'):\n"
+        "        ctx = mp.get_context(method)\n"
+        "        p = ctx.Process(target=print, args=(method,), daemon=True)\n"
+        "        p.start(); p.join(); print(p.exitcode, flush=True)\n"
+        "        with ctx.Pool(1) as pool: print(pool.map_async(abs, [-1]).get(30), flush=True)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run(
+        [sys.executable, str(tool / "tool.py")], cwd=site, env=environment, capture_output=True, text=True, timeout=60
+    )
+    hijacked = tmp_path / "hijacked"
+    assert not hijacked.exists() or hijacked.read_text() == ""
+    assert (ran.stdout, ran.stderr) == ("spawn\n0\n[1]\nforkserver\n0\n[1]\n", "")

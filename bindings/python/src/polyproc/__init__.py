@@ -125,6 +125,12 @@ def __getattr__(name: str) -> object:
         return sys.modules[f"{__name__}.{name}"]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+if getattr(sys, "frozen", False):
+    from .spawn import stand_in_for_stdlib
+
+    stand_in_for_stdlib()
+    del stand_in_for_stdlib
+
 # A child executes the main script under the name __mp_main__, so what it pickles of the script's classes is of that module.
 if "__main__" in sys.modules:
     sys.modules.setdefault("__mp_main__", sys.modules["__main__"])

@@ -213,7 +213,7 @@ class _Server:
         with theirs:
             try:
                 fd = theirs.fileno()
-                argv = [*spawn.command(f"from {__name__} import main; main({fd})"), "--polyproc-forkserver"]
+                argv = spawn.command(forkserver=fd)
                 self._popen = Program(argv, pickle.dumps((context.forkserver_preload, data)), [fd])
             except BaseException:
                 ours.close()

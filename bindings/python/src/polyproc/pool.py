@@ -1289,7 +1289,7 @@ class Pool:
         init_arg = len(data).to_bytes(8, "little") + data + start
         import ctypes
 
-        argv = [os.fsencode(word) for word in spawn.command(f"from {_worker.__name__} import main; main()")]
+        argv = [os.fsencode(word) for word in spawn.command(worker=0)]
         options = PoolOptions()
         options.size = ctypes.sizeof(options)
         options.method = START_SPAWN

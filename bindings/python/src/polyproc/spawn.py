@@ -55,17 +55,47 @@ def is_forking(argv: list[str]) -> bool:
 
 
 def freeze_support() -> None:
-    """In a child process of a frozen program: run it and exit."""
-    if is_forking(sys.argv):
-        spawn_main()
+    """In a child process of a frozen program: run it and exit. It does so for children of the standard library's package too."""
+    if _is_ours():
+        spawn_main(**{name: int(value) for name, _, value in (word.partition("=") for word in sys.argv[2:])})
+    theirs: Any = sys.modules.get("multiprocessing")
+    if theirs is None and is_forking(sys.argv):
+        theirs = __import__("multiprocessing")
+    if theirs is not None and theirs is not sys.modules[__package__ or ""]:
+        theirs.freeze_support()
 
 
-def command(code: str) -> list[str]:
-    """The command line of a fresh interpreter with the flags of this one that runs ``code``, in which polyproc can be imported.
+def _is_ours() -> bool:
+    """Whether this is a frozen program that was executed as a child process of this package and has not become it yet."""
+    return is_forking(sys.argv) and any(name in os.environ for name in (_VARIABLE, "POLYPROC_WORKER"))
+
+
+def stand_in_for_stdlib() -> None:
+    """In a child of a frozen program: let ``multiprocessing.freeze_support()`` do what this package's does.
+
+    PyInstaller gives that function its own form, which looks for the same word on the command line.
+    """
+    if _is_ours():
+        from ._stdlib import attend
+
+        attend({"multiprocessing.spawn": _stand_in})
+
+
+def _stand_in(theirs: ModuleType) -> None:
+    theirs.spawn_main = spawn_main  # type: ignore[attr-defined]
+
+
+def command(**role: int) -> list[str]:
+    """The command line of a fresh interpreter, with the flags of this one, that calls ``spawn_main(**role)``.
+
+    A frozen program is its own interpreter: it is executed again, and comes to spawn_main() by freeze_support().
 
     Raises:
         ValueError: there is no interpreter to run: see set_executable.
     """
+    words = [f"{name}={value}" for name, value in role.items()]
+    if getattr(sys, "frozen", False):
+        return [sys.executable, "--multiprocessing-fork", *words]
     from .util import _args_from_interpreter_flags
 
     exe = get_executable()
@@ -75,19 +105,40 @@ def command(code: str) -> list[str]:
     directory = os.path.abspath(__file__)
     for _ in range(package.count(".") + 2):
         directory = os.path.dirname(directory)
-    start = f"import sys; sys.path.insert(0, {directory!a}); import {package}.spawn; del sys.path[0]; {code}"
+    # The working directory, which is '' in sys.path here, may be anybody's: no module is imported from it. The package's directory
+    # is the first one for the package itself only, which imports nothing else from the path.
+    start = (
+        "import sys; sys.path[:] = [entry for entry in sys.path if entry]; import __future__; "
+        f"sys.path.insert(0, {directory!a}); import {package}; del sys.path[0]; "
+        f"import {package}.spawn; {package}.spawn.spawn_main({', '.join(words)})"
+    )
     return [exe, *_args_from_interpreter_flags(), "-c", start]
 
 
 def get_command_line(**_kwds: object) -> list[str]:
     """The command line of a child process."""
-    if getattr(sys, "frozen", False):
-        return [sys.executable, "--multiprocessing-fork"]
-    return [*command(f"{__name__}.spawn_main()"), "--multiprocessing-fork"]
+    line = command()
+    return line if getattr(sys, "frozen", False) else [*line, "--multiprocessing-fork"]
 
 
-def spawn_main(**_kwds: object) -> NoReturn:
-    """Run the child process that this interpreter was started for, and exit with its exit code."""
+def spawn_main(*, worker: int | None = None, forkserver: int | None = None, **_kwds: object) -> NoReturn:
+    """Be what this interpreter was started for, and exit.
+
+    Args:
+        worker: not None: a worker of a pool.
+        forkserver: the descriptor of the socket of a fork server.
+        Neither: a child process.
+    """
+    if worker is not None:
+        from ._worker import main
+
+        main()
+        sys.exit()
+    if forkserver is not None:
+        from .forkserver import main as serve
+
+        serve(forkserver)
+        sys.exit()
     sys.exit(run_payload(take_payload()) & 0xFF)
 
 
@@ -162,6 +213,11 @@ class Inherited:
 
 
 def _check_not_importing_main() -> None:
+    if _is_ours():
+        raise RuntimeError(
+            "this frozen program was executed as a child process, and starts one before it has called freeze_support(): "
+            "call that first in the main module, behind if __name__ == '__main__'"
+        )
     if getattr(process.current_process(), "_inheriting", False):
         raise RuntimeError(
             """
@@ -209,7 +265,9 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     main = sys.modules["__main__"]
     spec_name = getattr(main.__spec__, "name", None)
     path: str | None = getattr(main, "__file__", None)
-    if spec_name is not None:
+    if getattr(sys, "frozen", False):
+        pass  # the child executes the program's main module by itself, up to freeze_support()
+    elif spec_name is not None:
         data["init_main_from_name"] = spec_name
     elif path is not None and path != "<stdin>":
         if process.ORIGINAL_DIR is not None:
