@@ -1,5 +1,7 @@
 package shm
 
+import "sync/atomic"
+
 // GroupLeft returns what a control group whose files are in dir may still take.
 func GroupLeft(dir string, version int) (int64, bool) {
 	g := group{dir, "memory.max", "memory.current", "inactive_file"}
@@ -35,4 +37,30 @@ func CloseFamily() {
 		_ = closeFD(family.fds[1])
 	}
 	family.heap, family.have = nil, false
+}
+
+// Trim gives back all that is free and this process's, as a shortage has it.
+func (h *Heap) Trim() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.trim()
+}
+
+// Slab returns what stands for the MiB of an offset: its word, and the state of its first block.
+func (h *Heap) Slab(off uint64) (word uint64, state uint32) {
+	i := uint32(off >> slabShift)
+	return h.slabWord(i), atomic.LoadUint32(&h.slab(i).state[0])
+}
+
+// EvictSlab gives back the free blocks of a slab as a process does that has read its word some time ago.
+func (h *Heap) EvictSlab(off, word uint64) uint64 {
+	return h.evictSlab(uint32(off>>slabShift), word, h.Me())
+}
+
+// CommitLate allocates a run that is free and warm, and lets others go on between the look at it and the commit.
+func (h *Heap) CommitLate(size uint64, tag uint32, others func()) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var p pick
+	return h.warmRun(uint32(size>>slabShift), size, &p) && func() bool { others(); return h.commit(&p, tag) }()
 }

@@ -50,6 +50,7 @@ type pick struct {
 	from      uint32
 	run       uint32 // slabs of a new run; 0: no new run
 	counted   bool   // leaves the sum of warm blocks when taken
+	word      uint64 // of the slab, where another process may give it back meanwhile; 0: none may
 }
 
 // Alloc returns the offset of a block of at least size bytes (1 .. 16 GiB), a multiple of 128, its storage reserved, not zeroed, and how large it is. tag, from
@@ -75,6 +76,7 @@ func (h *Heap) Alloc(size uint64, tag uint32) (off, room uint64, err error) {
 		if h.commit(&p, tag) {
 			return p.off, p.room, nil
 		}
+		h.abandon(&p)
 	}
 	return 0, 0, errHeapDamaged
 }
@@ -140,32 +142,33 @@ func (h *Heap) evict(size uint64, me, spared Owner) bool {
 			i = slabFirst
 			h.evictCursor.Store(i)
 		}
-		word, s := h.slabWord(i), h.slab(i)
-		if ownerIn(word) == me || ownerIn(word) == spared {
-			continue
-		}
-		switch class := classIn(word); {
-		case kindIn(word) == slabLarge && class < largeClasses:
-			room := uint64(1) << (largeShift + class)
-			for k := range uint32(16) >> class {
-				state := &s.state[k]
-				if atomic.LoadUint32(state) == 1 && atomic.CompareAndSwapUint32(state, 1, giving|uint32(me)) {
-					h.warmSub(room)
-					h.punch(uint64(i)<<slabShift+uint64(k)*room, room)
-					atomic.StoreUint32(state, 0)
-					found += room
-				}
-			}
-		case kindIn(word) == slabRun:
-			if atomic.LoadUint32(&s.state[0]) == 1 && atomic.CompareAndSwapUint32(&s.state[0], 1, giving|uint32(me)) {
-				room := uint64(atomic.LoadUint32(&s.reserved)) << 12
-				h.warmSub(room)
-				h.giveBack(i)
-				found += room
-			}
+		if word := h.slabWord(i); ownerIn(word) != me && ownerIn(word) != spared {
+			found += h.evictSlab(i, word, me)
 		}
 	}
 	return found >= size
+}
+
+// evictSlab gives back storage of the free blocks of a slab, whose word was word: how many bytes.
+func (h *Heap) evictSlab(i uint32, word uint64, me Owner) (found uint64) {
+	s := h.slab(i)
+	switch class := classIn(word); {
+	case kindIn(word) == slabLarge && class < largeClasses:
+		room := uint64(1) << (largeShift + class)
+		for k := range uint32(16) >> class {
+			if h.takeFree(i, k, word, 1, me) {
+				h.warmSub(room)
+				h.punch(uint64(i)<<slabShift+uint64(k)*room, room)
+				atomic.StoreUint32(&s.state[k], 0)
+				found += room
+			}
+		}
+	case kindIn(word) == slabRun && h.takeFree(i, 0, word, 1, me):
+		found = uint64(atomic.LoadUint32(&s.reserved)) << 12
+		h.warmSub(found)
+		h.giveBack(i)
+	}
+	return found
 }
 
 // Retag changes the tag of a block in use; false if it was not in use with from.
@@ -356,7 +359,56 @@ func (h *Heap) giveBack(first uint32) {
 	}
 }
 
+// takeFree makes us the one to give back the storage of a free block, whose state is from: 0 or 1, or that of a dead giver. word is what the slab's word was before: the
+// state alone proves nothing about the slab. So the word is read again, and the state put back if the slab has changed hands.
+func (h *Heap) takeFree(i, k uint32, word uint64, from uint32, me Owner) bool {
+	state := &h.slab(i).state[k]
+	if atomic.LoadUint32(state) != from || !atomic.CompareAndSwapUint32(state, from, giving|uint32(me)) {
+		return false
+	}
+	if h.slabWord(i) == word {
+		return true
+	}
+	atomic.CompareAndSwapUint32(state, giving|uint32(me), from)
+	return false
+}
+
+// emptyLarge takes the storage of the free blocks of a slab of ours, and releases it if no block is in use: true. With mu held.
+func (h *Heap) emptyLarge(i, class uint32) bool {
+	me, size := h.Me(), uint64(1)<<(largeShift+class)
+	var taken [16]bool
+	used := false
+	for k := range uint32(16) >> class {
+		state := &h.slab(i).state[k]
+		if taken[k] = atomic.CompareAndSwapUint32(state, 1, 0); taken[k] {
+			h.warmSub(size)
+		} else if atomic.LoadUint32(state) != 0 {
+			used = true
+		}
+	}
+	// All states are 0: only we could change that.
+	if !used && h.slabCAS(i, slabWord(slabLarge, class, 0, me), slabWord(slabClaimed, 0, 0, me)) {
+		h.release(i)
+		return true
+	}
+	for k := range uint32(16) >> class {
+		if taken[k] {
+			h.punch(uint64(i)<<slabShift+uint64(k)*size, size)
+		}
+	}
+	return false
+}
+
 // ---- slabs of the dead
+
+func (h *Heap) largeUsed(i, class uint32) bool {
+	for k := range uint32(16) >> class {
+		if atomic.LoadUint32(&h.slab(i).state[k]) > 1 {
+			return true
+		}
+	}
+	return false
+}
 
 func (h *Heap) smallUsed(i, class uint32) bool {
 	states := h.smallStates(i, class)
@@ -416,35 +468,37 @@ func (h *Heap) adopt(deep bool) (got int) {
 				continue
 			}
 			ours := gone && h.slabCAS(i, word, slabWord(kind, class, 0, me))
-			used, more := false, uint64(0)
+			if ours {
+				word = slabWord(kind, class, 0, me)
+				got++
+			}
+			more := uint64(0)
 			for k := range uint32(16) >> class {
 				v := atomic.LoadUint32(&s.state[k])
 				// Somebody who is no more was giving it back: it may have storage or not.
-				if v&giving != 0 && dead(Owner(v&^giving)) && atomic.CompareAndSwapUint32(&s.state[k], v, 0) {
-					v = 0
+				if v&giving != 0 && dead(Owner(v&^giving)) && h.takeFree(i, k, word, v, me) {
+					atomic.StoreUint32(&s.state[k], 0)
 				}
-				used = used || v > 1
 				if v == 1 {
 					more += 1 << (largeShift + class)
 				}
 			}
-			switch {
-			case !ours:
-				warm += more
-			case used:
-				got++
-				warm += more
+			if ours && !h.largeUsed(i, class) {
+				if h.emptyLarge(i, class) {
+					continue
+				}
+				more = 0
+			}
+			warm += more
+			if ours {
 				h.large[class].slabs = append(h.large[class].slabs, i)
 				h.large[class].skip = 0
-			default:
-				got++
-				drop()
 			}
 		case slabRun:
 			v := atomic.LoadUint32(&s.state[0])
 			if (v&giving != 0 && dead(Owner(v&^giving))) || (v <= 1 && gone) {
 				// Nobody allocates what a dead process owns, and a dead giver gives no more.
-				if atomic.CompareAndSwapUint32(&s.state[0], v, giving|uint32(me)) {
+				if h.takeFree(i, 0, word, v, me) {
 					h.giveBack(i)
 					got += int(count)
 				}
@@ -567,7 +621,7 @@ func (h *Heap) pickSmall(class uint32) (p pick, err error) {
 			if fresh >= smallBlocks(class) {
 				break
 			}
-			have, need := uint64(s.reserved)<<12, uint64(fresh+1)*size
+			have, need := uint64(atomic.LoadUint32(&s.reserved))<<12, uint64(fresh+1)*size
 			if need > have {
 				want := (need + storageStep - 1) / storageStep * storageStep
 				if err := h.reserve(uint64(i)<<slabShift+have, want-have); err != nil {
@@ -707,7 +761,7 @@ func (h *Heap) warmRun(need uint32, size uint64, p *pick) bool {
 		s := h.slab(i)
 		room := uint64(atomic.LoadUint32(&s.reserved)) << 12
 		if atomic.LoadUint32(&s.state[0]) == 1 && count >= need && count <= 2*need && room >= size && room <= uint64(count)<<slabShift {
-			*p = pick{off: uint64(i) << slabShift, room: room, state: &s.state[0], from: 1, counted: true}
+			*p = pick{off: uint64(i) << slabShift, room: room, state: &s.state[0], from: 1, counted: true, word: word}
 			return true
 		}
 	}
@@ -796,30 +850,14 @@ func (h *Heap) trimSmall(class uint32, all bool) {
 // trim gives back what of ours is free.
 func (h *Heap) trim() {
 	me := h.Me()
-	claimed := slabWord(slabClaimed, 0, 0, me)
 	for class := range uint32(largeClasses) {
 		list := &h.large[class]
 		list.skip = 0
-		own, size := slabWord(slabLarge, class, 0, me), uint64(1)<<(largeShift+class)
+		own := slabWord(slabLarge, class, 0, me)
 		for at := len(list.slabs) - 1; at >= 0; at-- {
 			i := list.slabs[at]
-			if h.slabWord(i) != own {
+			if h.slabWord(i) != own || h.emptyLarge(i, class) {
 				list.drop(at)
-				continue
-			}
-			used := false
-			for k := range uint32(16) >> class {
-				state := &h.slab(i).state[k]
-				if atomic.CompareAndSwapUint32(state, 1, 0) {
-					h.punch(uint64(i)<<slabShift+uint64(k)*size, size)
-					h.warmSub(size)
-				} else if atomic.LoadUint32(state) != 0 {
-					used = true
-				}
-			}
-			if !used && h.slabCAS(i, own, claimed) {
-				list.drop(at)
-				h.release(i)
 			}
 		}
 	}
@@ -831,8 +869,8 @@ func (h *Heap) trim() {
 		word := h.slabWord(i)
 		if kindIn(word) != slabRun || ownerIn(word) != me {
 			h.runs.drop(at)
-		} else if s := h.slab(i); atomic.CompareAndSwapUint32(&s.state[0], 1, giving|uint32(me)) {
-			h.warmSub(uint64(s.reserved) << 12)
+		} else if h.takeFree(i, 0, word, 1, me) {
+			h.warmSub(uint64(atomic.LoadUint32(&h.slab(i).reserved)) << 12)
 			h.runs.drop(at)
 			h.giveBack(i)
 		}
@@ -842,6 +880,10 @@ func (h *Heap) trim() {
 // commit makes the block used.
 func (h *Heap) commit(p *pick, tag uint32) bool {
 	if !atomic.CompareAndSwapUint32(p.state, p.from, tag) {
+		return false
+	}
+	if p.word != 0 && h.slabWord(uint32(p.off>>slabShift)) != p.word {
+		atomic.CompareAndSwapUint32(p.state, tag, p.from)
 		return false
 	}
 	if p.counted {

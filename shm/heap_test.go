@@ -152,6 +152,69 @@ func TestWarmthGoesToThoseWhoWork(t *testing.T) {
 	}
 }
 
+// A process that has read a slab's word some time ago leaves alone what the slab has become since.
+func TestSlabThatHasChangedHands(t *testing.T) {
+	const half, run = 512 << 10, 3 << 20
+	for _, c := range []struct {
+		name          string
+		before, after uint64
+	}{
+		{"another class", 64 << 10, half},
+		{"a run becomes large", run, half},
+		{"large becomes a run", 64 << 10, run},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			looker := newHeap(t)
+			_, err := looker.Join()
+			require.NoError(t, err)
+			owner := another(t, looker)
+			defer func() { require.NoError(t, owner.Close()) }()
+			off, _, err := owner.Alloc(c.before, 7)
+			require.NoError(t, err)
+			require.True(t, owner.Free(off, 7))
+			word, _ := looker.Slab(off)
+			owner.Trim()
+			first, _, err := owner.Alloc(c.after, 7)
+			require.NoError(t, err)
+			second, _, err := owner.Alloc(c.after, 7)
+			require.NoError(t, err)
+			low, high := min(first, second), max(first, second)
+			require.Equal(t, off&^(1<<20-1), low)
+			live, ok := owner.At(high, c.after)
+			require.True(t, ok)
+			for i := range live {
+				live[i] = 0xaa
+			}
+			require.True(t, owner.Free(low, 7))
+			require.Zero(t, looker.EvictSlab(off, word))
+			for i := range live {
+				require.Equal(t, byte(0xaa), live[i])
+			}
+			now, state := looker.Slab(off)
+			require.NotEqual(t, word, now)
+			require.Equal(t, uint32(1), state, "free, with storage, as before")
+		})
+	}
+	t.Run("a run that another got meanwhile", func(t *testing.T) {
+		owner := newHeap(t)
+		other := another(t, owner)
+		defer func() { require.NoError(t, other.Close()) }()
+		off, _, err := owner.Alloc(run, 7)
+		require.NoError(t, err)
+		require.True(t, owner.Free(off, 7))
+		require.False(t, owner.CommitLate(run, 8, func() {
+			word, _ := other.Slab(off)
+			require.Equal(t, uint64(run), other.EvictSlab(off, word))
+			theirs, _, err := other.Alloc(run, 7)
+			require.NoError(t, err)
+			require.Equal(t, off, theirs)
+			require.True(t, other.Free(theirs, 7))
+		}))
+		_, state := owner.Slab(off)
+		require.Equal(t, uint32(1), state)
+	})
+}
+
 func TestManyGoroutines(t *testing.T) {
 	h := newHeap(t)
 	other := another(t, h)

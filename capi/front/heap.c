@@ -625,6 +625,47 @@ static void give_back(pp__heap *heap, uint32_t first)
 		release(heap, first);
 }
 
+/* take_free makes us the one to give back the storage of a free block, whose state is from: 0 or 1, or that of a dead giver. word is what the slab's word was before: the
+ * state alone proves nothing about the slab. So the word is read again, and the state put back if the slab has changed hands. */
+static bool take_free(pp__heap *heap, uint32_t i, uint32_t k, uint64_t word, uint32_t from, uint32_t me)
+{
+	uint32_t *const state = &slab_at(heap, i)->state[k];
+	uint32_t v = from;
+
+	if (__atomic_load_n(state, __ATOMIC_RELAXED) != from ||
+	    !__atomic_compare_exchange_n(state, &v, PP__GIVING | me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+		return false;
+	if (slab_word(heap, i) == word)
+		return true;
+	v = PP__GIVING | me;
+	__atomic_compare_exchange_n(state, &v, from, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+	return false;
+}
+
+/* empty_large takes the storage of the free blocks of a slab of ours, and releases it if no block is in use: true. With private->lock held. */
+static bool empty_large(pp__heap *heap, uint32_t i, uint32_t class)
+{
+	const uint64_t own = word_of(PP__SLAB_LARGE, class, 0, heap->me), size = (uint64_t)1 << (LARGE_SHIFT + class);
+	bool taken[16] = {false}, used = false;
+
+	for (uint32_t k = 0; k < 16u >> class; k++) {
+		uint32_t v = 1;
+		taken[k] = __atomic_compare_exchange_n(&slab_at(heap, i)->state[k], &v, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);
+		if (taken[k])
+			warm_sub(heap, size);
+		used |= !taken[k] && v != 0;
+	}
+	/* All states are 0: only we could change that. */
+	if (!used && slab_cas(heap, i, own, word_of(PP__SLAB_CLAIMED, 0, 0, heap->me))) {
+		release(heap, i);
+		return true;
+	}
+	for (uint32_t k = 0; k < 16u >> class; k++)
+		if (taken[k])
+			pp__heap_punch(heap, ((uint64_t)i << SLAB_SHIFT) + k * size, size);
+	return false;
+}
+
 /* ---- slabs of the dead ------------------------------------------------------------------------------------------------ */
 
 static bool slab_owner_gone(pp__heap *heap, uint32_t owner, bool deep)
@@ -643,22 +684,20 @@ static bool slab_owner_gone(pp__heap *heap, uint32_t owner, bool deep)
 	return p->verdict[i];
 }
 
-/* heir_large looks at the blocks of a slab whoever has it: false if none is in use. What dead givers have left is free then. Adds up what is warm. */
-static bool heir_large(pp__heap *heap, uint32_t i, uint32_t class, bool deep, uint64_t *warm)
+/* heir_large looks at the blocks of a slab whose word is word, whoever has it. What dead givers have left is free then. Adds up what is warm. */
+static void heir_large(pp__heap *heap, uint32_t i, uint64_t word, bool deep, uint64_t *warm)
 {
 	pp__slab *const slab = slab_at(heap, i);
-	bool used = false;
+	const uint32_t class = class_in(word);
 
 	for (uint32_t k = 0; k < 16u >> class; k++) {
 		uint32_t v = __atomic_load_n(&slab->state[k], __ATOMIC_ACQUIRE);
 		/* Somebody who is no more was giving it back: it may have storage or not. */
-		if ((v & PP__GIVING) != 0 && slab_owner_gone(heap, v & ~PP__GIVING, deep) &&
-		    __atomic_compare_exchange_n(&slab->state[k], &v, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
-			v = 0;
-		used |= v > 1;
+		if ((v & PP__GIVING) != 0 && (v & ~PP__GIVING) != heap->me && slab_owner_gone(heap, v & ~PP__GIVING, deep) &&
+		    take_free(heap, i, k, word, v, heap->me))
+			__atomic_store_n(&slab->state[k], 0, __ATOMIC_SEQ_CST);
 		*warm += v == 1 ? (uint64_t)1 << (LARGE_SHIFT + class) : 0;
 	}
-	return used;
 }
 
 static bool small_used(const pp__heap *heap, uint32_t i, uint32_t class)
@@ -669,6 +708,14 @@ static bool small_used(const pp__heap *heap, uint32_t i, uint32_t class)
 	fresh = fresh < blocks_of(class) ? fresh : blocks_of(class);
 	for (uint32_t k = covered(class); k < fresh; k++)
 		if (__atomic_load_n(&states[k], __ATOMIC_ACQUIRE) > 1)
+			return true;
+	return false;
+}
+
+static bool large_used(const pp__heap *heap, uint32_t i, uint32_t class)
+{
+	for (uint32_t k = 0; k < 16u >> class; k++)
+		if (__atomic_load_n(&slab_at(heap, i)->state[k], __ATOMIC_ACQUIRE) > 1)
 			return true;
 	return false;
 }
@@ -711,17 +758,18 @@ static uint32_t adopt(pp__heap *heap, bool deep)
 				break;
 			const bool ours = gone && list_room(&p->large[class]) && slab_cas(heap, i, word, word_of(kind, class, 0, me));
 			uint64_t more = 0;
-			const bool used = heir_large(heap, i, class, deep, &more);
-			if (!ours) {
-				warm += more;
-			} else if (used) {
-				got++;
-				warm += more;
+			heir_large(heap, i, ours ? word_of(kind, class, 0, me) : word, deep, &more);
+			got += ours;
+			if (ours && !large_used(heap, i, class)) {
+				PP__TEST_POINT("adopt: unused", i);
+				if (empty_large(heap, i, class))
+					break;
+				more = 0;
+			}
+			warm += more;
+			if (ours) {
 				p->large[class].slab[p->large[class].count++] = i;
 				p->large[class].skip = 0;
-			} else if (slab_cas(heap, i, word_of(kind, class, 0, me), word_of(PP__SLAB_CLAIMED, 0, 0, me))) {
-				got++;
-				release(heap, i);
 			}
 			break;
 		}
@@ -729,7 +777,8 @@ static uint32_t adopt(pp__heap *heap, bool deep)
 			uint32_t v = __atomic_load_n(&slab->state[0], __ATOMIC_ACQUIRE);
 			if (((v & PP__GIVING) != 0 && (v & ~PP__GIVING) != me && slab_owner_gone(heap, v & ~PP__GIVING, deep)) || (v <= 1 && gone)) {
 				/* Nobody allocates what a dead process owns, and a dead giver gives no more. */
-				if (__atomic_compare_exchange_n(&slab->state[0], &v, PP__GIVING | me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+				PP__TEST_POINT("adopt: run", i);
+				if (take_free(heap, i, 0, word, v, me)) {
 					give_back(heap, i);
 					got += count;
 				}
@@ -1015,7 +1064,12 @@ static bool warm_run(pp__heap *heap, uint32_t need, uint64_t size, pp__pick *pic
 		if (__atomic_load_n(&slab->state[0], __ATOMIC_ACQUIRE) != 1 || count < need || count > 2 * need || room < size ||
 		    room > (uint64_t)count << SLAB_SHIFT)
 			continue;
-		*pick = (pp__pick){.off = (uint64_t)i << SLAB_SHIFT, .room = room, .state = &slab->state[0], .from = 1, .counted = true};
+		*pick = (pp__pick){.off = (uint64_t)i << SLAB_SHIFT,
+		                   .room = room,
+		                   .state = &slab->state[0],
+		                   .from = 1,
+		                   .counted = true,
+		                   .word = word};
 		return true;
 	}
 	return false;
@@ -1096,29 +1150,12 @@ static void trim(pp__heap *heap)
 
 	for (uint32_t class = 0; class < PP__LARGE_CLASSES; class++) {
 		pp__slabs *const list = &p->large[class];
-		const uint64_t own = word_of(PP__SLAB_LARGE, class, 0, heap->me), size = (uint64_t)1 << (LARGE_SHIFT + class);
+		const uint64_t own = word_of(PP__SLAB_LARGE, class, 0, heap->me);
 		list->skip = 0;
 		for (uint32_t at = list->count; at-- > 0;) {
 			const uint32_t i = list->slab[at];
-			pp__slab *const slab = slab_at(heap, i);
-			if (slab_word(heap, i) != own) {
+			if (slab_word(heap, i) != own || empty_large(heap, i, class))
 				drop_slab(list, at);
-				continue;
-			}
-			bool used = false;
-			for (uint32_t k = 0; k < 16u >> class; k++) {
-				uint32_t v = 1;
-				if (__atomic_compare_exchange_n(&slab->state[k], &v, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)) {
-					pp__heap_punch(heap, ((uint64_t)i << SLAB_SHIFT) + k * size, size);
-					warm_sub(heap, size);
-				} else {
-					used |= v != 0;
-				}
-			}
-			if (!used && slab_cas(heap, i, own, word_of(PP__SLAB_CLAIMED, 0, 0, heap->me))) {
-				drop_slab(list, at);
-				release(heap, i);
-			}
 		}
 	}
 	for (uint32_t class = 0; class < PP__SMALL_CLASSES; class++)
@@ -1126,10 +1163,12 @@ static void trim(pp__heap *heap)
 	for (uint32_t at = p->runs.count; at-- > 0;) {
 		const uint32_t i = p->runs.slab[at];
 		const uint64_t word = slab_word(heap, i);
-		uint32_t v = 1;
 		if (kind_in(word) != PP__SLAB_RUN || owner_in(word) != heap->me) {
 			drop_slab(&p->runs, at);
-		} else if (__atomic_compare_exchange_n(&slab_at(heap, i)->state[0], &v, PP__GIVING | heap->me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+			continue;
+		}
+		PP__TEST_POINT("trim: run", i);
+		if (take_free(heap, i, 0, word, 1, heap->me)) {
 			warm_sub(heap, (uint64_t)slab_at(heap, i)->reserved << 12);
 			drop_slab(&p->runs, at);
 			give_back(heap, i);
@@ -1156,8 +1195,14 @@ bool pp__pick_commit(pp__heap *heap, const pp__pick *pick, uint32_t tag)
 {
 	uint32_t from = pick->from;
 
+	PP__TEST_POINT("commit", (uint32_t)(pick->off >> SLAB_SHIFT));
 	if (!__atomic_compare_exchange_n(pick->state, &from, tag, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 		return false;
+	if (pick->word != 0 && slab_word(heap, (uint32_t)(pick->off >> SLAB_SHIFT)) != pick->word) {
+		from = tag;
+		__atomic_compare_exchange_n(pick->state, &from, pick->from, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+		return false;
+	}
 	if (pick->counted)
 		warm_sub(heap, pick->room);
 	if (pick->run > 0) {
@@ -1194,9 +1239,13 @@ int32_t pp__alloc(pp__heap *heap, uint64_t size, uint32_t tag, uint64_t *off_out
 		return PP_ERR_NOMEM;
 	pthread_mutex_lock(&heap->private->lock);
 	int tries = 0;
-	while ((status = pp__pick_block(heap, size, &pick)) == PP_OK && !pp__pick_commit(heap, &pick, tag))
-		if (++tries == 100)
+	while ((status = pp__pick_block(heap, size, &pick)) == PP_OK && !pp__pick_commit(heap, &pick, tag)) {
+		pp__pick_abandon(heap, &pick);
+		if (++tries == 100) {
 			status = PP_ERR_CORRUPT;
+			break;
+		}
+	}
 	pthread_mutex_unlock(&heap->private->lock);
 	if (status != PP_OK)
 		return pp__fail(status, "%" PRIu64 " bytes of shared memory: %s", size,
@@ -1221,24 +1270,22 @@ static bool evict(pp__heap *heap, uint64_t size, uint32_t me, uint32_t spared)
 			__atomic_store_n(cursor, i = PP__SLAB_FIRST, __ATOMIC_RELAXED);
 		const uint64_t word = slab_word(heap, i);
 		const uint32_t kind = kind_in(word), class = class_in(word);
-		pp__slab *const slab = slab_at(heap, i);
 		if (owner_in(word) == me || owner_in(word) == spared)
 			continue;
+		if (kind == PP__SLAB_LARGE || kind == PP__SLAB_RUN)
+			PP__TEST_POINT("evict: looked", i);
 		for (uint32_t k = 0; kind == PP__SLAB_LARGE && class < PP__LARGE_CLASSES && k < 16u >> class; k++) {
 			const uint64_t room = (uint64_t)1 << (LARGE_SHIFT + class);
-			uint32_t v = 1;
-			if (__atomic_load_n(&slab->state[k], __ATOMIC_RELAXED) != 1 ||
-			    !__atomic_compare_exchange_n(&slab->state[k], &v, PP__GIVING | me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+			if (!take_free(heap, i, k, word, 1, me))
 				continue;
 			warm_sub(heap, room);
+			PP__TEST_POINT("evict: taken", i);
 			pp__heap_punch(heap, ((uint64_t)i << SLAB_SHIFT) + k * room, room);
-			__atomic_store_n(&slab->state[k], 0, __ATOMIC_SEQ_CST);
+			__atomic_store_n(&slab_at(heap, i)->state[k], 0, __ATOMIC_SEQ_CST);
 			found += room;
 		}
-		uint32_t v = 1;
-		if (kind == PP__SLAB_RUN && __atomic_load_n(&slab->state[0], __ATOMIC_RELAXED) == 1 &&
-		    __atomic_compare_exchange_n(&slab->state[0], &v, PP__GIVING | me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
-			const uint64_t room = (uint64_t)__atomic_load_n(&slab->reserved, __ATOMIC_RELAXED) << 12;
+		if (kind == PP__SLAB_RUN && take_free(heap, i, 0, word, 1, me)) {
+			const uint64_t room = (uint64_t)__atomic_load_n(&slab_at(heap, i)->reserved, __ATOMIC_RELAXED) << 12;
 			warm_sub(heap, room);
 			give_back(heap, i);
 			found += room;

@@ -65,6 +65,11 @@ struct pp__heap_private {
 	bool verdict[PP__MEMBERS];
 };
 
+/* Tests put another process's steps where a preemption may be. */
+#ifndef PP__TEST_POINT
+#define PP__TEST_POINT(name, slab) ((void)0)
+#endif
+
 static inline pp__heap_head *pp__head(const pp__heap *heap)
 {
 	return (pp__heap_head *)(void *)heap->base;
@@ -123,6 +128,7 @@ typedef struct pp__pick {
 	uint32_t from;
 	uint32_t run; /* slabs of a new run; 0: no new run */
 	bool counted; /* leaves the sum of warm blocks when taken */
+	uint64_t word; /* of the slab, where another process may give it back meanwhile; 0: none may */
 } pp__pick;
 
 /* pp__pick_block finds a free block of ours; nobody else takes it while private->lock is held. pp__pick_commit makes it used. */
