@@ -59,6 +59,11 @@
  *   No function is a cancellation point: a request of pthread_cancel() that arrives during a call stays pending until the call has
  *   returned and the thread reaches a cancellation point of its own. Asynchronous cancellation must be off during a call.
  *
+ * WAITING
+ *
+ *   timeout_ms is a number of milliseconds; -1: no limit; 0 or PP_TRY: do not wait. Other negative numbers are PP_ERR_INVALID. What can
+ *   be done at once is done whatever timeout_ms says.
+ *
  * SIGNALS
  *
  *   A signal handler that the program installs should have SA_ONSTACK (and SA_RESTART, as it likes): the Go runtime behind the library runs
@@ -151,6 +156,9 @@ enum {
 	PP_STATUS_LIST(PP__X)
 #undef PP__X
 };
+
+/* PP_TRY is a timeout_ms, for all calls that wait: do not wait. It is 0 but for queues, see there. */
+#define PP_TRY INT64_MIN
 
 /* pp_strerror returns the message of a status code: a static string, "unknown status" for any other number. */
 PP_API const char *pp_strerror(int32_t status);
@@ -559,7 +567,6 @@ PP_API int32_t pp_pipe_free(pp_pipe end);
  * even for that, and then answers PP_ERR_TIMEOUT. Functions that wait return PP_ERR_INTERRUPTED when a signal handler has run; call again. */
 typedef uint64_t pp_queue;
 
-#define PP_TRY INT64_MIN
 
 typedef struct pp_queue_options {
 	uint32_t size;    /* sizeof(pp_queue_options) */
@@ -700,7 +707,7 @@ PP_API int32_t pp_ref_forget(const void *ref);
  * A process that is killed, at whatever instruction, leaves each of them as it was before or after its call. What it held or waited for is found out by those who wait, within
  * 0.2 s and only on proof: a process that is stopped keeps its lock.
  *
- * timeout_ms: milliseconds, -1 (or less) waits for ever, 0 only tries. All calls that wait can return PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED when a signal handler without SA_RESTART ran;
+ * All calls that wait (timeout_ms) can return PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED when a signal handler without SA_RESTART ran;
  * PP_ERR_CLOSED when the handle is freed meanwhile; all calls PP_ERR_HANDLE, PP_ERR_NOMEM (the process is no member of the family yet and cannot become one), PP_ERR_CORRUPT. */
 
 typedef uint64_t pp_lock;

@@ -4,7 +4,7 @@
 #ifndef PP_BELL_H
 #define PP_BELL_H
 
-#include "front.h"
+#include "wait.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -27,7 +27,7 @@ static inline void pp__bell_leave(pp__bell *bell)
 }
 
 /* Sleeps until the bell was rung after seq was read, at most ns nanoseconds. Returns PP_OK, also without cause;
- * PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED: a signal handler ran. */
+ * PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED: a signal handler ran that ends waits (pp__interrupts). */
 static inline int32_t pp__bell_wait(pp__bell *bell, uint32_t seq, uint64_t ns)
 {
 	const struct timespec t = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
@@ -35,7 +35,7 @@ static inline int32_t pp__bell_wait(pp__bell *bell, uint32_t seq, uint64_t ns)
 	/* Not FUTEX_PRIVATE: the ringer is another process. */
 	if (syscall(SYS_futex, &bell->seq, FUTEX_WAIT, seq, &t, NULL, 0) == 0 || errno == EAGAIN)
 		return PP_OK;
-	return errno == ETIMEDOUT ? PP_ERR_TIMEOUT : errno == EINTR ? PP_ERR_INTERRUPTED : PP_OK;
+	return errno == ETIMEDOUT ? PP_ERR_TIMEOUT : errno == EINTR && pp__interrupts() ? PP_ERR_INTERRUPTED : PP_OK;
 }
 
 /* Wakes who sleeps on the bell; the caller has published before. Returns how many were asleep. */

@@ -6,6 +6,7 @@
 #include "front.h"
 
 #include "heap.h"
+#include "wait.h"
 
 #include <dirent.h>
 #include <dlfcn.h>
@@ -135,19 +136,6 @@ void pp__settle_handlers(void)
 		for (size_t i = 0; i < sizeof likely / sizeof *likely; i++)
 			on_stack(likely[i]);
 	}
-}
-
-bool pp__interrupts(void)
-{
-	for (int i = 1; i <= SIGNALS; i++) {
-		struct sigaction now;
-		if (i == SIGCHLD || sigaction(i, NULL, &now) != 0)
-			continue;
-		/* sa_handler and sa_sigaction are one word. */
-		if (now.sa_handler != SIG_DFL && now.sa_handler != SIG_IGN && (now.sa_flags & SA_RESTART) == 0)
-			return true;
-	}
-	return false;
 }
 
 /* note_range finds out where the object lies that has the symbol. */

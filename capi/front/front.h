@@ -44,10 +44,6 @@ bool pp__engine_loaded(void);
  * For calls that may wait. It looks at the likely signals, and at all of them now and then. */
 void pp__settle_handlers(void);
 
-/* pp__interrupts tells, after a system call ended with EINTR, whether the wait that it served is to end with PP_ERR_INTERRUPTED: a
- * handler without SA_RESTART may have run. SIGCHLD does not count: the library itself starts the children whose ends it reports. */
-bool pp__interrupts(void);
-
 /* pp__threads_possible makes n threads (at most PP__THREADS_MOST), all alive at once, and ends them again. Returns 0 or the errno of the
  * first that could not be made. */
 enum { PP__THREADS_MOST = 16 };

@@ -323,7 +323,7 @@ void pp__heap_in_child(void);
 /* pp__forks counts the forks behind this process: what is noted with another count is an ancestor's. */
 extern uint32_t pp__forks;
 
-/* Deadlines: now + timeout_ms, without overflow; timeout_ms < 0: for ever. */
+/* Deadlines: now + timeout_ms, without overflow; 0 and PP_TRY: 0; -1: UINT64_MAX. Public functions look at pp__timeout_valid first. */
 uint64_t pp__deadline(int64_t timeout_ms);
 
 #endif

@@ -1,6 +1,7 @@
 /* members.c - the table of the processes that take part (shm/members.go is the same in Go and has the bits), and the lock that names
  * its owner (shm/lock.go). */
 #include "heap_private.h"
+#include "wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -476,6 +477,8 @@ int32_t pp__mutex_slow(pp__heap *heap, uint32_t *word, uint64_t deadline, pp__re
 				/* Not FUTEX_PRIVATE: the owner is another process. */
 				if (syscall(SYS_futex, word, FUTEX_WAIT, v, &t, NULL, 0) == 0 || errno == EAGAIN)
 					continue;
+				if (errno == EINTR && !pp__interrupts())
+					continue;
 				if (errno == EINTR)
 					return pp__fail(PP_ERR_INTERRUPTED, "a signal handler ran");
 				if (errno != ETIMEDOUT)
@@ -505,10 +508,10 @@ int32_t pp__mutex_slow(pp__heap *heap, uint32_t *word, uint64_t deadline, pp__re
 
 uint64_t pp__deadline(int64_t timeout_ms)
 {
+	if (timeout_ms == 0 || timeout_ms == PP_TRY)
+		return 0;
 	if (timeout_ms < 0)
 		return UINT64_MAX;
-	if (timeout_ms == 0)
-		return 0;
 	const uint64_t now = pp__now_ns();
 	return (uint64_t)timeout_ms > (UINT64_MAX - 1 - now) / 1000000u ? UINT64_MAX : now + (uint64_t)timeout_ms * 1000000u;
 }

@@ -5,6 +5,7 @@
 #include "heap.h"
 #include "pipe.h"
 #include "spin.h"
+#include "wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -185,8 +186,9 @@ __attribute__((constructor)) static void on_load(void)
 /* begin pins the end. */
 static int32_t begin(pp_pipe end, bool sends, int64_t timeout_ms, call *call_out)
 {
+	if (!pp__timeout_valid(timeout_ms))
+		return pp__timeout_invalid(timeout_ms);
 	pp__handle *const handle = pp__pin(end, PP__KIND_PIPE);
-
 	if (handle == NULL)
 		return PP_ERR_HANDLE;
 	pp__pipe *const pipe = pp__at(handle->heap, handle->off);
@@ -195,7 +197,7 @@ static int32_t begin(pp_pipe end, bool sends, int64_t timeout_ms, call *call_out
 		pp__unpin(handle);
 		return pp__fail(PP_ERR_STATE, "this end of the pipe only %s", sends ? "receives" : "sends");
 	}
-	*call_out = (call){handle, &pipe->way[way], handle->fd, timeout_ms == 0 ? 0 : pp__deadline(timeout_ms)};
+	*call_out = (call){handle, &pipe->way[way], handle->fd, pp__deadline(timeout_ms)};
 	return PP_OK;
 }
 
@@ -617,7 +619,7 @@ static int32_t doze(const call *call)
 	if (n == 0 || error == ECONNRESET)
 		return PP_ERR_EOF;
 	if (error == EINTR)
-		return PP_ERR_INTERRUPTED;
+		return pp__interrupts() ? PP_ERR_INTERRUPTED : PP_OK;
 	const int flags = fcntl(call->fd, F_GETFL);
 	return flags >= 0 && (flags & O_NONBLOCK) != 0 ? PP_ERR_STATE : PP_OK;
 }
@@ -695,7 +697,7 @@ static int32_t pull(const call *call, want *what, bool now)
 		const int n = poll(&at, 1, (int)((ns + MS - 1) / MS));
 		pp__slept(&call->handle->words[PATIENCE], began);
 		hup = n > 0 && (at.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
-		interrupted = n < 0 && errno == EINTR ? PP_ERR_INTERRUPTED : PP_OK;
+		interrupted = n < 0 && errno == EINTR && pp__interrupts() ? PP_ERR_INTERRUPTED : PP_OK;
 		thorough = n > 0; /* if the ring is empty nevertheless */
 	}
 }

@@ -5,6 +5,7 @@
 #include "heap.h"
 #include "queue.h"
 #include "spin.h"
+#include "wait.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -71,8 +72,9 @@ static uint64_t padded(uint64_t len)
 
 static int32_t view_of(pp_queue queue, int64_t timeout_ms, view *v)
 {
+	if (!pp__timeout_valid(timeout_ms))
+		return pp__timeout_invalid(timeout_ms);
 	pp__handle *const handle = pp__pin(queue, PP__KIND_QUEUE);
-
 	if (handle == NULL)
 		return PP_ERR_HANDLE;
 	*v = (view){handle, handle->heap, pp__at(handle->heap, handle->off), timeout_ms, 0};

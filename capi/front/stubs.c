@@ -63,6 +63,16 @@ static int32_t enter(const pp__table **table_out)
 		PP_CALL(name, handle, arguments);            \
 	} while (0)
 
+/* PP_WAIT_MS is PP_WAIT for a call with timeout_ms, which the engine gets as -1, or a number from 0 on. */
+#define PP_WAIT_MS(name, handle, arguments)          \
+	do {                                             \
+		if (!pp__timeout_valid(timeout_ms))          \
+			return pp__timeout_invalid(timeout_ms);  \
+		if (timeout_ms == PP_TRY)                    \
+			timeout_ms = 0;                          \
+		PP_WAIT(name, handle, arguments);            \
+	} while (0)
+
 #define PP_OPEN(name, handle_out, arguments)         \
 	do {                                             \
 		PP__NO_CANCEL();                             \
@@ -129,7 +139,7 @@ int32_t pp_process_adopt(int32_t pid, int32_t status_fd, pp_process *process_out
 
 int32_t pp_process_wait(pp_process process, int64_t timeout_ms, pp_exit *exit_out)
 {
-	PP_WAIT(process_wait, process, (process, timeout_ms, exit_out));
+	PP_WAIT_MS(process_wait, process, (process, timeout_ms, exit_out));
 }
 
 int32_t pp_process_info(pp_process process, int32_t *pid_out, int32_t *fd_out)
@@ -188,12 +198,12 @@ int32_t pp_pool_submit_many(pp_pool pool, pp_task_fn fn, const void *data, const
 
 int32_t pp_pool_wait(pp_pool pool, uint64_t task, int64_t timeout_ms, pp_result *result_out)
 {
-	PP_WAIT(pool_wait, pool, (pool, task, timeout_ms, result_out));
+	PP_WAIT_MS(pool_wait, pool, (pool, task, timeout_ms, result_out));
 }
 
 int32_t pp_pool_collect(pp_pool pool, pp_result *results, size_t max, void *slab, size_t slab_size, int64_t timeout_ms, size_t *n_out)
 {
-	PP_WAIT(pool_collect, pool, (pool, results, max, slab, slab_size, timeout_ms, n_out));
+	PP_WAIT_MS(pool_collect, pool, (pool, results, max, slab, slab_size, timeout_ms, n_out));
 }
 
 int32_t pp_pool_wake(pp_pool pool)
@@ -224,7 +234,7 @@ int32_t pp_pool_info(pp_pool pool, pp_pool_state *state_out, int32_t *pids, size
 
 int32_t pp_pool_vacancy(pp_pool pool, int64_t timeout_ms, pp_vacancy *vacancy_out)
 {
-	PP_WAIT(pool_vacancy, pool, (pool, timeout_ms, vacancy_out));
+	PP_WAIT_MS(pool_vacancy, pool, (pool, timeout_ms, vacancy_out));
 }
 
 int32_t pp_pool_fill(pp_pool pool, const pp_vacancy *vacancy, int32_t pid, int32_t status_fd)
@@ -244,7 +254,7 @@ int32_t pp_pool_terminate(pp_pool pool)
 
 int32_t pp_pool_join(pp_pool pool, int64_t timeout_ms)
 {
-	PP_WAIT(pool_join, pool, (pool, timeout_ms));
+	PP_WAIT_MS(pool_join, pool, (pool, timeout_ms));
 }
 
 int32_t pp_pool_free(pp_pool pool)

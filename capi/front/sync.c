@@ -3,6 +3,7 @@
 
 #include "spin.h"
 #include "sync.h"
+#include "wait.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -66,7 +67,7 @@ static int32_t nap(uint32_t *word, uint32_t v, uint64_t ns)
 
 	if (syscall(SYS_futex, word, FUTEX_WAIT, v, &t, NULL, 0) == 0)
 		return PP_OK;
-	return errno == ETIMEDOUT ? PP_ERR_TIMEOUT : errno == EINTR ? PP_ERR_INTERRUPTED : PP_OK;
+	return errno == ETIMEDOUT ? PP_ERR_TIMEOUT : errno == EINTR && pp__interrupts() ? PP_ERR_INTERRUPTED : PP_OK;
 }
 
 /* A wait for one object. */
@@ -1221,6 +1222,15 @@ static void __attribute__((constructor)) register_kinds(void)
 		return pp__status;                                     \
 	} while (0)
 
+/* WAITS is PINNED for a call that waits; deadline is what timeout_ms means. */
+#define WAITS(number, kind, call)                              \
+	do {                                                       \
+		if (!pp__timeout_valid(timeout_ms))                    \
+			return pp__timeout_invalid(timeout_ms);            \
+		const uint64_t deadline = pp__deadline(timeout_ms);    \
+		PINNED(number, kind, call);                            \
+	} while (0)
+
 /* new_object makes an object of the kind, for the caller to fill in before it is handed out. */
 static int32_t new_object(uint32_t kind, uint64_t size, uint32_t flags, const void *out, pp__handle **handle_out)
 {
@@ -1250,7 +1260,7 @@ int32_t pp_lock_new(uint32_t flags, pp_lock *lock_out)
 
 int32_t pp_lock_acquire(pp_lock lock, int64_t timeout_ms)
 {
-	PINNED(lock, PP__KIND_LOCK, pp__lock_take(handle, pp__deadline(timeout_ms), 1));
+	WAITS(lock, PP__KIND_LOCK, pp__lock_take(handle, deadline, 1));
 }
 
 int32_t pp_lock_release(pp_lock lock)
@@ -1286,7 +1296,7 @@ int32_t pp_lock_restore(pp_lock lock, uint32_t levels, int64_t timeout_ms)
 {
 	if (levels == 0)
 		return pp__fail(PP_ERR_INVALID, "pp_lock_restore: no levels");
-	PINNED(lock, PP__KIND_LOCK, pp__lock_take(handle, pp__deadline(timeout_ms), levels));
+	WAITS(lock, PP__KIND_LOCK, pp__lock_take(handle, deadline, levels));
 }
 
 int32_t pp_lock_free(pp_lock lock)
@@ -1317,7 +1327,7 @@ int32_t pp_semaphore_new(uint32_t value, uint32_t most, uint32_t flags, pp_semap
 
 int32_t pp_semaphore_acquire(pp_semaphore semaphore, int64_t timeout_ms)
 {
-	PINNED(semaphore, PP__KIND_SEMAPHORE, pp__semaphore_take(handle, pp__deadline(timeout_ms)));
+	WAITS(semaphore, PP__KIND_SEMAPHORE, pp__semaphore_take(handle, deadline));
 }
 
 int32_t pp_semaphore_release(pp_semaphore semaphore)
@@ -1380,7 +1390,7 @@ int32_t pp_condition_enter(pp_condition condition, pp_lock lock, uint64_t *place
 
 int32_t pp_condition_sleep(pp_condition condition, uint64_t place, int64_t timeout_ms)
 {
-	PINNED(condition, PP__KIND_CONDITION, condition_sleep(handle, place, pp__deadline(timeout_ms)));
+	WAITS(condition, PP__KIND_CONDITION, condition_sleep(handle, place, deadline));
 }
 
 int32_t pp_condition_leave(pp_condition condition, uint64_t place)
@@ -1410,6 +1420,8 @@ static int32_t condition_wait(pp__handle *condition, pp__handle *lock, int64_t t
 
 int32_t pp_condition_wait(pp_condition condition, pp_lock lock, int64_t timeout_ms)
 {
+	if (!pp__timeout_valid(timeout_ms))
+		return pp__timeout_invalid(timeout_ms);
 	pp__handle *const held = pp__pin(lock, PP__KIND_LOCK);
 	if (held == NULL)
 		return PP_ERR_HANDLE;
@@ -1510,7 +1522,7 @@ int32_t pp_event_is_set(pp_event event)
 
 int32_t pp_event_wait(pp_event event, int64_t timeout_ms)
 {
-	PINNED(event, PP__KIND_EVENT, event_wait(handle, pp__deadline(timeout_ms)));
+	WAITS(event, PP__KIND_EVENT, event_wait(handle, deadline));
 }
 
 int32_t pp_event_free(pp_event event)
@@ -1562,7 +1574,7 @@ static int32_t barrier_wait(pp__handle *handle, uint64_t deadline, uint64_t *kep
 
 int32_t pp_barrier_wait(pp_barrier barrier, int64_t timeout_ms, uint64_t *place, uint32_t *index_out)
 {
-	PINNED(barrier, PP__KIND_BARRIER, barrier_wait(handle, pp__deadline(timeout_ms), place, index_out));
+	WAITS(barrier, PP__KIND_BARRIER, barrier_wait(handle, deadline, place, index_out));
 }
 
 static int32_t leave(pp__handle *handle, uint64_t place)

@@ -449,6 +449,8 @@ int32_t pp_worker_next(int64_t timeout_ms, pp_task *task_out)
 
 	if (task_out == NULL)
 		return pp__fail(PP_ERR_INVALID, "pp_worker_next: NULL");
+	if (!pp__timeout_valid(timeout_ms))
+		return pp__timeout_invalid(timeout_ms);
 	if (w.state != ATTACHED)
 		return not_attached();
 	if (w.busy)
@@ -467,7 +469,7 @@ int32_t pp_worker_next(int64_t timeout_ms, pp_task *task_out)
 				continue;
 			return pp__fail(PP_ERR_CLOSED, "the pool has no more tasks for this worker");
 		}
-		if (timeout_ms == 0)
+		if (timeout_ms == 0 || timeout_ms == PP_TRY)
 			return pp__fail(PP_ERR_TIMEOUT, "no task yet");
 		if (began == 0 && pp__spin(&w.patience, has_task, &w.tasks, &began))
 			continue;

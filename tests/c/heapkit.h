@@ -10,6 +10,7 @@
 #include "../../capi/front/objects.c"
 #include "../../capi/front/pins.c"
 #include "../../capi/front/storage.c"
+#include "../../capi/front/wait.c"
 
 #include <signal.h>
 #include <sys/types.h>

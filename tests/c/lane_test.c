@@ -580,7 +580,7 @@ static void on_signal(int number)
 static void interrupted(void)
 {
 	pp_task task;
-	struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+	struct sigaction act = {.sa_handler = on_signal};
 
 	alarm(30);
 	sigaction(SIGUSR1, &act, NULL);

@@ -155,7 +155,7 @@ static void ignore(int number)
 
 static void waits(void)
 {
-	struct sigaction act = {.sa_handler = ignore, .sa_flags = SA_RESTART};
+	struct sigaction act = {.sa_handler = ignore};
 	pp_pipe ends[2];
 	int32_t fd;
 
