@@ -169,7 +169,7 @@ func TestScribblesDuringCalls(t *testing.T) {
 		close(over)
 		scribbler.Wait()
 		_ = l.Return()
-		q.Free()
+		_ = q.Close()
 		_ = h.Close()
 	}
 }
@@ -192,11 +192,11 @@ func TestFreeOfACircle(t *testing.T) {
 	chunk[0] = first        // which is this one
 	words[(128+8)/8] |= 0x7ffffffe << 32
 	done := make(chan struct{})
-	go func() { q.Free(); close(done) }()
+	go func() { _ = q.Close(); close(done) }()
 	select {
 	case <-done:
 	case <-time.After(20 * time.Second):
-		t.Fatal("Free goes on and on")
+		t.Fatal("Close goes on and on")
 	}
 	require.NoError(t, h.Close())
 }
