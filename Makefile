@@ -199,7 +199,7 @@ check-c:
 	@echo '== C, warnings as errors'
 	@$(CC) $(FRONT_FLAGS) -Wpedantic -Werror -fsyntax-only $(FRONT_SOURCES)
 	@for f in tests/bench/*.c tests/demo/*.c bindings/c/examples/*.c; do \
-		$(CC) -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -fsyntax-only $$f; done
+		$(CC) -std=c11 -Wall -Wextra -Wpedantic -Werror -fopenmp -Iinclude -fsyntax-only $$f; done
 
 check-contract: build
 	@echo '== layering, exported symbols, header, layout'; $(GO) test -count=1 ./tests/layering ./tests/abi

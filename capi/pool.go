@@ -232,13 +232,9 @@ func free(b []byte) { C.free(unsafe.Pointer(unsafe.SliceData(b))) }
 //export pp__go_pool_map
 func pp__go_pool_map(handle C.pp_pool, fn C.pp_task_fn, in *C.pp__in, inSize C.size_t, out unsafe.Pointer, outSize, n, chunk C.size_t,
 	ctx *C.pp__in, ctxSize C.size_t, outcomesOut *C.pp_outcome) C.int32_t {
-	first, firstAt, firstWhy := C.int32_t(C.PP_OK), uint64(n), ""
-	status := call(func() error {
-		h, err := pools.get(uint64(handle))
-		if err != nil {
-			return err
-		}
-		a := &pool.Array{InSize: int(inSize), OutSize: int(outSize), N: uint64(n), Chunk: uint64(chunk)}
+	all := results{room: int(outSize)}
+	status := withPool(handle, func(h *hosted) (err error) {
+		a := &pool.Array{InSize: int(inSize), OutSize: int(outSize), N: uint64(n), Chunk: uint64(chunk), Finish: all.take}
 		if a.In, err = elements(unsafe.Pointer(in), inSize, n, "in"); err != nil {
 			return err
 		}
@@ -251,28 +247,95 @@ func pp__go_pool_map(handle C.pp_pool, fn C.pp_task_fn, in *C.pp__in, inSize C.s
 		if a.Fn, err = h.number(unsafe.Pointer(fn)); err != nil {
 			return err
 		}
-		var places []C.pp_outcome
 		if outcomesOut != nil {
-			if places, err = goSlice(outcomesOut, n, "outcomes_out"); err != nil {
+			if all.places, err = goSlice(outcomesOut, n, "outcomes_out"); err != nil {
 				return err
-			}
-		}
-		a.Finish = func(i uint64, r *pool.Result) {
-			if places != nil {
-				places[i] = C.pp_outcome{
-					status: outcomes[r.Outcome], code: C.int32_t(r.Code), pid: C.int32_t(r.PID), exit_code: C.int32_t(r.Exit), size: C.uint64_t(min(len(r.Data), a.OutSize)),
-				}
-			}
-			if r.Outcome != pool.OK && i < firstAt {
-				first, firstAt, firstWhy = outcomes[r.Outcome], i, why(r)
 			}
 		}
 		return h.MapBytes(a)
 	})
-	if status == C.PP_OK && first != C.PP_OK {
-		return callOr(first, func() error { return fmt.Errorf("element %d: %s", firstAt, firstWhy) })
+	return all.status(status, "element")
+}
+
+//export pp__go_pool_alloc
+func pp__go_pool_alloc(handle C.pp_pool, size C.size_t, out *unsafe.Pointer) C.int32_t {
+	return withPool(handle, func(h *hosted) error {
+		if out == nil || size == 0 || size > addressSpace {
+			return invalid("data_out is NULL, or a size of %d bytes", uint64(size))
+		}
+		if !h.own {
+			return invalid("the workers of this pool run another program (argv)")
+		}
+		data, err := h.AllocShared(int64(size))
+		if err == nil {
+			*out = unsafe.Pointer(unsafe.SliceData(data))
+		}
+		return err
+	})
+}
+
+//export pp__go_pool_dealloc
+func pp__go_pool_dealloc(handle C.pp_pool, data unsafe.Pointer) C.int32_t {
+	return withPool(handle, func(h *hosted) error { return h.FreeShared((*byte)(data)) })
+}
+
+//export pp__go_pool_for
+func pp__go_pool_for(handle C.pp_pool, fn C.pp_range_fn, n, grain C.size_t, data unsafe.Pointer, ctx *C.pp__in, ctxSize C.size_t,
+	outcomesOut *C.pp_outcome) C.int32_t {
+	var all results
+	status := withPool(handle, func(h *hosted) (err error) {
+		r := &pool.Ranges{N: uint64(n), Grain: uint64(grain), Data: (*byte)(data)}
+		if outcomesOut != nil && grain == 0 {
+			return invalid("outcomes_out with grain 0: its length is not known")
+		}
+		if outcomesOut != nil && n > 0 {
+			if all.places, err = goSlice(outcomesOut, (n-1)/grain+1, "outcomes_out"); err != nil {
+				return err
+			}
+		}
+		if r.Ctx, err = goBytes(unsafe.Pointer(ctx), ctxSize, "ctx"); err != nil {
+			return err
+		}
+		if r.Fn, err = h.number(unsafe.Pointer(fn)); err != nil {
+			return err
+		}
+		if r.Fn == 0 {
+			return invalid("the workers of this pool run another program (argv)")
+		}
+		r.Finish = all.take
+		return h.MapRanges(r)
+	})
+	return all.status(status, "range")
+}
+
+// results collects the outcomes of a call: in places, if the caller wants them, and the first that is not good.
+type results struct {
+	places []C.pp_outcome
+	room   int // for an element's bytes
+	bad    bool
+	first  C.int32_t
+	at     uint64
+	why    string
+}
+
+func (all *results) take(i uint64, r *pool.Result) {
+	if all.places != nil {
+		all.places[i] = C.pp_outcome{
+			status: outcomes[r.Outcome], code: C.int32_t(r.Code), pid: C.int32_t(r.PID), exit_code: C.int32_t(r.Exit),
+			size: C.uint64_t(min(len(r.Data), all.room)),
+		}
 	}
-	return status
+	if r.Outcome != pool.OK && (!all.bad || i < all.at) {
+		all.bad, all.first, all.at, all.why = true, outcomes[r.Outcome], i, why(r)
+	}
+}
+
+// status is what the call returns: of the call itself, or else of the first that is not good.
+func (all *results) status(call C.int32_t, what string) C.int32_t {
+	if call != C.PP_OK || !all.bad {
+		return call
+	}
+	return callOr(all.first, func() error { return fmt.Errorf("%s %d: %s", what, all.at, all.why) })
 }
 
 //export pp__go_pool_submit

@@ -374,6 +374,32 @@ PP_API int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out);
 PP_API int32_t pp_pool_map(pp_pool pool, pp_task_fn fn, const void *in, size_t in_size, void *out, size_t out_size, size_t n,
                            size_t chunk, const void *ctx, size_t ctx_size, pp_outcome *outcomes_out);
 
+/* pp_range_fn is the body of a parallel for loop: it does what is to be done for the numbers begin, begin + 1, ... end - 1. data is the
+ * data of pp_pool_for, mapped in the worker, perhaps at another address: pointers in it are of no use. ctx is read only. Returns 0,
+ * or any other number, its own error code. */
+typedef int32_t (*pp_range_fn)(size_t begin, size_t end, void *data, const void *ctx, size_t ctx_size);
+
+/* pp_pool_for runs fn for the numbers 0 to n - 1, in ranges of grain numbers each (the last may be shorter), and waits until all
+ * ranges are done: a parallel for loop without copies. grain 0: the pool makes a few ranges for each worker. Ranges run at the same
+ * time and in no order. A loop over fewer than some 100 microseconds of work is faster without it.
+ *
+ * data points into memory of pp_pool_alloc, where the loop finds what it reads and leaves what it writes, or is NULL. What a range
+ * has written before it failed, or before its worker died, is there.
+ * outcomes_out, if not NULL, has an entry for each range, (n + grain - 1) / grain of them, all of which are filled in whatever the call
+ * returns; grain must not be 0 then.
+ * Returns as pp_pool_map; PP_ERR_INVALID also if data is not in memory of pp_pool_alloc of this pool. */
+PP_API int32_t pp_pool_for(pp_pool pool, pp_range_fn fn, size_t n, size_t grain, void *data, const void *ctx, size_t ctx_size,
+                           pp_outcome *outcomes_out);
+
+/* pp_pool_alloc allocates size bytes that the program shares with the workers of the pool, for pp_pool_for. They are aligned to a page
+ * and not initialized. They are gone with pp_pool_free, and are not shared with forked children of the program.
+ * Returns PP_OK; PP_ERR_INVALID; PP_ERR_NOMEM; PP_ERR_CLOSED; PP_ERR_HANDLE. */
+PP_API int32_t pp_pool_alloc(pp_pool pool, size_t size, void **data_out);
+
+/* pp_pool_dealloc gives memory of pp_pool_alloc back. NULL does nothing. A pp_pool_for that was interrupted may leave ranges running:
+ * these keep the memory until they have ended, but nothing may use it here any more. Returns PP_OK; PP_ERR_INVALID; PP_ERR_HANDLE. */
+PP_API int32_t pp_pool_dealloc(pp_pool pool, void *data);
+
 /* pp_pool_submit hands one task to the pool: fn gets the size bytes of data as its in, and no ctx. It does not wait. fn is NULL
  * for workers of another host (argv, PP_POOL_HOST_STARTS), which interpret data themselves, and for no others. cookie comes back
  * in pp_result.

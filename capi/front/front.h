@@ -129,6 +129,9 @@ typedef struct pp__call {
 	size_t ctx_size;
 	size_t room; /* for the result */
 	bool exact;  /* the result will most likely take all the room */
+	bool is_range; /* a pp_range_fn is called, for: */
+	size_t begin, end;
+	void *data;
 } pp__call;
 
 int32_t pp__worker_call(pp__call *call_out);

@@ -89,6 +89,10 @@ static int32_t run(const pp_task *task)
 		const char *text = pp_last_error();
 		return pp__worker_refuse(PP_ERR_NOT_FOUND, text, strlen(text));
 	}
+	if (call.is_range) {
+		const int32_t code = PP__AS_FN(pp_range_fn, address)(call.begin, call.end, call.data, call.ctx, call.ctx_size);
+		return pp_worker_done(code == 0 ? PP_OK : PP_ERR_TASK, code, NULL, 0);
+	}
 	void *const out = pp__worker_stage(call.room, call.exact);
 	if (out == NULL)
 		return pp__worker_refuse(PP_ERR_NOMEM, NULL, 0);

@@ -48,7 +48,7 @@
 /* kinds of records */
 enum { PP__PAD = 0xffff, PP__TASK = 1, PP__RESULT = 2, PP__READY = 3, PP__INIT_FAILED = 4 };
 /* flags of records */
-enum { PP__BULK = 1 };
+enum { PP__BULK = 1, PP__RANGE = 2 };
 /* states of a task */
 enum { PP__T_READY = 0, PP__T_TAKEN = 1, PP__T_REVOKED = 2 };
 /* lane.state, written by the parent */
@@ -129,6 +129,14 @@ typedef struct pp__task_head {
 	uint64_t ctx_size;
 } pp__task_head;
 
+/* the bytes of a PP__TASK with PP__RANGE, which is for a pp_range_fn: */
+typedef struct pp__task_range {
+	uint64_t begin, end;
+	uint64_t off;    /* file offset of a block of the task arena that the program and workers read and write at the same time */
+	uint64_t size;   /* of the block; 0: there is none */
+	uint64_t offset; /* in the block, of the function's data */
+} pp__task_range;
+
 /* payload of PP__RESULT begins with: */
 typedef struct pp__result_head {
 	uint64_t number;
@@ -163,5 +171,6 @@ PP__ASSERT(offsetof(pp__lane, slots) == 4096);
 PP__ASSERT(sizeof(pp__task_head) == 40);
 PP__ASSERT(sizeof(pp__result_head) == 24);
 PP__ASSERT(sizeof(pp__bulk_ref) == 24);
+PP__ASSERT(sizeof(pp__task_range) == 40);
 
 #endif

@@ -172,17 +172,41 @@ int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out)
 	PP_OPEN(pool_open, pool_out, (options, pool_out));
 }
 
+/* nothing_started fills in n outcomes, whatever becomes of the call, unless n cannot be true: each element takes size bytes more. */
+static void nothing_started(pp_outcome *outcomes, size_t n, size_t size)
+{
+	if (size > ADDRESS_SPACE || n > ADDRESS_SPACE / (sizeof *outcomes + size))
+		return;
+	for (size_t i = 0; i < n; i++)
+		outcomes[i] = (pp_outcome){.status = PP_ERR_CANCELLED};
+}
+
 int32_t pp_pool_map(pp_pool pool, pp_task_fn fn, const void *in, size_t in_size, void *out, size_t out_size, size_t n, size_t chunk,
                     const void *ctx, size_t ctx_size, pp_outcome *outcomes_out)
 {
-	size_t bytes;
-
-	/* Whatever becomes of the call, each element has an outcome. */
-	if (outcomes_out != NULL && in_size < ADDRESS_SPACE && out_size < ADDRESS_SPACE &&
-	    !__builtin_mul_overflow(n, sizeof *outcomes_out + in_size + out_size, &bytes) && bytes < ADDRESS_SPACE)
-		for (size_t i = 0; i < n; i++)
-			outcomes_out[i] = (pp_outcome){.status = PP_ERR_CANCELLED};
+	if (outcomes_out != NULL && in_size <= ADDRESS_SPACE && out_size <= ADDRESS_SPACE)
+		nothing_started(outcomes_out, n, in_size + out_size);
 	PP_WAIT(pool_map, pool, (pool, fn, in, in_size, out, out_size, n, chunk, ctx, ctx_size, outcomes_out));
+}
+
+int32_t pp_pool_alloc(pp_pool pool, size_t size, void **data_out)
+{
+	PP_CALL(pool_alloc, pool, (pool, size, data_out));
+}
+
+int32_t pp_pool_dealloc(pp_pool pool, void *data)
+{
+	if (data == NULL)
+		return PP_OK;
+	PP_CALL(pool_dealloc, pool, (pool, data));
+}
+
+int32_t pp_pool_for(pp_pool pool, pp_range_fn fn, size_t n, size_t grain, void *data, const void *ctx, size_t ctx_size,
+                    pp_outcome *outcomes_out)
+{
+	if (outcomes_out != NULL && grain > 0 && n > 0)
+		nothing_started(outcomes_out, (n - 1) / grain + 1, 0);
+	PP_WAIT(pool_for, pool, (pool, fn, n, grain, data, ctx, ctx_size, outcomes_out));
 }
 
 int32_t pp_pool_submit(pp_pool pool, pp_task_fn fn, const void *data, size_t size, uint64_t cookie, uint64_t *task_out)

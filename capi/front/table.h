@@ -26,6 +26,9 @@
 	X(process_free)   \
 	X(pool_open)      \
 	X(pool_map)       \
+	X(pool_for)       \
+	X(pool_alloc)     \
+	X(pool_dealloc)   \
 	X(pool_submit)    \
 	X(pool_submit_many) \
 	X(pool_wait)      \

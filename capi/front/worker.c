@@ -30,6 +30,15 @@ typedef struct window {
 enum { WINDOWS = 16, WINDOW_LEAST = 64 << 10 };
 #define WINDOWS_MOST ((uint64_t)1 << 30) /* address space of all windows together, but for what one task needs */
 
+/* Blocks of the task arena that the parent and workers write at the same time (pp_pool_alloc). */
+typedef struct shared_view {
+	pp__view view;
+	uint64_t off, size;
+	uint64_t used;
+} shared_view;
+
+enum { SHARED_VIEWS = 8 };
+
 enum { NEVER = 0, ATTACHED, FORKED };
 
 /* Where the result of the task at hand is being made, see pp__worker_stage. */
@@ -66,6 +75,7 @@ static struct {
 	size_t private_size;
 
 	window windows[WINDOWS];
+	shared_view shared[SHARED_VIEWS];
 	uint64_t clock; /* counts uses of windows */
 
 	uint64_t patience; /* spin.h */
@@ -363,6 +373,57 @@ static const uint8_t *window_at(uint64_t off, uint64_t size)
 	return free_one->view.data;
 }
 
+/* shared_at maps a shared block for reading and writing. Returns NULL with a message. */
+static uint8_t *shared_at(uint64_t off, uint64_t size)
+{
+	shared_view *place = &w.shared[0];
+
+	w.clock++;
+	for (int i = 0; i < SHARED_VIEWS; i++) {
+		shared_view *const v = &w.shared[i];
+		if (v->view.base != NULL && v->off == off && v->size == size) {
+			v->used = w.clock;
+			return v->view.data;
+		}
+		if (v->used < place->used)
+			place = v;
+	}
+	if (place->view.base != NULL)
+		pp__view_unmap(&place->view);
+	*place = (shared_view){0};
+	if (map(&place->view, off, size, PROT_READ | PROT_WRITE) != PP_OK)
+		return NULL;
+	if (size >= 1 << 20)
+		madvise(place->view.base, (size_t)size, MADV_POPULATE_WRITE); /* one call instead of many faults */
+	place->off = off;
+	place->size = size;
+	place->used = w.clock;
+	return place->view.data;
+}
+
+/* open_range finds out what a task over a range of numbers is to work on. */
+static int32_t open_range(const pp_task *task)
+{
+	pp__task_range range;
+
+	if (task->size != sizeof range)
+		return misfit("a task without its range");
+	memcpy(&range, task->data, sizeof range);
+	if (range.begin > range.end || range.end > SIZE_MAX ||
+	    (range.size > 0 && (!within(range.off, range.size, w.task_off, w.task_size) || range.offset >= range.size)))
+		return misfit("a task's range");
+	w.call.is_range = true;
+	w.call.begin = (size_t)range.begin;
+	w.call.end = (size_t)range.end;
+	if (range.size > 0) {
+		uint8_t *const data = shared_at(range.off, range.size);
+		if (data == NULL)
+			return PP_ERR_SYSTEM;
+		w.call.data = data + range.offset;
+	}
+	return PP_OK;
+}
+
 static void unpin(void)
 {
 	for (int i = 0; i < WINDOWS; i++)
@@ -398,7 +459,7 @@ static int32_t open_task(const pp__record *record, const pp__task_head *head, pp
 	}
 	w.call.exact = head->out_size != UINT32_MAX;
 	w.call.room = (size_t)(w.call.exact ? head->out_size : w.out_max);
-	return PP_OK;
+	return (record->flags & PP__RANGE) != 0 ? open_range(out) : PP_OK;
 }
 
 /* take takes the oldest task that was not revoked. PP_ERR_TIMEOUT: there is none. */

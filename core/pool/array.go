@@ -59,20 +59,11 @@ func (p *Pool) MapBytes(a *Array) error {
 		return ErrClosed
 	}
 	j := &job{work: a, n: a.N, fn: a.Fn, outSize: uint32(a.OutSize), chunk: a.Chunk}
-	if len(a.Ctx) > 0 {
-		block, err := p.arena.Alloc(int64(len(a.Ctx)))
-		if err != nil {
-			return fmt.Errorf("pool: ctx: %w", err)
-		}
-		copy(block.Bytes, a.Ctx)
-		j.ctx, j.ctxSize = block, uint64(len(a.Ctx))
+	if err := p.attachCtx(j, a.Ctx); err != nil {
+		return err
 	}
 	if err := p.add(j); err != nil {
 		return err
 	}
-	if err := p.waitFor(-1, func() bool { return j.open == 0 }); err != nil {
-		p.abandon(j)
-		return err
-	}
-	return nil
+	return p.finishOrAbandon(j)
 }

@@ -54,6 +54,7 @@ type job struct {
 	open    uint64 // tasks without an outcome
 	fn      uint64
 	outSize uint32
+	flags   uint16     // of its records
 	chunk   uint64     // go to one lane at a time; 0: the pool decides
 	ctx     *shm.Block // for all its tasks, or nil
 	ctxSize uint64

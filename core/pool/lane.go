@@ -106,9 +106,9 @@ var errLater = errors.New("pool: no memory now")
 // that this task will not fit into memory, or not now.
 func (ln *lane) stage(j *job, i uint64, block *shm.Block) (ok bool, err error) {
 	n := j.size(i)
-	flags, body := uint16(0), sizeTaskHead+n
+	flags, body := j.flags, sizeTaskHead+n
 	if bulk := body > ln.tasks.Max(); bulk {
-		flags, body = flagBulk, sizeTaskHead+sizeBulkRef
+		flags, body = flags|flagBulk, sizeTaskHead+sizeBulkRef
 	}
 	fresh := flags&flagBulk != 0 && block == nil
 	if fresh {

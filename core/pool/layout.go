@@ -27,7 +27,8 @@ const (
 	kindReady      = 3
 	kindInitFailed = 4
 
-	flagBulk = 1
+	flagBulk  = 1
+	flagRange = 2
 
 	// resultHead.status, besides 0 and the task's own error: PP_ERR_ codes.
 	statusNoMemory = -3
@@ -45,6 +46,7 @@ const (
 	sizeTaskHead   = 40
 	sizeResultHead = 24
 	sizeBulkRef    = 24
+	sizeTaskRange  = 40
 
 	// outMaxDefault in taskHead.outSize means: as much as board.outMax says.
 	outMaxDefault = 0xffffffff
@@ -141,6 +143,15 @@ type bulkRef struct {
 	size uint64
 	slot uint32
 	_    uint32
+}
+
+// taskRange is the bytes of a task with flagRange.
+type taskRange struct {
+	begin  uint64
+	end    uint64
+	off    uint64 // of the shared block in the file
+	size   uint64 // 0: there is none
+	offset uint64 // in the block, of what the task is given
 }
 
 // at sees the bytes at the start of b as a T. b is shared memory, 8-aligned, at least as long as T.

@@ -122,6 +122,7 @@ type Pool struct {
 	stop       bool
 	stopped    chan struct{}
 	modules    map[string]int
+	shared     map[*byte]*sharedBlock // by address
 }
 
 // geometry is where things lie in the segment.
@@ -434,4 +435,5 @@ var (
 	_ = [1]struct{}{}[unsafe.Sizeof(taskHead{})-sizeTaskHead]
 	_ = [1]struct{}{}[unsafe.Sizeof(resultHead{})-sizeResultHead]
 	_ = [1]struct{}{}[unsafe.Sizeof(bulkRef{})-sizeBulkRef]
+	_ = [1]struct{}{}[unsafe.Sizeof(taskRange{})-sizeTaskRange]
 )

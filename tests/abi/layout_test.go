@@ -118,6 +118,7 @@ var poolStructs = map[string]string{
 	"taskHead":   "pp__task_head",
 	"resultHead": "pp__result_head",
 	"bulkRef":    "pp__bulk_ref",
+	"taskRange":  "pp__task_range",
 }
 
 var poolConstants = map[string]string{
@@ -134,6 +135,7 @@ var poolConstants = map[string]string{
 	"kindReady":      "PP__READY",
 	"kindInitFailed": "PP__INIT_FAILED",
 	"flagBulk":       "PP__BULK",
+	"flagRange":      "PP__RANGE",
 	"taskReady":      "PP__T_READY",
 	"taskTaken":      "PP__T_TAKEN",
 	"taskRevoked":    "PP__T_REVOKED",
@@ -143,6 +145,10 @@ var poolConstants = map[string]string{
 	"sizeTaskHead":   "sizeof(pp__task_head)",
 	"sizeResultHead": "sizeof(pp__result_head)",
 	"sizeBulkRef":    "sizeof(pp__bulk_ref)",
+	"sizeTaskRange":  "sizeof(pp__task_range)",
+	"statusNoMemory": "PP_ERR_NOMEM",
+	"statusNotFound": "PP_ERR_NOT_FOUND",
+	"statusTooBig":   "PP_ERR_TOO_BIG",
 	"outMaxDefault":  "0xffffffff",
 }
 
@@ -193,7 +199,7 @@ func compare(t *testing.T, l layout) {
 
 	// The same list of questions for both: Go answers here, C by a program.
 	var program strings.Builder
-	fmt.Fprintf(&program, "#include <stdio.h>\n#include <inttypes.h>\n#include \"%s\"\nint main(void)\n{\n", l.header)
+	fmt.Fprintf(&program, "#include <stdio.h>\n#include <inttypes.h>\n#include <polyproc.h>\n#include \"%s\"\nint main(void)\n{\n", l.header)
 	var labels []string
 	var answers []uint64
 	ask := func(label, c string, answer uint64) {

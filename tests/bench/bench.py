@@ -204,6 +204,17 @@ def cases() -> list[Case]:
             floor=500000,
         ),
         Case(
+            "C: a loop over 1,000,000 square roots, 2 workers",
+            "us/loop",
+            [
+                program("loop-c", "polyproc", 2, 200),
+                program("loop-c", "polyproc-map", 2, 5),
+                program("loop-c", "openmp", 2, 200),
+                program("loop-c", "sequential", 2, 200),
+            ],
+            {"openmp": 0.77},
+        ),
+        Case(
             "C: queue, 64 bytes, process to process",
             "us/message",
             [

@@ -1047,6 +1047,119 @@ static void failures(void)
 	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
 }
 
+/* What loops work on. */
+typedef struct table {
+	uint32_t crash, fail; /* the numbers at which the body does so */
+	uint32_t rows[1000];
+} table;
+
+/* add adds ctx to the rows of its range. */
+static int32_t add(size_t begin, size_t end, void *data, const void *ctx, size_t ctx_size)
+{
+	table *const t = data;
+
+	if (ctx_size != sizeof(uint32_t))
+		return 99;
+	for (size_t i = begin; i < end; i++) {
+		if (i + 1 == t->crash)
+			kill(getpid(), SIGKILL);
+		if (i + 1 == t->fail)
+			return 55;
+		t->rows[i] += *(const uint32_t *)ctx;
+	}
+	return 0;
+}
+
+static int32_t sleeps(size_t begin, size_t end, void *data, const void *ctx, size_t ctx_size)
+{
+	(void)begin;
+	(void)end;
+	(void)data;
+	(void)ctx;
+	(void)ctx_size;
+	nanosleep(&(struct timespec){0, 50000000}, NULL);
+	return 0;
+}
+
+/* A loop does each number once, in memory that the workers share with the program; a bad range costs itself. */
+static void loops(void)
+{
+	static const size_t grains[] = {0, 1, 7, 100, 999, 1000, 5000};
+	const pp_pool pool = open_pool(2), other = open_pool(1);
+	pp_outcome outcome[100];
+	uint8_t *memory;
+	void *data;
+	const uint32_t one = 1;
+
+	REQUIRE_STATUS(pp_pool_alloc(pool, 4096 + sizeof(table), &data), PP_OK);
+	REQUIRE_EQ((uintptr_t)data % 4096, 0);
+	memory = data;
+	table *const t = (table *)(void *)(memory + 64);
+	memset(t, 0, sizeof *t);
+	for (size_t k = 0; k < COUNT(grains); k++) {
+		for (size_t n = 0; n <= 1000; n = n * 3 + 1) {
+			memset(t, 0, sizeof *t);
+			REQUIRE_STATUS(pp_pool_for(pool, add, n, grains[k], t, &one, sizeof one, NULL), PP_OK);
+			for (size_t i = 0; i < 1000; i++)
+				REQUIRE_EQ(t->rows[i], i < n);
+		}
+	}
+	for (int round = 0; round < 20; round++) {
+		memset(t, 0, sizeof *t);
+		memset(outcome, 0x7f, sizeof outcome);
+		t->crash = 505;
+		t->fail = 717;
+		REQUIRE_STATUS(pp_pool_for(pool, add, 995, 10, t, &one, sizeof one, outcome), PP_ERR_WORKER_LOST);
+		REQUIRE(strstr(pp_last_error(), "range 50") != NULL);
+		for (int i = 0; i < 100; i++)
+			REQUIRE_EQ(outcome[i].status, i == 50 ? PP_ERR_WORKER_LOST : i == 71 ? PP_ERR_TASK : PP_OK);
+		REQUIRE(outcome[50].exit_code == -SIGKILL && outcome[71].code == 55);
+		for (uint32_t i = 0; i < 1000; i++)
+			REQUIRE_EQ(t->rows[i], i < 995 && (i < 504 || i >= 510) && (i < 716 || i >= 720));
+	}
+	/* Without memory, and what is refused. */
+	REQUIRE_STATUS(pp_pool_for(pool, sleeps, 4, 1, NULL, NULL, 0, outcome), PP_OK);
+	REQUIRE_STATUS(pp_pool_for(pool, NULL, 4, 1, NULL, NULL, 0, outcome), PP_ERR_INVALID);
+	REQUIRE_EQ(outcome[3].status, PP_ERR_CANCELLED);
+	REQUIRE_STATUS(pp_pool_for(pool, add, 4, 0, t, &one, sizeof one, outcome), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_for(pool, add, 4, 1, memory - 1, &one, sizeof one, NULL), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_for(pool, add, 4, 1, memory + 4096 + sizeof(table), &one, sizeof one, NULL), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_for(other, add, 4, 1, t, &one, sizeof one, NULL), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_dealloc(other, memory), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_dealloc(pool, memory + 64), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_dealloc(pool, NULL), PP_OK);
+	REQUIRE_STATUS(pp_pool_alloc(pool, 0, &data), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_alloc(pool, SIZE_MAX / 2, &data), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_pool_alloc(pool, (size_t)1 << 45, &data), PP_ERR_NOMEM);
+	/* More blocks than a worker keeps mapped, each with its own bytes. */
+	table *blocks[20];
+	for (uint32_t k = 0; k < COUNT(blocks); k++) {
+		REQUIRE_STATUS(pp_pool_alloc(pool, sizeof(table), &data), PP_OK);
+		blocks[k] = data;
+		memset(blocks[k], 0, sizeof *blocks[k]);
+	}
+	for (uint32_t round = 0; round < 3; round++)
+		for (uint32_t k = 0; k < COUNT(blocks); k++)
+			REQUIRE_STATUS(pp_pool_for(pool, add, 1000, 0, blocks[k], &k, sizeof k, NULL), PP_OK);
+	for (uint32_t k = 0; k < COUNT(blocks); k++) {
+		for (size_t i = 0; i < 1000; i++)
+			REQUIRE_EQ(blocks[k]->rows[i], 3 * k);
+		REQUIRE_STATUS(pp_pool_dealloc(pool, blocks[k]), PP_OK);
+		REQUIRE_STATUS(pp_pool_dealloc(pool, blocks[k]), PP_ERR_INVALID);
+	}
+	/* A signal ends the wait; ranges that run keep the memory. */
+	struct sigaction act = {.sa_handler = on_alarm};
+	sigaction(SIGALRM, &act, NULL);
+	ualarm(20000, 20000);
+	REQUIRE_STATUS(pp_pool_for(pool, sleeps, 100, 1, t, NULL, 0, outcome), PP_ERR_INTERRUPTED);
+	ualarm(0, 0);
+	REQUIRE(outcome[0].status == PP_ERR_INTERRUPTED && outcome[99].status == PP_ERR_CANCELLED);
+	REQUIRE_STATUS(pp_pool_dealloc(pool, memory), PP_OK);
+	works(pool);
+	REQUIRE_STATUS(pp_pool_free(other), PP_OK);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
 /* A signal handler ends a wait. */
 static void interrupted(void)
 {
@@ -1243,6 +1356,7 @@ int main(int argc, char **argv)
 		{"restarted", restarted, 0, 0},
 		{"all_outcomes", all_outcomes, 0, 0},
 		{"failures", failures, 0, 0},
+		{"loops", loops, 0, 0},
 		{"plain_handlers", plain_handlers, 0, 0},
 		{"library_functions", library_functions, 0, 0},
 	};

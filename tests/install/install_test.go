@@ -14,7 +14,8 @@ import (
 
 // What the examples print, in any order of lines.
 var outputs = map[string][]string{
-	"map":     {"map: PP_ERR_TASK; 1 failed; the sum of the others is 499493"},
+	"for":     {"for: PP_OK; the sum of the roots is 499999500000"},
+	"map":     {"element 7: PP_ERR_TASK, error 33 (element 7: the task returned 33)", "map: PP_ERR_TASK; 1 failed; the sum of the others is 499493"},
 	"submit":  {"stressed: desserts", "crash: PP_ERR_WORKER_LOST, signal 6", "drawer: reward", "reward: drawer"},
 	"process": {"hello, world", "exit code 3"},
 	"lock":    {"the holder died: what the lock protects may be half done", "the lock works"},
