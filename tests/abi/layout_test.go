@@ -146,9 +146,6 @@ var poolConstants = map[string]string{
 	"sizeResultHead": "sizeof(pp__result_head)",
 	"sizeBulkRef":    "sizeof(pp__bulk_ref)",
 	"sizeTaskRange":  "sizeof(pp__task_range)",
-	"statusNoMemory": "PP_ERR_NOMEM",
-	"statusNotFound": "PP_ERR_NOT_FOUND",
-	"statusTooBig":   "PP_ERR_TOO_BIG",
 	"outMaxDefault":  "0xffffffff",
 }
 
