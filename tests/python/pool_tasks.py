@@ -317,3 +317,9 @@ def private_kb(_=None):
             if line.startswith(("Private_Clean", "Private_Dirty")):
                 total += int(line.split()[1])
     return total
+
+
+def make_item():
+    import test_pool_contract
+
+    return test_pool_contract.Item()

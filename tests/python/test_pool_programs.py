@@ -374,3 +374,161 @@ def test_a_task_that_closes_all_descriptors(method, tmp_path):
             pool.apply_async(tasks.close_and_open, (str(victim), 2_000_000)).get(timeout=30)
     pool.join()
     assert victim.read_bytes() == b"v" * 10_000_000
+
+
+# ---- signal handlers that use the pool that the interrupted thread waits in
+
+HANDLER = """
+    import os, signal, sys, threading, time
+    import polyproc, polyproc.pool
+
+    def work(x):
+        time.sleep(0.05)
+        return x
+
+    def numbers():
+        yield from range(40)
+
+    if __name__ == "__main__":
+        pool = {pool}(2)
+        pool.map(work, range(2), 1)
+        pending = pool.apply_async(work, (7,))
+
+        def handle(*_):
+            {handler}
+            print("handled", flush=True)
+
+        signal.signal(signal.SIGUSR1, handle)
+        parent, me = os.getpid(), threading.main_thread()
+        threading.Timer(0.3, os.kill, (parent, signal.SIGUSR1)).start()
+        {call}
+        print("end", flush=True)
+        pool.terminate()
+        pool.join()
+"""
+HANDLERS = {
+    "close-join": "pool.close(); pool.join()",
+    "apply": "assert pool.apply(abs, (-1,)) == 1",
+    "wait": "pool.apply_async(abs, (-1,)).wait(); pending.wait(); assert pending.get() == 7",
+    "callback": "done = []; pool.apply_async(abs, (-1,), callback=done.append).wait(); assert done == [1]",
+    "map": "assert pool.map(abs, range(100)) == list(range(100))",
+    "imap": "assert list(pool.imap(abs, range(10))) == list(range(10))",
+    "generator": "assert sorted(pool.imap_unordered(abs, (i for i in range(10)))) == list(range(10))",
+    "thread": "t = threading.Thread(target=lambda: pool.map(abs, range(3))); t.start(); t.join(); assert pool",
+}
+CALLS = {
+    "map": "assert pool.map(work, range(40), 1) == list(range(40))",
+    "apply": "assert pool.apply(work, (1,)) == 1; pool.apply(time.sleep, (1,))",
+    "imap": "assert list(pool.imap(work, range(40))) == list(range(40))",
+    "generator": "assert list(pool.imap(work, numbers())) == list(range(40))",
+    "unordered": "assert sorted(pool.imap_unordered(work, numbers(), 2)) == list(range(40))",
+    "callback": "assert pool.map_async(work, range(40), 1, callback=len).get() == list(range(40))",
+    "join": "pool.map_async(work, range(40), 1); pool.close(); pool.join()",
+}
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize("call", CALLS)
+def test_signal_handler_uses_the_pool_that_waits(tmp_path, call, handler):
+    if call == "join" and handler not in ("close-join", "wait"):
+        pytest.skip("a closed pool takes no calls")
+    if handler == "wait" and call == "join":
+        text = HANDLERS[handler].split(";", 1)[1]
+    else:
+        text = HANDLERS[handler]
+    with Program(tmp_path, HANDLER.format(pool="polyproc.Pool", handler=text.strip(), call=CALLS[call])) as program:
+        out, err, code = program.end(60)
+        assert (out.split(), err, code) == (["handled", "end"], "", 0)
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_signal_handler_uses_a_pool_of_threads(tmp_path, handler):
+    pool = "polyproc.pool.ThreadPool"
+    with Program(tmp_path, HANDLER.format(pool=pool, handler=HANDLERS[handler], call=CALLS["map"])) as program:
+        out, err, code = program.end(60)
+        assert (out.split(), err, code) == (["handled", "end"], "", 0)
+
+
+def test_signals_in_the_midst_of_everything(tmp_path):
+    """A handler that uses the pool comes anywhere: no result is lost, none comes twice, none is another's."""
+    text = """
+        import itertools, signal, time
+        import polyproc
+
+        def work(x):
+            return x
+
+        def grow(x):
+            return bytes(x)
+
+        if __name__ == "__main__":
+            handled = depth = 0
+
+            def handle(*_):
+                global handled, depth
+                if depth == 2:
+                    return  # else there is no end of them
+                depth += 1
+                handled += 1
+                assert pool.apply(work, (-7,)) == -7
+                assert pool.map(work, range(5), 1) == list(range(5))
+                assert next(pool.imap(grow, [70_000])) == bytes(70_000)
+                depth -= 1
+
+            with polyproc.Pool(3) as pool:
+                pool.map(work, range(3))
+                signal.signal(signal.SIGALRM, handle)
+                signal.setitimer(signal.ITIMER_REAL, 0.001, 0.003)
+                end = time.monotonic() + {seconds}
+                rounds = 0
+                while rounds < 5 or handled < 50 or time.monotonic() < end:
+                    rounds += 1
+                    assert pool.map(work, range(500), 1) == list(range(500))
+                    assert list(pool.imap(work, range(300))) == list(range(300))
+                    assert sorted(pool.imap_unordered(work, range(300))) == list(range(300))
+                    assert list(pool.imap(work, iter(range(50)))) == list(range(50))
+                    assert pool.map(grow, [40_000] * 20, 1) == [bytes(40_000)] * 20
+                    assert pool.map_async(work, range(50), callback=len).get() == list(range(50))
+                    assert [r.get() for r in [pool.apply_async(work, (i,)) for i in range(50)]] == list(range(50))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            print("handled", handled > 0)
+    """
+    with Program(tmp_path, text.replace("{seconds}", "3")) as program:
+        out, err, code = program.end(120)
+        assert (out, err, code) == ("handled True\n", "", 0)
+
+
+def test_pool_that_a_signal_handler_closes_in_the_midst_of_a_call(tmp_path):
+    """The handler comes while the call hands over its tasks: it cannot wait for them, and they are refused afterwards."""
+    text = """
+        import signal, os
+        import polyproc
+
+        class Trigger:
+            def __reduce__(self):
+                os.kill(os.getpid(), signal.SIGUSR1)
+                return int, ()
+
+        def handle(*_):
+            pool.close()
+            pool.join()
+            print("joined", flush=True)
+
+        if __name__ == "__main__":
+            signal.signal(signal.SIGUSR1, handle)
+            for call in ("map", "imap", "apply"):
+                pool = polyproc.Pool(2)
+                try:
+                    if call == "map":
+                        pool.map(abs, [1, 2, 3, Trigger(), 5], 1)
+                    elif call == "imap":
+                        list(pool.imap(abs, [1, 2, 3, Trigger(), 5]))
+                    else:
+                        pool.apply(abs, (Trigger(),))
+                except (ValueError, polyproc.ProcessError) as e:
+                    print(type(e).__name__, e)
+    """
+    with Program(tmp_path, text) as program:
+        out, err, code = program.end(60)
+        assert (err, code) == ("", 0)
+        assert out.splitlines() == ["joined", "ValueError Pool not running"] * 3

@@ -41,6 +41,17 @@ def module(name: str) -> ModuleType | None:
     return found
 
 
+def unpatched(module: str, name: str) -> Any:
+    """A function of the standard library's, as it was before gevent or eventlet replaced it for greenlets."""
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None:
+        return gevent.get_original(module, name)
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None:
+        return getattr(eventlet.original(module), name)
+    return getattr(sys.modules.get(module) or __import__(module), name)
+
+
 def attend(introductions: dict[str, Callable[[ModuleType], None]]) -> None:
     """Call ``introductions[name](module)`` for each module of that full name: now if it is loaded, else right after its import."""
     for name, adjust in introductions.items():

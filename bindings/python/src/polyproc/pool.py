@@ -22,7 +22,9 @@ Differences from the standard library:
 
 from __future__ import annotations
 
+import _thread
 import collections
+import functools
 import itertools
 import os
 import sys
@@ -32,7 +34,7 @@ import types
 import warnings
 import weakref
 
-from . import _worker, context, util
+from . import _stdlib, _worker, context, util
 from ._worker import CALL, ITEM, MAP, PLAIN, PROTOCOL, STARMAP
 
 try:
@@ -58,6 +60,7 @@ CLOSE = "CLOSE"
 TERMINATE = "TERMINATE"
 
 _monotonic = time.monotonic
+get_ident = _thread.get_ident
 
 
 # ---- what arrives instead of a result
@@ -147,6 +150,7 @@ class ApplyResult:
     """What apply_async returns: the result, as soon as it is there."""
 
     _ready = False  # the outcome is there, and callbacks were called
+    _abandoned = False  # nobody can ask for the outcome any more
     _value: Any = None
 
     def __init__(
@@ -158,6 +162,9 @@ class ApplyResult:
         self._callback = callback
         self._error_callback = error_callback
         self._number = self._core.register(self)
+
+    def __class_getitem__(cls, item: object) -> types.GenericAlias:
+        return types.GenericAlias(cls, item)
 
     def ready(self) -> bool:
         """Whether the call has completed."""
@@ -196,7 +203,7 @@ class ApplyResult:
         return value
 
     def _put(self, index: int, value: Any) -> None:
-        """Take the outcome of task ``index``. Called twice in a row with the same, it does the same: see _ProcessCore.dispatch."""
+        """Take the outcome of task ``index``. A second outcome of the same task is ignored: see _ProcessCore.dispatch."""
         if self._number in self._core.jobs:  # else it was aborted
             self._value = value
             self._core.finish(self)
@@ -216,6 +223,13 @@ class ApplyResult:
                 self._error_callback(value.error)
         elif self._callback is not None:
             self._callback(value)
+
+    def __del__(self) -> None:
+        if not self._ready:
+            try:
+                self._core.abandon(self)
+            except AttributeError:
+                pass  # __init__ did not get that far, or the interpreter is shutting down
 
 
 def _name(func: object) -> str:
@@ -246,24 +260,37 @@ class MapResult(ApplyResult):
         self._failure: _Failed | None = None
         super().__init__(pool, func, callback, error_callback)
 
+    @property
+    def _number_left(self) -> int:
+        """How many tasks (chunks) have no outcome yet. Progress displays read it, as they do in the standard library."""
+        if not self._ready:
+            self._core.poll()
+        return len(self._open)
+
+    @property
+    def _chunksize(self) -> int:
+        return self._bounds[1] - self._bounds[0] if len(self._bounds) > 1 else 0
+
     def _put(self, index: int, value: Any) -> None:
-        if self._number not in self._core.jobs:
-            return
-        if type(value) is _Failed:
-            if self._failure is None:
-                self._failure = value
-        elif self._single:
-            self._value[index] = value
-        else:
-            self._value[self._bounds[index] : self._bounds[index + 1]] = value
-        self._open.discard(index)
-        if not self._open:
+        if index in self._open:
+            if type(value) is _Failed:
+                if self._failure is None:
+                    self._failure = value
+            elif self._abandoned:
+                pass
+            elif self._single:
+                self._value[index] = value
+            else:
+                self._value[self._bounds[index] : self._bounds[index + 1]] = value
+            self._open.discard(index)
+        if not self._open and self._number in self._core.jobs:
             if self._failure is not None:
                 self._value = self._failure
             self._core.finish(self)
 
     def _abort(self, error: BaseException) -> None:
         self._value = _Failed(error)
+        self._failure = self._failure or self._value
         self._open.clear()
         self._core.finish(self)
 
@@ -273,8 +300,20 @@ class MapResult(ApplyResult):
         return f"{_name(self._func)} for {items}"
 
 
+# Inputs that are read where results are taken: reading them runs no code of the program, and never waits.
+_AT_HAND = frozenset((list, tuple, range, str, bytes))
+# Inputs that are copied first, because the program may change them meanwhile.
+_COPIED = frozenset((bytearray, set, frozenset, dict, type({}.keys()), type({}.values()), type({}.items()), collections.deque))
+
+_NOTHING = object()
+
+
 class _Stream:
-    """The job behind an iterator of results: reads the input as results are taken.
+    """The job behind an iterator of results.
+
+    Its input is read as results are taken. Where reading may wait or run code of the program, as with generators, a thread of the
+    stream's own reads and hands over one task after the other; so the input may depend on results, and a slow input and a slow consumer
+    run at the same time. A list, tuple or range is read by the threads that take results.
 
     At most ``2 * taken + 4 * workers`` items have been read when ``taken`` results were taken, and no more than LIMIT items, or about
     BYTES bytes, are under way or wait to be taken: an endless input is never swallowed, a slow consumer is waited for, and a fast one
@@ -283,41 +322,64 @@ class _Stream:
 
     LIMIT = 4096
     BYTES = 64 << 20
-    _ready = False
     _callback = _error_callback = None
 
     def __init__(
         self, pool: Pool, func: Func, iterable: Iterable[Any], chunksize: int, ordered: bool
     ) -> None:
         self._pool: Pool | None = pool
-        self._core = pool._core
+        self._core = core = pool._core
         self.func = func
         self.chunksize = chunksize
         self.kind = ITEM if chunksize == 1 else MAP
+        cls = type(iterable)
+        if cls in _COPIED:
+            iterable, cls = list(iterable), list
         try:
             items = iter(iterable)
         except Exception as e:
-            items = _raising(e)  # an error in the input is found where the result would be
+            items, cls = _raising(e), list  # an error in the input is found where the result would be
         self.input: Iterator[Any] | None = items if chunksize == 1 else _chunks(items, chunksize)
         self.read: list[Any] = []  # from the input, not handed over yet
-        self.lock = threading.Lock()  # of input and read
+        self.lock = threading.RLock()  # of input, read and count
+        self.feeder = 0  # the thread that holds the lock to hand over tasks
         self.width = 4 * pool._processes
         self.limit = max(self.LIMIT // chunksize, 2 * pool._processes)
         self.count = 0  # tasks handed over
         self.taken = 0  # results that the consumer has
         self.open: set[int] = set()  # tasks without an outcome
         self.early: dict[int, Any] | None = {} if ordered else None  # ordered: outcomes by task
-        self.done: collections.deque[tuple[int, Any]] = collections.deque()  # else: outcomes
+        self.done: collections.OrderedDict[int, Any] = collections.OrderedDict()  # else: outcomes, in the order in which they came
         self.next = 0  # ordered: the task whose result is to be taken next
-        self.unwanted = False  # nobody can take results
-        self._number = self._core.register(self)
-        self._core.feeding.add(self)
+        self.abandoned = False  # nobody can take results
+        self.draining = False  # the input is read to its end though nobody takes results
+        self._number = core.register(self)
+        core.feeding.add(self)
+        self.refused = False  # a task that was handed over has its outcome already
+        self.bell: Any = None  # threaded: released to have the thread look again
+        if cls not in _AT_HAND:
+            self.bell = _allocate_lock()
+            self.bell.acquire()
+            try:
+                _start_thread(self.read_input, (), "polyproc-input")
+            except BaseException:
+                self.input = None
+                core.fed(self)
+                core.finish(self)
+                raise
+        core.handing.pop(self._number, None)
+
+    # -- the input
 
     def feed(self, room: int) -> None:
         """Read up to ``room`` items and hand them over. Only one thread does at a time; another one goes away."""
-        if self.input is None or room <= 0 or not self.lock.acquire(False):
+        if self.input is None or room <= 0 or self.bell is not None or not self.lock.acquire(False):
             return
         try:
+            if self.feeder:
+                return  # this thread is in here already: it runs a signal handler
+            self.feeder = get_ident()
+            self._core.handing[self._number] = self.feeder
             # What was read stays in self.read if an exception (Ctrl-C) gets in between.
             failure: BaseException | None = None
             source = self.input
@@ -340,43 +402,161 @@ class _Stream:
                     self._core.submit(self, self.kind, self.func, items, first)
                 except BaseException as e:  # Ctrl-C: which of them are on their way is not known
                     for index in tasks:
-                        if index in self.open:
-                            self._put(index, _Failed(e))
+                        self._put(index, _Failed(e))
                     raise
             if exhausted:
-                self.input = None
-                if failure is not None:
-                    self._put(tasks.stop - 1, _Failed(failure))
-                self._core.fed(self)
-                if not self.open:
-                    self._core.finish(self)
+                self.end_input(failure, tasks.stop - 1)
         finally:
+            if self.feeder == get_ident():
+                self.feeder = 0
+                self._core.handing.pop(self._number, None)
             self.lock.release()
+
+    def end_input(self, failure: BaseException | None = None, index: int = 0) -> None:
+        """Nothing more is read. ``failure``: that of the input, in the place of task ``index``."""
+        self.input = None
+        if failure is not None:
+            self._put(index, _Failed(failure))
+        self._core.fed(self)
+        if not self.open:
+            self._core.finish(self)
+
+    def read_input(self) -> None:
+        """What the stream's own thread does."""
+        try:
+            self.read_to_end()
+        finally:
+            self._core.nudge()
+
+    def read_to_end(self) -> None:
+        core = self._core
+        source: Any = self.input
+        item: Any = None
+        while source is not None:
+            while self.input is not None and self.room() <= 0:
+                self.bell.acquire()
+            if self.input is None:
+                return
+            failure: BaseException | None = None
+            try:
+                item = next(source)
+            except StopIteration:
+                source = None
+            except BaseException as e:
+                failure = e
+                source = None
+            with self.lock:
+                if self.input is None:  # the pool was terminated, or the iterator dropped
+                    return
+                index = self.count
+                if source is None and failure is None:
+                    self.end_input()
+                    return
+                self.open.add(index)
+                self.count = index + 1
+                if failure is not None:
+                    self.end_input(failure, index)
+                    return
+            try:
+                core.submit(self, self.kind, self.func, [item], index)
+            except BaseException as e:
+                self._put(index, _Failed(e))
+            if self.refused:
+                self.refused = False
+                core.nudge()
+            item = None
+
+    def drain_input(self) -> None:
+        """What a thread does that reads an input at hand to its end because nobody takes results."""
+        while self.input is not None and not self._core.stopped:
+            self.feed(self.room())
+            self._core.wait(_Until(lambda: self.input is None or self.room() > self.limit // 2), None)
+
+    def ring(self) -> None:
+        """Have the stream's own thread look again."""
+        try:
+            self.bell.release()
+        except RuntimeError:
+            pass  # it has not looked since the last time
+
+    def window(self) -> int:
+        """How many tasks may be under way or have results that are not taken."""
+        most: int = self.BYTES // (self._core.weight + 1)
+        return min(self.taken + self.width, self.limit, max(self.width, most))
+
+    def room(self) -> int:
+        """How many tasks may be handed over now."""
+        if self.draining or self._core.joining:
+            return self.limit - len(self.open)
+        return self.window() - (self.count - self.taken)
 
     def refill(self) -> int:
         """Hand over as much as the window allows; returns how many results may be taken before this is to be called again."""
-        taken = self.taken
-        window = min(taken + self.width, self.limit, max(self.width, self.BYTES // (self._core.weight + 1)))
-        self.feed(window - (self.count - taken))
-        return int(max(window >> 3, 1))
+        if self.bell is not None:
+            self.ring()
+        else:
+            self.feed(self.room())
+        return int(max(self.window() >> 3, 1))
+
+    # -- outcomes
+
+    @property
+    def _ready(self) -> bool:
+        """Whether there is something to take, or nothing to come."""
+        if self.early is None:
+            return bool(self.done) or self.over()
+        return self.next in self.early or self.over()
+
+    @_ready.setter
+    def _ready(self, ready: bool) -> None:
+        pass  # it follows from the rest
+
+    def over(self) -> bool:
+        """Whether no more results come than those that are there."""
+        return self.input is None and not self.open
+
+    def take(self) -> Any:
+        """The next outcome, or _NOTHING."""
+        early = self.early
+        if early is None:
+            try:
+                index, value = self.done.popitem(last=False)
+            except KeyError:
+                return _NOTHING
+        else:
+            index = self.next
+            value = early.pop(index, _NOTHING)
+            if value is _NOTHING:
+                return value
+            self.next = index + 1
+        self.open.discard(index)
+        self.taken += 1
+        return value
 
     def _put(self, index: int, value: Any) -> None:
-        if self.early is not None:
-            if not self.unwanted:
+        if index in self.open:
+            if self.abandoned:
+                pass
+            elif self.early is None:
+                self.done[index] = value
+            else:
                 self.early[index] = value
             self.open.discard(index)
-            if index == self.next:
-                self._ready = True
-        else:
-            if not self.unwanted and index in self.open and not (self.done and self.done[-1][0] == index):
-                self.done.append((index, value))
-            self.open.discard(index)
-            self._ready = True
-        if self.input is None and not self.open:
-            self._core.finish(self)
+        if self.input is None:
+            if not self.open:
+                self._core.finish(self)
+        elif self.bell is not None and (self.draining or self._core.joining):
+            self.ring()
 
     def _abort(self, error: BaseException) -> None:
-        self.input = None
+        with self.lock:
+            if self.input is not None:
+                # The consumer must not take the end of the pool for that of the input.
+                self.input = None
+                self.open.add(self.count)
+                self.count += 1
+        if self.bell is not None:
+            self.ring()
         for index in sorted(self.open):
             self._put(index, _Failed(error))
         self._core.finish(self)
@@ -385,14 +565,6 @@ class _Stream:
         size = self.chunksize
         items = f"item {index}" if size == 1 else f"items {index * size} to {index * size + size - 1}"
         return f"{_name(self.func)} for {items}"
-
-    def room(self) -> int:
-        """How many more tasks may be under way when nobody takes results."""
-        return self.limit - len(self.open)
-
-    def over(self) -> bool:
-        """Whether no more results come than those that are there."""
-        return self.input is None and not self.open
 
 
 def _raising(error: Exception) -> Iterator[Any]:
@@ -416,8 +588,12 @@ class IMapIterator:
         self._stream = _Stream(pool, func, iterable, chunksize, type(self) is IMapIterator)
         self._chunked = chunksize != 1
         self._flat: collections.deque[Any] = collections.deque()  # rest of a chunk
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # never held while a thread waits
+        self._waiting = 0  # threads that wait
         self._refill_at = self._stream.refill()
+
+    def __class_getitem__(cls, item: object) -> types.GenericAlias:
+        return types.GenericAlias(cls, item)
 
     def __iter__(self) -> IMapIterator:
         return self
@@ -431,74 +607,53 @@ class IMapIterator:
             BaseException: what the call raised.
         """
         stream = self._stream
-        with self._lock:
-            if self._flat:
-                return self._flat.popleft()
-            while True:
-                value = self._take(timeout)
-                stream.taken += 1
-                if stream.taken >= self._refill_at:
-                    self._refill_at = stream.taken + stream.refill()
-                if type(value) is _Failed:
-                    raise value.error
-                if not self._chunked:
-                    return value
-                self._flat.extend(value)
+        deadline = None
+        while True:
+            with self._lock:
                 if self._flat:
                     return self._flat.popleft()
+                over = stream.over()
+                value = stream.take()
+                if value is not _NOTHING:
+                    if stream.taken >= self._refill_at:
+                        self._refill_at = stream.taken + stream.refill()
+                    if self._chunked and type(value) is not _Failed:
+                        self._flat.extend(value)
+                        if not self._flat:
+                            continue
+                        value = self._flat.popleft()
+                    if self._waiting:
+                        stream._core.wake()  # what comes next may be there as well
+                    if type(value) is _Failed:
+                        raise value.error
+                    return value
+                if over:
+                    raise StopIteration
+                self._refill_at = stream.taken + stream.refill()
+                self._waiting += 1
+            try:
+                if timeout is None:
+                    stream._core.wait(stream, None)
+                else:
+                    if deadline is None:
+                        deadline = _monotonic() + timeout
+                    if not stream._core.wait(stream, deadline - _monotonic()):
+                        raise context.TimeoutError
+            finally:
+                with self._lock:
+                    self._waiting -= 1
 
     __next__ = next
 
-    def _take(self, timeout: float | None) -> Any:
-        stream = self._stream
-        early = stream.early
-        assert early is not None
-        while True:
-            try:
-                value = early.pop(stream.next)
-                stream.next += 1
-                return value
-            except KeyError:
-                pass
-            stream._ready = False
-            over = stream.over()
-            if stream.next in early:
-                continue
-            if over:
-                raise StopIteration
-            self._await(timeout)
-
-    def _await(self, timeout: float | None) -> None:
-        stream = self._stream
-        self._refill_at = stream.taken + stream.refill()
-        if not stream._ready and not stream.over() and not stream._core.wait(stream, timeout):
-            raise context.TimeoutError
-
     def __del__(self) -> None:
         try:
-            self._stream._core.unwanted(self._stream)
+            self._stream._core.abandon_stream(self._stream)
         except AttributeError:
-            pass  # __init__ did not get that far, or the interpreter is going down
+            pass  # __init__ did not get that far, or the interpreter is shutting down
 
 
 class IMapUnorderedIterator(IMapIterator):
     """What imap_unordered returns: an iterator over the results, in the order in which they are done."""
-
-    def _take(self, timeout: float | None) -> Any:
-        stream = self._stream
-        done = stream.done
-        while True:
-            try:
-                return done.popleft()[1]
-            except IndexError:
-                pass
-            stream._ready = False
-            over = stream.over()
-            if done:
-                continue
-            if over:
-                raise StopIteration
-            self._await(timeout)
 
 
 # ---- the machine room
@@ -515,6 +670,25 @@ def _disown() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disown)
+
+
+def _start_thread(target: Callable[..., object], args: tuple[Any, ...], name: str) -> None:
+    """Start a daemon thread. It is a real one also where a library has replaced threads by something else: it waits in the C library,
+    which would block all greenlets.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    start = _stdlib.unpatched("_thread", "start_new_thread")
+    if start is not _thread.start_new_thread:
+        start(target, args)
+    else:
+        threading.Thread(target=target, args=args, name=name, daemon=True).start()
+
+
+def _allocate_lock() -> Any:
+    """A lock for real threads, see _start_thread."""
+    return _stdlib.unpatched("_thread", "allocate_lock")()
 
 
 class _Until:
@@ -534,34 +708,39 @@ class _Core:
     It outlives the Pool object, which users hold and which is collected when they let go of it; nothing in here refers to it but jobs
     that are not finished.
 
-    The condition's lock is reentrant because the garbage collector may end a pool or an iterator anywhere.
+    A signal handler may use the pool while the thread that it interrupts is anywhere in here, and the garbage collector may end a pool
+    or an iterator anywhere. Therefore nothing in here holds a lock: what threads share is changed by single operations on a set or a
+    dictionary, each of which happens as a whole, and may be done twice.
     """
 
     disowned = False  # it belongs to a process that forked this one
 
     def __init__(self) -> None:
-        self.jobs: dict[int, Any] = {}  # by number: not finished
+        self.jobs: dict[int, weakref.ref[Any]] = {}  # by number: not finished
+        self.held: dict[int, Any] = {}  # those of them that live though the program does not hold them
         self.feeding: set[_Stream] = set()  # those whose input is not exhausted
+        self.handing: dict[int, int] = {}  # by number: the thread that is handing over tasks of the job
         self.numbers = itertools.count(1)
         self.crowded = 1024  # so many jobs are a reason to look whether some are done
-        self.cond = threading.Condition(threading.RLock())
-        self.sleepers = 0
+        self.sleepers: dict[Any, Any] = {}  # what each thread that sleeps waits for, by a lock that wakes it
         self.weight = 0  # bytes of recent tasks, and of recent results that were large
         self.closing = False
+        self.joining = False  # join waits for all there is: input is read though nobody takes results
         self.killed = False
         self.stopped = False
-        # The helper thread is wanted for each job with a callback, and each stream whose input nobody else reads.
-        self.wanted = 0
+        # Jobs that want the helper thread to take outcomes: those with callbacks, and those that nobody can ask for.
+        self.wanted: set[int] = set()
         self.due: collections.deque[Any] = collections.deque()  # jobs whose callback is to be called
-        self.draining: set[_Stream] = set()
-        self.helper: threading.Thread | None = None
+        self.helpers: dict[int, Any] = {}  # 0: the helper thread's place; a lock that it holds
+        self.helper = 0  # its identifier, once it runs
         _cores.add(self)
 
     def disown(self) -> None:
         """From now on nothing waits here: what is asked for is refused. (Jobs are left alone: there may be very many.)"""
         self.disowned = self.stopped = True
-        self.cond = threading.Condition(threading.RLock())
-        self.helper = None
+        self.sleepers = {}
+        self.helpers = {}
+        self.helper = 0
         self.feeding = set()
 
     def check_owner(self) -> None:
@@ -579,11 +758,16 @@ class _Core:
         """Deliver outcomes to jobs until ``job`` is ready or the deadline has passed."""
         raise NotImplementedError
 
-    def poll(self) -> None:
-        """Deliver what is there."""
+    def poll(self) -> int:
+        """Deliver what is there. Returns how many outcomes that were, at least."""
+        return 0
 
     def interrupt(self) -> None:
-        """Get a thread out of pump soon."""
+        """Have the threads that wait look again, but for the helper."""
+
+    def nudge(self) -> None:
+        """As interrupt, and make sure of it."""
+        self.interrupt()
 
     def end_input(self) -> None:
         """No more tasks will come."""
@@ -596,74 +780,136 @@ class _Core:
     # -- jobs
 
     def register(self, job: Any) -> int:
+        """Give the job its number.
+
+        Raises:
+            RuntimeError: it has a callback, and the thread that is to call it cannot be started.
+        """
         number = next(self.numbers) & 0xFFFFFFFF
         while number in self.jobs or not number:
             number = next(self.numbers) & 0xFFFFFFFF
         if len(self.jobs) >= self.crowded:
-            # Whoever starts calls and never asks for results must not fill the memory with them.
             self.poll()
             self.crowded = 2 * max(len(self.jobs), 512)
         if job._callback is not None or job._error_callback is not None:
-            self.want(1)
-        self.jobs[number] = job
+            self.want(number)
+            self.held[number] = job
+        elif type(job) is _Stream:
+            self.held[number] = job
+        self.handing[number] = get_ident()  # until the caller has handed over the tasks
+        self.jobs[number] = weakref.ref(job)
         return number
 
-    def want(self, more: int) -> None:
-        """Count reasons for the helper thread to be."""
-        with self.cond:
-            self.wanted = max(self.wanted + more, 0)
-            if self.wanted and self.helper is None and not self.stopped:
-                self.helper = threading.Thread(target=_help, args=(self,), name="polyproc-callbacks", daemon=True)
-                self.helper.start()
-            self.cond.notify_all()
-        if more > 0:
-            self.interrupt()
+    def want(self, number: int) -> None:
+        """The job needs the helper thread.
 
-    def finish(self, job: Any) -> None:
-        """The job has all its outcomes. May be called again."""
-        if job._callback is None and job._error_callback is None:
-            job._ready = True
-            self.jobs.pop(job._number, None)
-            if self.sleepers:
-                self.wake()
-            job._pool = None  # last of all: the pool may be collected here
-        elif job._number in self.jobs:
-            self.due.append(job)
-            del self.jobs[job._number]
+        Raises:
+            RuntimeError: it cannot be started.
+        """
+        self.wanted.add(number)
+        try:
+            self.start_helper()
+        except BaseException:
+            self.wanted.discard(number)
+            raise
+        self.interrupt()
+
+    def start_helper(self) -> None:
+        if self.stopped or 0 in self.helpers:
+            return
+        alive = _allocate_lock()
+        if self.helpers.setdefault(0, alive) is not alive:
+            return
+        alive.acquire()
+        try:
+            _start_thread(_help, (self, alive), "polyproc-callbacks")
+        except BaseException:
+            self.helpers.clear()
+            alive.release()
             self.wake()
+            raise
 
-    def wake(self) -> None:
-        with self.cond:
-            self.cond.notify_all()
+    def abandon(self, job: ApplyResult) -> None:
+        """Nobody can ask for the job's outcome any more. The job is run all the same, as in the
+        standard library, and the pool lives until then."""
+        if job._number not in self.jobs or self.stopped:
+            return
+        job._abandoned = True
+        self.keep(job)
 
-    def fed(self, stream: _Stream) -> None:
-        """The input of a stream is exhausted."""
-        with self.cond:
-            self.feeding.discard(stream)
-            end = self.closing and not self.feeding and not self.stopped
-        if end:
-            self.end_input()
-
-    def unwanted(self, stream: _Stream) -> None:
-        """The consumer of a stream is gone. What it never looked at was meant to be run anyway; else nothing more is read,
-        unless somebody waits in join() for all there is."""
-        stream.unwanted = True
+    def abandon_stream(self, stream: _Stream) -> None:
+        """The consumer of a stream is gone. What it never looked at is run anyway; otherwise nothing more is read."""
+        stream.abandoned = True
         stream.done.clear()
         if stream.early:
             stream.early.clear()
-        if stream.input is not None and not stream.taken and not self.stopped:
-            with self.cond:  # at once: else the helper may be through with the stream before it is counted
-                self.draining.add(stream)
-                self.want(1)
+        if self.stopped or stream._number not in self.jobs:
+            return
+        if stream.input is None:
+            pass
+        elif stream.taken:
+            stream.input = None
+            self.fed(stream)
+            if stream.bell is not None:
+                stream.ring()
+            if not stream.open:
+                self.finish(stream)
+                return
+        else:
+            stream.draining = True
+            if stream.bell is not None:
+                stream.ring()
+            else:
+                self.later(stream.drain_input)
+        self.keep(stream)
 
-    def drained(self, stream: _Stream) -> None:
-        self.draining.discard(stream)
-        self.want(-1)
+    def keep(self, job: Any) -> None:
+        """Have the helper thread take the outcomes of a job that the program does not hold."""
+        self.held[job._number] = job
+        self.jobs[job._number] = weakref.ref(job)
+        self.wanted.add(job._number)
+        if self.helpers:
+            self.interrupt()
+        else:
+            self.later(self.start_helper)
+
+    def later(self, function: Callable[[], object]) -> None:
+        """Call it in another thread: the garbage collector may have come here while this one holds any lock whatever, also one that is
+        needed to start a thread with all that belongs to it. If that fails, what is to be done is done when somebody waits."""
+        try:
+            _stdlib.unpatched("_thread", "start_new_thread")(_quietly, (function,))
+        except RuntimeError:
+            pass
+
+    def finish(self, job: Any) -> None:
+        """The job has all its outcomes. May be called again."""
+        number = job._number
+        if job._callback is None and job._error_callback is None:
+            job._ready = True
+            self.jobs.pop(number, None)
+            self.handing.pop(number, None)
+            self.wanted.discard(number)
+            self.held.pop(number, None)
+            if self.sleepers:
+                self.wake()
+            job._pool = None  # last of all: the pool may be collected here
+        elif number in self.jobs:
+            self.handing.pop(number, None)
+            self.due.append(job)
+            self.jobs.pop(number, None)
+            self.wake()
+
+    def fed(self, stream: _Stream) -> None:
+        """The input of a stream is exhausted."""
+        self.feeding.discard(stream)
+        if self.closing and not self.feeding and not self.stopped:
+            self.end_input()
+        self.interrupt()
 
     # -- waiting
 
     def in_helper(self) -> bool:
-        return self.helper is not None and self.helper.ident == threading.get_ident()
+        return self.helper == get_ident()
 
     def wait(self, job: Any, timeout: float | None) -> bool:
         """Wait until ``job`` is ready; False: the timeout, in seconds, came first."""
@@ -674,54 +920,82 @@ class _Core:
                 self.poll()
                 return bool(job._ready)
             self.pump(job, deadline)
-        if self.killed and util.is_exiting() and threading.current_thread() not in (threading.main_thread(), self.helper):
+        if self.killed and util.is_exiting() and not self.in_helper() and threading.current_thread() is not threading.main_thread():
             # At the interpreter's end: only daemon threads can be waiting still, and they are not to wake up any more.
             threading.Event().wait()
         return True
 
-    def sleep(self, job: Any, deadline: float | None) -> None:
-        """Sleep until something happens that the job may have waited for. Holds self.cond."""
-        self.sleepers += 1  # before the look at the job: who finishes it looks here afterwards
+    def sleep(self, job: Any, deadline: float | None, reason: Callable[[], object] | None = None, limit: float = -1) -> None:
+        """Sleep until ``job`` is ready, or another thread calls wake_all, at most ``limit`` seconds. reason: what must still be so."""
+        bell = _allocate_lock()
+        bell.acquire()
+        self.sleepers[bell] = job  # before the look at the job: who finishes it looks here afterwards
         try:
-            if not job._ready:
-                self.cond.wait(None if deadline is None else max(deadline - _monotonic(), 0))
+            if job._ready or (reason is not None and not reason()):
+                return
+            if deadline is not None:
+                left = max(deadline - _monotonic(), 0)
+                limit = left if limit < 0 else min(left, limit)
+            bell.acquire(True, min(limit, threading.TIMEOUT_MAX) if limit >= 0 else -1)
         finally:
-            self.sleepers -= 1
+            self.sleepers.pop(bell, None)
+
+    def wake(self) -> None:
+        """Wake the threads whose job is ready."""
+        for bell, job in list(self.sleepers.items()):
+            if job._ready:
+                _release(bell)
+
+    def wake_all(self) -> None:
+        """Wake all threads that sleep: they have to look again who takes the outcomes."""
+        for bell in list(self.sleepers):
+            _release(bell)
 
     # -- end
 
     def close(self) -> None:
-        with self.cond:
-            if self.closing:
-                return
-            self.closing = True
-            end = not self.feeding and not self.stopped
-        if end:
+        if self.closing:
+            return
+        self.closing = True
+        if not self.feeding and not self.stopped:
             self.end_input()
 
     def join(self) -> None:
         """Wait until all is done: whatever input there is, is read."""
         self.check_owner()
-        while self.feeding and not self.stopped:
-            for stream in list(self.feeding):
-                stream.feed(stream.room())
-            self.wait(_Until(lambda: self.stopped or all(stream.room() > 0 for stream in list(self.feeding))), None)
+        # In a signal handler: what the interrupted thread is in the middle of handing over cannot be waited for.
+        me = get_ident()
+        mine = {number for number, thread in list(self.handing.items()) if thread == me}
+        self.joining = True
+        while not self.stopped:
+            feeding = [stream for stream in list(self.feeding) if stream._number not in mine]
+            if not feeding:
+                break
+            for stream in feeding:
+                stream.refill()
+            self.wait(_Until(functools.partial(self.can_feed, feeding)), None)
         # The helper does not wait for the callback that it is in.
         own = self.in_helper()
-        self.wait(_Until(lambda: self.stopped or (not self.jobs and (own or not self.wanted))), None)
+        self.wait(
+            _Until(lambda: self.stopped or (self.jobs.keys() <= mine and (own or self.wanted <= mine))), None
+        )
         if not self.stopped:
             self.stop(kill=False)
         self.end_helper()
 
+    def can_feed(self, feeding: list[_Stream]) -> bool:
+        """Whether join may go on handing over the inputs at hand of these, or one has no more."""
+        return self.stopped or any(
+            stream.input is None or (stream.bell is None and stream.room() > 0) for stream in feeding
+        )
+
     def terminate(self) -> None:
         """End now. Jobs that are not finished fail; nobody calls back any more."""
-        with self.cond:
-            if self.stopped:
-                return
-            self.closing = self.killed = True
+        if self.stopped:
+            return
+        self.closing = self.killed = True
         self.stop(kill=True)
-        with self.cond:
-            self.stopped = True
+        self.stopped = True
         self.feeding.clear()
         self.abort()
         self.end_helper()
@@ -729,54 +1003,72 @@ class _Core:
     def abort(self) -> None:
         """No more outcomes come: end all jobs."""
         error = context.ProcessError("the pool was terminated before the task was done")
-        for job in list(self.jobs.values()):
-            job._abort(error)
+        for reference in list(self.jobs.values()):
+            job = reference()
+            if job is not None:
+                job._abort(error)
 
     def end_helper(self) -> None:
-        with self.cond:
-            self.stopped = True
-            self.cond.notify_all()
-        if self.helper is not None and not self.in_helper():
-            self.helper.join()
+        self.stopped = True
+        self.wake_all()
+        alive = self.helpers.get(0)
+        if alive is not None and not self.in_helper():
+            # A signal handler may get in between and come here too.
+            while 0 in self.helpers:
+                if alive.acquire(True, 1):
+                    alive.release()
 
 
-def _help(core: _Core) -> None:
-    """The thread that calls back, in the order of the outcomes, and reads the input of streams that nobody looks at.
+def _release(lock: Any) -> None:
+    try:
+        lock.release()
+    except RuntimeError:
+        pass  # another thread did
 
-    It takes care by itself that there are outcomes: as long as it is wanted, it is the one that pumps.
+
+def _quietly(function: Callable[[], object]) -> None:
+    try:
+        function()
+    except Exception as e:
+        util.debug("pool: %r", e)
+
+
+def _help(core: _Core, alive: Any) -> None:
+    """The helper thread: calls back, in the order of the outcomes, and takes the outcomes that nobody asks for.
+
+    As long as it is wanted, it is the one that pumps.
     """
-    due, draining = core.due, core.draining
-    while True:
-        with core.cond:
-            while not core.wanted and not core.stopped:
-                core.cond.wait()
-        if core.stopped:
-            return
-        for stream in list(draining):
-            stream.feed(stream.room())
-            if stream.input is None:
-                core.drained(stream)
-        if not due and core.wanted and not core.stopped:
-            core.wait(
-                _Until(
-                    lambda: due or not core.wanted or core.stopped or any(s.room() > s.limit // 2 for s in list(draining))
-                ),
-                None,
-            )
-        while due:
-            job = due.popleft()
-            if job._ready:
+    core.helper = get_ident()
+    due = core.due
+    try:
+        while not core.stopped:
+            if not core.wanted:
+                core.sleep(_Until(lambda: core.wanted or core.stopped), None)
                 continue
-            if not core.killed:
-                try:
-                    job._call_back()
-                except BaseException:
-                    # As in any thread: it is printed, unless the program has its own way. Other callbacks are not to suffer.
-                    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
-            job._ready = True
-            job._pool = None
-            del job
-            core.want(-1)
+            if not due:
+                core.wait(_Until(lambda: due or not core.wanted or core.stopped), None)
+            while due:
+                job = due.popleft()
+                if job._ready:
+                    continue
+                if not core.killed:
+                    try:
+                        job._call_back()
+                    except BaseException:
+                        # As in any thread: it is printed, unless the program has its own way. Other callbacks are not to suffer.
+                        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+                job._ready = True
+                number = job._number
+                job._pool = None
+                core.held.pop(number, None)
+                del job
+                core.wanted.discard(number)
+                core.wake_all()
+    finally:
+        core.helper = 0
+        core.helpers.clear()
+        alive.release()
+        core.wake_all()
 
 
 _RESULT_SIZE = 56  # pp_result
@@ -785,16 +1077,52 @@ _SLAB_SHARE = 2048  # bytes of results for each of these that one call takes wit
 _SLICE_MS = 500  # a signal that comes just before a thread sleeps is seen after so long at the latest
 
 
+class _Batch:
+    """Memory for results that one call takes. What ctypes allocates it writes to: a megabyte would be a good part of the time that
+    a pool takes to its first result."""
+
+    def __init__(self, size: int) -> None:
+        from ctypes import addressof, c_char, c_size_t
+
+        self.size = size
+        self.results = (c_char * (_RESULT_SIZE * size))()
+        self.results_at = addressof(self.results)
+        self.results_view = memoryview(self.results).cast("B")
+        self.slab_size = _SLAB_SHARE * size
+        self.slab = (c_char * self.slab_size)()
+        self.slab_at = addressof(self.slab)
+        self.slab_view = memoryview(self.slab).cast("B")
+        self.count = c_size_t()
+        self.count_at = addressof(self.count)
+        # Which result is delivered next: whoever delivers one takes its index from here. One beyond count: all are delivered.
+        self.order: Iterator[int] = iter(())
+
+
+class _Pump:
+    """A thread that takes outcomes from the engine."""
+
+    __slots__ = ("batch", "beat", "thread")
+
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
+        self.batch: Any = None
+        self.beat = 0  # calls of the engine
+
+
 class _ProcessCore(_Core):
     """A pool of the engine's.
 
     Outcomes find their job by a cookie: number of the job << 32 | index of the task, both modulo 2**32.
+
+    One thread pumps, and the others sleep. Another one takes its place if it runs a signal handler instead: the handler, if that waits
+    for the pool itself, or any thread that waits, since the handler may wait for that. What the interrupted thread has taken and not
+    delivered yet is delivered first. The outcome that it was delivering may be delivered twice: jobs ignore that.
     """
 
     def __init__(self, options: Any) -> None:
         super().__init__()
         import struct
-        from ctypes import addressof, byref, c_size_t, c_uint64
+        from ctypes import addressof, byref, c_uint64
 
         from . import _errors
         from ._lib import lib
@@ -806,32 +1134,16 @@ class _ProcessCore(_Core):
         self.handle: int = handle.value
         self.workers: Any = None  # what starts them, if the engine does not
         self.ended = False  # an outcome has said that the pool was terminated
-        self.pumper: object = None  # who takes outcomes from the engine at the moment
+        self.pumping: dict[int, _Pump] = {}  # 0: who takes outcomes from the engine at the moment
         self.functions: dict[Any, bytes] = {}  # (function, kind): what the bytes of its tasks begin with
         self.function_numbers = itertools.count(1)
         self.first_out = c_uint64()
         self.first_at = addressof(self.first_out)
-        self.count_out = c_size_t()
-        self.count_at = addressof(self.count_out)
-        self.make_room(_BATCHES[0])
-        self.unpack = struct.Struct("=8xQi12xQQQ").iter_unpack  # cookie, status, size, data, owned
+        self.batch_size = _BATCHES[0]
+        self.batches: list[_Batch] = []  # not in use
+        self.unpack = struct.Struct("=8xQi12xQQQ").unpack_from  # cookie, status, size, data, owned
         self.unpack_more = struct.Struct("=20xiii24x").unpack_from  # code, pid, exit code
         self.collect = self.library.pp_pool_collect
-
-    def make_room(self, batch: int) -> None:
-        """Have memory for so many results at once. What ctypes allocates it writes to: a megabyte would be a good part of the time that
-        a pool takes to its first result."""
-        from ctypes import addressof, c_char
-
-        self.batch = batch
-        self.results = (c_char * (_RESULT_SIZE * batch))()
-        self.results_at = addressof(self.results)
-        self.results_view = memoryview(self.results).cast("B")
-        self.slab_size = _SLAB_SHARE * batch
-        self.slab = (c_char * self.slab_size)()
-        self.slab_at = addressof(self.slab)
-        self.slab_view = memoryview(self.slab).cast("B")
-        self.crowd = batch // 4 if batch < _BATCHES[1] else batch  # more results at once are a reason for more room
 
     # -- to the workers
 
@@ -958,76 +1270,122 @@ class _ProcessCore(_Core):
                 self.handle, None, data, numbers.buffer_info()[0], n, cookie, self.first_at
             )
         if status:
-            self.refuse(job, range(first, first + n), self.errors.error(status))
+            # Stopped: a signal handler has closed and joined the pool just now.
+            error = self.errors.error(status) if not self.stopped else ValueError("Pool not running")
+            self.refuse(job, range(first, first + n), error)
 
     def refuse(self, job: Any, tasks: Iterable[int], error: BaseException) -> None:
         """Tasks that never get to a worker have their outcome now."""
         for i in tasks:
             job._put(i, _Failed(error))
+        if type(job) is _Stream:
+            job.refused = True
 
     # -- from the workers
 
     def pump(self, job: Any, deadline: float | None) -> None:
-        me = object()
+        me = get_ident()
+        helper = self.helper == me
+        if self.wanted and not helper and self.helpers:
+            # With callbacks around it is the helper that pumps, always, so that they are called in time.
+            self.sleep(job, deadline, lambda: self.wanted and self.helpers)
+            return
+        mine = _Pump(me)
         try:
-            with self.cond:
-                if self.pumper is not None or (self.wanted and not self.in_helper()):
-                    # Another thread pumps; with callbacks around it is the helper, always, so that they are called in time.
-                    self.sleep(job, deadline)
+            other = self.pumping.setdefault(0, mine)
+            if other is not mine:
+                if other.thread != me and not self.stuck(job, deadline, other):
                     return
-                self.pumper = me
-            helper = self.in_helper()
-            while not job._ready and (helper or not self.wanted):
+                self.pumping[0] = mine
+                self.adopt(other)
+            self.begin(mine)
+            pumping = self.pumping
+            while not job._ready and pumping.get(0) is mine and (helper or not self.wanted or not self.helpers):
                 if deadline is None:
                     ms = _SLICE_MS
                 else:
                     ms = int((deadline - _monotonic()) * 1000) + 1
                     if ms <= 0:
-                        return
+                        break
                     ms = min(ms, _SLICE_MS)
-                if not self.take(ms):
+                if not self.take(mine, ms):
                     self.abort()
-                    return
+                    break
         finally:
-            if self.pumper is me:
-                with self.cond:
-                    self.pumper = None
-                    if self.sleepers:
-                        self.cond.notify_all()
+            self.end(mine)
 
-    def poll(self) -> None:
-        me = object()
+    def stuck(self, job: Any, deadline: float | None, other: _Pump) -> bool:
+        """Sleep while another thread pumps. Returns whether that one has something else to do."""
+        beat = other.beat
+        begin = _monotonic()
+        # Only the main thread runs signal handlers.
+        limit = 2 * _SLICE_MS / 1000 if other.thread == threading.main_thread().ident else -1
+        self.sleep(job, deadline, lambda: self.pumping.get(0) is other, limit)
+        return (
+            limit >= 0
+            and _monotonic() - begin >= limit
+            and other.beat == beat
+            and self.pumping.get(0) is other
+            and not job._ready
+        )
+
+    def begin(self, mine: _Pump) -> None:
         try:
-            with self.cond:
-                if self.pumper is not None or self.wanted or self.stopped:
-                    return
-                self.pumper = me
-            self.take(0)
-        finally:
-            if self.pumper is me:
-                with self.cond:
-                    self.pumper = None
-                    if self.sleepers:
-                        self.cond.notify_all()
+            batch = self.batches.pop()
+        except IndexError:
+            batch = None
+        if batch is None or batch.size < self.batch_size:
+            batch = _Batch(self.batch_size)
+        mine.batch = batch
 
-    def take(self, timeout_ms: int) -> int:
+    def end(self, mine: _Pump) -> None:
+        if self.pumping.get(0) is mine:
+            self.pumping.pop(0, None)
+            if mine.batch is not None:
+                # (One whose place was taken has given its memory away: somebody may be reading it.)
+                self.batches.append(mine.batch)
+            if self.sleepers:
+                self.wake_all()
+
+    def poll(self) -> int:
+        if (self.wanted and self.helpers) or self.stopped:
+            return 0
+        mine = _Pump(get_ident())
+        try:
+            other = self.pumping.setdefault(0, mine)
+            if other is not mine:
+                if other.thread != mine.thread:
+                    return 0
+                self.pumping[0] = mine
+                self.adopt(other)
+            self.begin(mine)
+            return max(self.take(mine, 0) - 1, 0)
+        finally:
+            self.end(mine)
+
+    def take(self, mine: _Pump, timeout_ms: int) -> int:
         """Take outcomes from the engine, waiting for the first. Returns 0 if there is none left to come, else 1 + how many there were."""
-        count = self.count_out
-        if count.value > self.crowd:
-            self.make_room(_BATCHES[1])
+        batch = mine.batch
+        mine.beat += 1
+        count = batch.count
         count.value = 0
-        self.position = 0
+        batch.order = iter(range(batch.size + 1))
         try:
             status = self.collect(
-                self.handle, self.results_at, self.batch, self.slab_at, self.slab_size, timeout_ms, self.count_at
+                self.handle, batch.results_at, batch.size, batch.slab_at, batch.slab_size, timeout_ms, batch.count_at
             )
-            n = count.value
+            n: int = count.value
             if n:
-                self.dispatch(n)
+                self.dispatch(batch, n)
         except BaseException:
             # A signal handler has raised an exception (Ctrl-C), maybe between the engine's answer and the line below.
-            self.dispatch_rest(count.value)
+            self.dispatch_rest(batch, True)
             raise
+        if n > batch.size // 4 and batch.size < _BATCHES[1]:
+            # More results at once are a reason for more room.
+            self.batch_size = _BATCHES[1]
+            if self.pumping.get(0) is mine:
+                mine.batch = _Batch(_BATCHES[1])
         if status and not n:
             errors = self.errors
             if status in (errors.CLOSED, errors.HANDLE):
@@ -1036,50 +1394,65 @@ class _ProcessCore(_Core):
                 raise errors.error(status)
         return n + 1
 
-    def dispatch(self, n: int) -> None:
-        """Give the first n of self.results to their jobs."""
+    def dispatch(self, batch: _Batch, n: int) -> None:
+        """Give the n results to their jobs."""
         jobs = self.jobs
         job: Any = None
-        slab = self.slab_view
-        slab_at = self.slab_at
+        slab = batch.slab_view
+        slab_at = batch.slab_at
+        results = batch.results_view
+        unpack = self.unpack
         loads = _loads
         last = -1
         put: Callable[[int, Any], None] | None = None
-        i = 0
-        try:
-            for i, (cookie, status, size, data, owned) in enumerate(self.unpack(self.results_view[: n * _RESULT_SIZE])):
-                number = cookie >> 32
-                if number != last:
-                    job = jobs.get(number)
-                    put = None if job is None else job._put
-                    last = number
-                if status or owned or put is None:
-                    self.weight = max(size, self.weight)
-                    self.deliver(i, job)
-                    continue
-                data -= slab_at
-                try:
-                    value = loads(slab[data : data + size])
-                except Exception as e:
-                    value = _Failed(e)
-                put(cookie & 0xFFFFFFFF, value)
-        except BaseException:
-            self.position = i
-            raise
+        for i in batch.order:
+            if i >= n:
+                break
+            cookie, status, size, data, owned = unpack(results, i * _RESULT_SIZE)
+            number = cookie >> 32
+            if number != last:
+                reference = jobs.get(number)
+                job = None if reference is None else reference()
+                put = None if job is None else job._put
+                last = number
+            if status or owned or put is None:
+                self.weight = max(size, self.weight)
+                self.deliver(batch, i, job, True)
+                continue
+            data -= slab_at
+            try:
+                value = loads(slab[data : data + size])
+            except Exception as e:
+                value = _Failed(e)
+            put(cookie & 0xFFFFFFFF, value)
         if self.sleepers:
             self.wake()
 
-    def dispatch_rest(self, n: int) -> None:
-        """Finish what dispatch was interrupted in. The outcome that it was at is delivered again: jobs do not mind."""
-        for i in range(self.position, n):
-            cookie = next(self.unpack(self.results_view[i * _RESULT_SIZE : (i + 1) * _RESULT_SIZE]))[0]
-            self.deliver(i, self.jobs.get(cookie >> 32))
+    def dispatch_rest(self, batch: _Batch, own: bool) -> None:
+        """Finish what dispatch was interrupted in. own: the memory of the outcome that it was at is to be given back."""
+        n: int = batch.count.value
+        first = next(batch.order, n + 1) if n else n + 1
+        if 0 < first <= n:
+            self.deliver_again(batch, first - 1, own)
+        while first < n:
+            self.deliver_again(batch, first, True)
+            first = next(batch.order, n)
         self.wake()
 
-    def deliver(self, i: int, job: Any) -> None:
-        """Give result i, of whatever kind, to its job."""
+    def deliver_again(self, batch: _Batch, i: int, own: bool) -> None:
+        reference = self.jobs.get(self.unpack(batch.results_view, i * _RESULT_SIZE)[0] >> 32)
+        self.deliver(batch, i, None if reference is None else reference(), own)
+
+    def adopt(self, other: _Pump) -> None:
+        """Deliver what another pump has taken: it is interrupted, or seems to be."""
+        batch = other.batch
+        if batch is not None:
+            self.dispatch_rest(batch, False)
+
+    def deliver(self, batch: _Batch, i: int, job: Any, own: bool) -> None:
+        """Give result i, of whatever kind, to its job. own: and give back its memory."""
         at = i * _RESULT_SIZE
-        cookie, status, size, data, owned = next(self.unpack(self.results_view[at : at + _RESULT_SIZE]))
+        cookie, status, size, data, owned = self.unpack(batch.results_view, at)
         view: memoryview
         if size == 0:
             view = memoryview(b"")
@@ -1088,23 +1461,25 @@ class _ProcessCore(_Core):
 
             view = memoryview((c_char * size).from_address(data)).cast("B")
         else:
-            view = self.slab_view[data - self.slab_at : data - self.slab_at + size]
+            view = batch.slab_view[data - batch.slab_at : data - batch.slab_at + size]
         if job is not None:
             index = cookie & 0xFFFFFFFF
             value: Any
             try:
-                value = _loads(view) if not status else _Failed(self.failure(status, at, view, job, index))
+                value = _loads(view) if not status else _Failed(self.failure(batch, status, at, view, job, index))
             except BaseException as e:
                 value = _Failed(e)
             job._put(index, value)
         view.release()
-        if owned:
-            self.library.pp_result_free(self.results_at + at)
+        if owned and own:
+            self.library.pp_result_free(batch.results_at + at)
 
-    def failure(self, status: int, at: int, data: memoryview, job: Any, index: int) -> BaseException:
+    def failure(
+        self, batch: _Batch, status: int, at: int, data: memoryview, job: Any, index: int
+    ) -> BaseException:
         """The exception for an outcome that is none of a call that returned."""
         errors = self.errors
-        code, pid, exit_code = self.unpack_more(self.results_view, at)
+        code, pid, exit_code = self.unpack_more(batch.results_view, at)
         if status == errors.TASK:
             if code == _worker.UNPICKLABLE:
                 reason, value = _loads(data)
@@ -1130,7 +1505,24 @@ class _ProcessCore(_Core):
     # -- end
 
     def interrupt(self) -> None:
-        if self.pumper is not None:
+        pump = self.pumping.get(0)
+        if pump is not None and pump.thread not in (self.helper, get_ident()):
+            self.library.pp_pool_wake(self.handle)
+        if self.sleepers:
+            self.wake()
+
+    def nudge(self) -> None:
+        pump = self.pumping.get(0)
+        self.interrupt()
+        if pump is None or pump.thread == get_ident():
+            return
+        # It may have looked at its job just before, and have entered the engine just after.
+        beat = pump.beat
+        sleep = _stdlib.unpatched("time", "sleep")
+        for _ in range(_SLICE_MS):
+            if self.stopped or self.pumping.get(0) is not pump or pump.beat != beat:
+                break
+            sleep(0.001)
             self.library.pp_pool_wake(self.handle)
 
     def end_input(self) -> None:
@@ -1141,7 +1533,7 @@ class _ProcessCore(_Core):
         if kill:
             library.pp_pool_terminate(self.handle)
             # What was done before stays done.
-            while self.pumper is None and not self.wanted and not self.ended and self.take(0) > _BATCHES[0]:
+            while not self.ended and self.poll() >= _BATCHES[0]:
                 pass
         else:
             library.pp_pool_close(self.handle)
@@ -1351,6 +1743,7 @@ class Pool:
         except BaseException as e:  # Ctrl-C
             result._abort(e)
             raise
+        self._core.handing.pop(result._number, None)
         return result
 
     def map(self, func: Func, iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
@@ -1455,6 +1848,7 @@ class Pool:
         except BaseException as e:  # Ctrl-C
             result._abort(e)
             raise
+        self._core.handing.pop(result._number, None)
         return result
 
     # -- end
@@ -1587,8 +1981,7 @@ class _ThreadCore(_Core):
             self.queue.put((job, i, kind, func, arg))
 
     def pump(self, job: Any, deadline: float | None) -> None:
-        with self.cond:
-            self.sleep(job, deadline)
+        self.sleep(job, deadline)
 
     def end_input(self) -> None:
         pass
