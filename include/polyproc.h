@@ -58,6 +58,8 @@
  *   Every function may be called from any thread, with any handle, at the same time. pp_last_error() is per thread.
  *   No function is a cancellation point: a request of pthread_cancel() that arrives during a call stays pending until the call has
  *   returned and the thread reaches a cancellation point of its own. Asynchronous cancellation must be off during a call.
+ *   Do not leave a call by longjmp() or siglongjmp() out of a signal handler: the behaviour is undefined. The call may hold locks of this
+ *   process and of the shared memory, and then later calls, in every process of the family, wait for them without end.
  *
  * WAITING
  *

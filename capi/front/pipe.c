@@ -224,6 +224,7 @@ static bool closing(const call *call)
 /* hung_up asks the kernel whether nobody has the other end. */
 static bool hung_up(int fd)
 {
+	PP__NO_CANCEL();
 	struct pollfd at = {.fd = fd};
 
 	return poll(&at, 1, 0) > 0 && (at.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
@@ -248,6 +249,7 @@ static int32_t wake(const call *call, bool anyway)
 	if (__atomic_load_n(&way->bell, __ATOMIC_SEQ_CST) != 0 && !anyway)
 		return PP_OK;
 	__atomic_store_n(&way->bell, 1, __ATOMIC_SEQ_CST);
+	PP__NO_CANCEL();
 	/* EAGAIN: the socket is full of bytes, which is as good. */
 	if (send(call->fd, (const char[]){PP__PIPE_BYTE, PP__PIPE_BYTE}, 2, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && (errno == EPIPE || errno == ECONNRESET))
 		return PP_ERR_EOF;
@@ -507,6 +509,7 @@ static void set_spare(pp__pipe_way *way, uint32_t n)
 /* settle: see pipe.h. The caller holds recv_lock. thorough: there may be bytes that no word tells of. False: somebody has written what is no byte of a sender. */
 static bool settle(const call *call, bool thorough)
 {
+	PP__NO_CANCEL();
 	pp__heap *const heap = call->handle->heap;
 	pp__pipe_way *const way = call->way;
 	bool recovered;
@@ -602,6 +605,7 @@ static int32_t finish(const call *call, want *what)
  * block, the program has made it so. */
 static int32_t doze(const call *call)
 {
+	PP__NO_CANCEL();
 	pp__pipe_way *const way = call->way;
 	char bytes[2];
 	const uint32_t bell = __atomic_exchange_n(&way->bell, 0, __ATOMIC_SEQ_CST);
@@ -693,6 +697,7 @@ static int32_t pull(const call *call, want *what, bool now)
 		pp__mutex_unlock(&way->recv_lock);
 		if (!well)
 			return PP_ERR_CORRUPT;
+		PP__NO_CANCEL();
 		struct pollfd at = {.fd = call->fd, .events = POLLIN};
 		const int n = poll(&at, 1, (int)((ns + MS - 1) / MS));
 		pp__slept(&call->handle->words[PATIENCE], began);
@@ -923,6 +928,7 @@ static uint64_t pp__uptime(void)
 
 int32_t pp_pipe_create(uint32_t flags, pp_pipe ends_out[2])
 {
+	PP__NO_CANCEL();
 	const struct timeval slice = {.tv_usec = PP__SLICE_MS * 1000};
 	struct stat st;
 	int fds[2];
@@ -986,6 +992,7 @@ int32_t pp_pipe_export(pp_pipe of, int32_t with_fd, uint8_t ref_out[32])
 
 int32_t pp_pipe_import(const uint8_t from[32], int32_t fd, pp_pipe *end_out)
 {
+	PP__NO_CANCEL();
 	pp__ref ref;
 	uint64_t name[4];
 	pp__handle *handle;
