@@ -631,7 +631,7 @@ typedef struct pp_message {
 PP_API int32_t pp_queue_create(const pp_queue_options *options, pp_queue *queue_out);
 
 /* pp_queue_free gives the handle back. The queue and its messages stay as long as any process has a handle of it, or a reference is on
- * its way. Calls that are under way go on. */
+ * its way. Calls of this process that wait by this handle return PP_ERR_CLOSED. */
 PP_API int32_t pp_queue_free(pp_queue queue);
 
 /* pp_queue_unlink removes the name of a named queue. Who has opened it goes on with it. Returns PP_OK; PP_ERR_NOT_FOUND; PP_ERR_INVALID; PP_ERR_SYSTEM. */
@@ -715,16 +715,19 @@ enum {
 	PP_KIND_PIPE = 7
 };
 
-/* pp_ref_export writes a reference to the object behind a handle of any kind to ref_out, PP_REF_SIZE bytes. Returns PP_OK; PP_ERR_HANDLE; PP_ERR_INVALID;
- * PP_ERR_NOMEM; PP_ERR_UNSUPPORTED (an object that cannot be sent so). */
+/* pp_ref_export writes a reference to the object behind a handle of any kind to ref_out, PP_REF_SIZE bytes. Of an end of a pipe it is what
+ * pp_pipe_export writes, with the descriptor. Returns PP_OK; PP_ERR_HANDLE; PP_ERR_INVALID; PP_ERR_CLOSED (the object is no more);
+ * PP_ERR_NOMEM (memory, or too many descriptors are on their way). */
 PP_API int32_t pp_ref_export(uint64_t handle, void *ref_out);
 
 /* pp_ref_import makes a handle of a reference, which this or another process of the family has exported. kind is a PP_KIND_, PP_KIND_ANY: whatever
- * it is; *kind_out (may be NULL) tells. The same reference may be imported again for as long as the object lives. Returns PP_OK;
- * PP_ERR_INVALID (not a reference, another kind, or of another family); PP_ERR_CLOSED (the object is no more); PP_ERR_CORRUPT; PP_ERR_NOMEM. */
+ * it is; *kind_out (may be NULL) tells. The same reference may be imported again for as long as the object lives; but that of an end of a
+ * pipe once only, as its descriptor comes with it. A reference to an end imports as that end. Returns PP_OK; PP_ERR_INVALID (not a
+ * reference, another kind, or of another family); PP_ERR_CLOSED (the object is no more); PP_ERR_NOT_FOUND (an end of a pipe that was imported
+ * or forgotten before, or exported without its descriptor); PP_ERR_CORRUPT; PP_ERR_NOMEM. */
 PP_API int32_t pp_ref_import(const void *ref, uint32_t kind, uint64_t *handle_out, uint32_t *kind_out);
 
-/* pp_ref_forget takes an export back that nobody will import. Returns PP_OK; PP_ERR_INVALID. */
+/* pp_ref_forget takes an export of pp_ref_export, pp_pipe_export or pp_fd_export back that nobody will import. Returns PP_OK; PP_ERR_INVALID. */
 PP_API int32_t pp_ref_forget(const void *ref);
 
 /* ---- locks --------------------------------------------------------------------------------------------------------- */

@@ -50,8 +50,8 @@ int32_t pp_waiting(const pp_wait *waits, size_t n)
 	if (waits == NULL && n > 0)
 		return pp__fail(PP_ERR_INVALID, "pp_waiting: NULL");
 	if (n > PP__POST_WAITS) {
+		result = pp__fail(PP_ERR_TOO_BIG, "pp_waiting: %zu waits, %u is the most", n, PP__POST_WAITS);
 		n = 0;
-		result = PP_ERR_TOO_BIG;
 	}
 	for (size_t i = 0; i < n; i++) {
 		if (waits[i].pid > 0) {
@@ -60,7 +60,7 @@ int32_t pp_waiting(const pp_wait *waits, size_t n)
 			words[i] |= PP__POST_WAY;
 		} else {
 			n = 0;
-			result = PP_ERR_HANDLE;
+			result = pp__fail(PP_ERR_HANDLE, "pp_waiting: not an end of a pipe that receives");
 		}
 	}
 	pp__heap *const heap = pp__family_heap();
@@ -69,7 +69,7 @@ int32_t pp_waiting(const pp_wait *waits, size_t n)
 		return PP_ERR_NOMEM;
 	const uint32_t place = (me & 0xfff) - 1;
 	if (place >= PP__MEMBERS)
-		return PP_ERR_NOMEM;
+		return pp__fail(PP_ERR_NOMEM, "pp_waiting: no place in the table of members");
 	pp__post *const post = post_at(heap, place);
 	if (ready != me) {
 		const int32_t status = pp__heap_reserve(heap, PP__POSTS_OFF + place * sizeof(pp__post), sizeof(pp__post));
@@ -273,7 +273,7 @@ int32_t pp_pipe_deserted(pp_pipe end)
 	pp__heap *const heap = pp__family_heap();
 	pp__handle *const handle = heap != NULL ? pp__pin(end, PP__KIND_PIPE) : NULL;
 	proof *const both = handle != NULL ? calloc(2, sizeof *both) : NULL;
-	int32_t status = handle == NULL ? PP_ERR_HANDLE : PP_ERR_STATE;
+	int32_t status = handle == NULL ? PP_ERR_HANDLE : pp__fail(PP_ERR_STATE, "it is not proved that nobody will send");
 
 	if (both != NULL && heap == handle->heap) {
 		both[0].heap = heap;

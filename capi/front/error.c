@@ -4,35 +4,47 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
+/* The message of the last failing call: a text that needs no formatting, or, if that is NULL, what was formatted. */
+static __thread const char *fixed;
 static __thread char message[512];
+
+/* say keeps a text without conversions by its address: it is a literal, and calls that fail often, such as those that find a queue empty, cost no formatting. */
+static void say(const char *format, va_list args)
+{
+	const int saved = errno;
+
+	fixed = NULL;
+	if (strchr(format, '%') == NULL)
+		fixed = format;
+	else
+		vsnprintf(message, sizeof message, format, args);
+	errno = saved;
+}
 
 void pp__set_error(const char *format, ...)
 {
-	const int saved = errno;
 	va_list args;
 
 	va_start(args, format);
-	vsnprintf(message, sizeof message, format, args);
+	say(format, args);
 	va_end(args);
-	errno = saved;
 }
 
 int32_t pp__fail(int32_t status, const char *format, ...)
 {
-	const int saved = errno;
 	va_list args;
 
 	va_start(args, format);
-	vsnprintf(message, sizeof message, format, args);
+	say(format, args);
 	va_end(args);
-	errno = saved;
 	return status;
 }
 
 const char *pp_last_error(void)
 {
-	return message;
+	return fixed != NULL ? fixed : message;
 }
 
 const char *pp_strerror(int32_t status)

@@ -21,10 +21,11 @@
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif
 
-/* pp__fail stores a message for pp_last_error of this thread and returns status. errno is kept. */
+/* pp__fail stores a message for pp_last_error of this thread and returns status. errno is kept. format is a literal: one without conversions is kept as it is,
+ * which costs next to nothing. */
 int32_t pp__fail(int32_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* pp__set_error stores a message for pp_last_error of this thread: printf's arguments. */
+/* pp__set_error does the same without a status. */
 void pp__set_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* The library's own path as the loader knew it, made absolute; "" if unknown. */

@@ -27,8 +27,11 @@ int32_t pp_ref_export(uint64_t handle, void *ref_out)
 			pinned = pp__pin(handle, kind);
 	if (pinned == NULL)
 		return pp__fail(PP_ERR_HANDLE, "no object has the handle %#llx, or it was freed", (unsigned long long)handle);
-	const int32_t status = pp__ref_send(pinned, &ref);
+	const bool pipe = pinned->kind == PP__KIND_PIPE;
+	const int32_t status = pipe ? PP_OK : pp__ref_send(pinned, &ref);
 	pp__unpin(pinned);
+	if (pipe) /* which end, and its descriptor */
+		return pp_pipe_export(handle, 1, ref_out);
 	if (status == PP_OK)
 		memcpy(ref_out, &ref, sizeof ref);
 	return status;
@@ -46,6 +49,12 @@ int32_t pp_ref_import(const void *ref, uint32_t kind, uint64_t *handle_out, uint
 		return pp__fail(PP_ERR_INVALID, "not a reference: kind %u", copy.kind);
 	if (kind != PP_KIND_ANY && kind != copy.kind)
 		return pp__fail(PP_ERR_INVALID, "the reference is to a %s", pp__kinds[copy.kind]->name);
+	if (copy.kind == PP__KIND_PIPE) {
+		const int32_t status = pp_pipe_import(ref, -1, handle_out);
+		if (status == PP_OK && kind_out != NULL)
+			*kind_out = PP_KIND_PIPE;
+		return status;
+	}
 	const int32_t status = pp__ref_receive(&copy, &handle);
 	if (status != PP_OK)
 		return status;
@@ -62,6 +71,9 @@ int32_t pp_ref_forget(const void *ref)
 	if (ref == NULL)
 		return pp__fail(PP_ERR_INVALID, "pp_ref_forget: NULL");
 	memcpy(&copy, ref, sizeof copy);
-	pp__ref_forget(&copy);
+	if (copy.kind == PP__KIND_PIPE || copy.heap_id == UINT64_MAX) /* that, or a name of pp_fd_export, has a descriptor in the depot */
+		pp_pipe_forget(ref);
+	else
+		pp__ref_forget(&copy);
 	return PP_OK;
 }

@@ -34,6 +34,7 @@ typedef struct {
 	pp__pipe_way *way;
 	int fd;
 	uint64_t deadline; /* 0: does not wait */
+	bool sends;
 } call;
 
 /* What is sent. */
@@ -197,7 +198,7 @@ static int32_t begin(pp_pipe end, bool sends, int64_t timeout_ms, call *call_out
 		pp__unpin(handle);
 		return pp__fail(PP_ERR_STATE, "this end of the pipe only %s", sends ? "receives" : "sends");
 	}
-	*call_out = (call){handle, &pipe->way[way], handle->fd, pp__deadline(timeout_ms)};
+	*call_out = (call){handle, &pipe->way[way], handle->fd, pp__deadline(timeout_ms), sends};
 	return PP_OK;
 }
 
@@ -211,6 +212,12 @@ static int32_t end(const call *call, int32_t status)
 		return pp__fail(status, "nobody has the other end of the pipe");
 	case PP_ERR_CLOSED:
 		return pp__fail(status, "the end of the pipe was freed during the call");
+	case PP_ERR_TIMEOUT:
+		return pp__fail(status, call->sends ? "there was no room in the pipe in time" : "nothing came through the pipe in time");
+	case PP_ERR_TOO_BIG:
+		return pp__fail(status, "the message is longer than the buffer");
+	case PP_ERR_INTERRUPTED:
+		return pp__fail(status, "a signal handler ran");
 	default:
 		return status;
 	}
@@ -218,7 +225,7 @@ static int32_t end(const call *call, int32_t status)
 
 static bool closing(const call *call)
 {
-	return __atomic_load_n(&call->handle->words[FREED], __ATOMIC_RELAXED) != 0;
+	return __atomic_load_n(&call->handle->words[FREED], __ATOMIC_SEQ_CST) != 0;
 }
 
 /* hung_up asks the kernel whether nobody has the other end. */
@@ -358,7 +365,7 @@ static int32_t push(const call *call, const item *what)
 			return status == PP_ERR_TIMEOUT && call->deadline != 0 ? PP_ERR_CLOSED : status;
 		}
 		const uint32_t seq = pp__bell_enter(&way->space);
-		const bool room = __atomic_load_n(&way->head, __ATOMIC_SEQ_CST) != word64(&way->seen_head);
+		const bool room = __atomic_load_n(&way->head, __ATOMIC_SEQ_CST) != word64(&way->seen_head) || closing(call);
 		pp__mutex_unlock(&way->send_lock);
 		if (room)
 			continue;
@@ -1044,7 +1051,8 @@ int32_t pp_pipe_free(pp_pipe end)
 	if (handle != NULL) {
 		pp__pipe *const pipe = pp__at(handle->heap, handle->off);
 		const uint32_t now = (uint32_t)(pp__now_ns() / MS) | 1;
-		__atomic_store_n(&handle->words[FREED], 1, __ATOMIC_RELAXED);
+		__atomic_store_n(&handle->words[FREED], 1, __ATOMIC_SEQ_CST);
+		(void)pp__bell_ring(&pipe->way[handle->words[WHICH]].space); /* senders of this process */
 		__atomic_store_n(&pipe->way[handle->words[WHICH] ^ 1].look, now, __ATOMIC_SEQ_CST);
 		pp__unpin(handle);
 	}

@@ -154,7 +154,14 @@ static void linger(const pp__queue *q, uint64_t *skip)
 	}
 }
 
-/* rest sleeps until the bell rings, but not if ready, and not beyond the deadline: then it returns status. PP_OK: look again. */
+/* freed reports whether the handle was, while this call uses it. */
+static bool freed(const view *v)
+{
+	return __atomic_load_n(&v->handle->number, __ATOMIC_SEQ_CST) == 0;
+}
+
+/* rest sleeps until the bell rings, but not if ready, and not beyond the deadline: then it returns status. PP_OK: look again.
+ * PP_ERR_CLOSED: the handle was freed meanwhile. */
 static int32_t rest(view *v, pp__bell *bell, bool (*ready)(const void *q), int32_t status)
 {
 	if (v->timeout_ms == 0 || v->timeout_ms == PP_TRY)
@@ -169,6 +176,8 @@ static int32_t rest(view *v, pp__bell *bell, bool (*ready)(const void *q), int32
 	const uint32_t seq = enter(bell);
 	if (ready(v->q))
 		return PP_OK;
+	if (freed(v))
+		return PP_ERR_CLOSED;
 	const uint64_t now = pp__now_ns();
 	if (now >= deadline)
 		return status;
@@ -634,10 +643,10 @@ static void commit_put(pp__queue *q, const cursor *c)
 	__atomic_store_n(&q->tail, position_of(c), __ATOMIC_RELEASE);
 }
 
-static int32_t put_failed(int32_t status)
+static int32_t put_failed(const view *v, int32_t status)
 {
 	if (status == PP_ERR_CLOSED)
-		return pp__fail(status, "queue: closed");
+		return pp__fail(status, freed(v) ? "queue: the handle was freed during the call" : "queue: closed");
 	if (status == PP_ERR_FULL)
 		return pp__fail(status, "queue: full");
 	if (status == PP_ERR_TIMEOUT)
@@ -662,7 +671,7 @@ static int32_t put_small(view *v, const pp_part *parts, size_t n, uint32_t len, 
 			break;
 	}
 	if (status != PP_OK)
-		return put_failed(status);
+		return put_failed(v, status);
 	status = place_record(v, &c, parts, n, len, cell != NULL ? PP__QUEUE_BULK : PP__QUEUE_INLINE, codec, c.crossings);
 	if (status == PP_OK) {
 		if (cell != NULL) {
@@ -690,9 +699,9 @@ static int32_t put_bulk(view *v, const pp_part *parts, size_t n, uint64_t size, 
 	while (full(v->q)) { /* not with the memory in hand */
 		status = rest(v, &v->q->not_full, ready_to_put, PP_ERR_FULL);
 		if (status != PP_OK)
-			return put_failed(status);
+			return put_failed(v, status);
 		if (__atomic_load_n(&v->q->closed, __ATOMIC_SEQ_CST) != 0)
-			return put_failed(PP_ERR_CLOSED);
+			return put_failed(v, PP_ERR_CLOSED);
 	}
 	status = claim_cell(v, &cell, &number);
 	if (status != PP_OK)
@@ -978,11 +987,11 @@ static int32_t get_once(view *v, const want *w)
 	return PP_OK;
 }
 
-static int32_t get_failed(int32_t status)
+static int32_t get_failed(const view *v, int32_t status)
 {
 	if (status == PP_ERR_EMPTY)
 		return pp__fail(status, "queue: empty");
-	return status == PP_ERR_TOO_BIG ? pp__fail(status, "queue: the message is longer than the buffer") : put_failed(status);
+	return status == PP_ERR_TOO_BIG ? pp__fail(status, "queue: the message is longer than the buffer") : put_failed(v, status);
 }
 
 static int32_t get(pp_queue queue, int64_t timeout_ms, const want *w)
@@ -1003,8 +1012,10 @@ static int32_t get(pp_queue queue, int64_t timeout_ms, const want *w)
 		if (status != PP_OK)
 			break;
 	}
+	if (status != PP_OK)
+		status = get_failed(&v, status);
 	pp__unpin(v.handle);
-	return status == PP_OK ? PP_OK : get_failed(status);
+	return status;
 }
 
 /* ---- functions of polyproc.h -------------------------------------------------------------------------------------------------------- */
@@ -1059,7 +1070,7 @@ static int32_t put_some(view *v, const uint8_t *data, const uint64_t *sizes, siz
 			break;
 	}
 	if (status != PP_OK)
-		return put_failed(status);
+		return put_failed(v, status);
 	const uint32_t from = c.crossings;
 	while (done < n && done < room && status == PP_OK && sizes[done] <= PP__QUEUE_INLINE_MOST) {
 		const pp_part part = {data, sizes[done]};
@@ -1302,7 +1313,9 @@ int32_t pp_queue_join(pp_queue queue, int64_t timeout_ms)
 	while (status == PP_OK && !all_done(v.q))
 		status = rest(&v, &v.q->all_done, all_done, PP_ERR_TIMEOUT);
 	pp__unpin(v.handle);
-	return status == PP_ERR_TIMEOUT ? pp__fail(status, "queue: not all messages are done") : status;
+	return status == PP_ERR_TIMEOUT  ? pp__fail(status, "queue: not all messages are done")
+	       : status == PP_ERR_CLOSED ? pp__fail(status, "queue: the handle was freed during the call")
+	                                 : status;
 }
 
 int32_t pp_queue_close(pp_queue queue)
@@ -1320,8 +1333,9 @@ int32_t pp_queue_close(pp_queue queue)
 		ring(&v.q->not_empty, INT_MAX);
 		ring(&v.q->not_full, INT_MAX);
 	}
+	status = put_failed(&v, status);
 	pp__unpin(v.handle);
-	return put_failed(status);
+	return status;
 }
 
 /* ---- birth and end -------------------------------------------------------------------------------------------------------------------- */
@@ -1443,6 +1457,27 @@ static int32_t create_named(const pp_queue_options *options, pp__handle **handle
 	return status;
 }
 
+static int32_t options_valid(const pp_queue_options *options)
+{
+	const uint32_t known = PP_QUEUE_EXCLUSIVE | PP_QUEUE_EXISTING;
+
+	if (options->size < sizeof *options)
+		return pp__fail(PP_ERR_INVALID, "queue: options.size is %u: initialize with PP_QUEUE_OPTIONS_INIT", options->size);
+	for (uint32_t i = sizeof *options; i < options->size; i++) /* of a newer header: what this library does not know must be unused */
+		if (((const uint8_t *)options)[i] != 0)
+			return pp__fail(PP_ERR_INVALID, "queue: options has fields that this version of the library does not know");
+	if ((options->flags & ~known) != 0)
+		return pp__fail(PP_ERR_INVALID, "queue: options.flags %#x: unknown flags", options->flags);
+	if (options->flags == known)
+		return pp__fail(PP_ERR_INVALID, "queue: PP_QUEUE_EXCLUSIVE and PP_QUEUE_EXISTING exclude each other");
+	if (options->flags != 0 && options->name == NULL)
+		return pp__fail(PP_ERR_INVALID, "queue: options.flags are for named queues, and options.name is NULL");
+	if (options->maxsize > PP__QUEUE_ITEMS_MOST)
+		return pp__fail(PP_ERR_INVALID, "queue: options.maxsize is %llu: the most is %u", (unsigned long long)options->maxsize,
+		                PP__QUEUE_ITEMS_MOST);
+	return PP_OK;
+}
+
 int32_t pp_queue_create(const pp_queue_options *options, pp_queue *queue_out)
 {
 	static const pp_queue_options none = PP_QUEUE_OPTIONS_INIT;
@@ -1451,10 +1486,9 @@ int32_t pp_queue_create(const pp_queue_options *options, pp_queue *queue_out)
 
 	if (options == NULL)
 		options = &none;
-	if (queue_out == NULL || options->size < sizeof *options || options->maxsize > PP__QUEUE_ITEMS_MOST ||
-	    (options->flags & ~(uint32_t)(PP_QUEUE_EXCLUSIVE | PP_QUEUE_EXISTING)) != 0 || (options->name == NULL && options->flags != 0) ||
-	    options->flags == (PP_QUEUE_EXCLUSIVE | PP_QUEUE_EXISTING))
-		return pp__fail(PP_ERR_INVALID, "queue: invalid options");
+	status = queue_out == NULL ? pp__fail(PP_ERR_INVALID, "queue: queue_out is NULL") : options_valid(options);
+	if (status != PP_OK)
+		return status;
 	if (options->name != NULL) {
 		status = create_named(options, &handle);
 	} else {
@@ -1468,7 +1502,19 @@ int32_t pp_queue_create(const pp_queue_options *options, pp_queue *queue_out)
 
 int32_t pp_queue_free(pp_queue queue)
 {
-	return pp__handle_free(queue, PP__KIND_QUEUE);
+	pp__handle *const handle = queue != 0 ? pp__pin(queue, PP__KIND_QUEUE) : NULL;
+	const int32_t status = pp__handle_free(queue, PP__KIND_QUEUE);
+
+	/* The threads of this process that wait by this handle. They cannot be told from others that sleep. */
+	if (handle != NULL && status == PP_OK) {
+		pp__queue *const q = pp__at(handle->heap, handle->off);
+		ring(&q->not_empty, INT_MAX);
+		ring(&q->not_full, INT_MAX);
+		ring(&q->all_done, INT_MAX);
+	}
+	if (handle != NULL)
+		pp__unpin(handle);
+	return status;
 }
 
 int32_t pp_queue_unlink(const char *name)

@@ -336,6 +336,41 @@ static void leaks(void)
 	REQUIRE(memory() <= bytes + (1 << 20));
 }
 
+/* References to ends: pp_ref_ and pp_pipe_ are the same, and each makes the end that it was made of. */
+static void references(void)
+{
+	for (int which = 0; which < 2; which++)
+		for (int way = 0; way < 4; way++) {
+			pp_pipe ends[2], end = 0;
+			uint8_t ref[PP_REF_SIZE];
+			uint32_t can, own, kind = 0;
+			char byte = 'r';
+			REQUIRE_STATUS(pp_pipe_create(0, ends), PP_OK);
+			REQUIRE_STATUS(way & 1 ? pp_ref_export(ends[which], ref) : pp_pipe_export(ends[which], 1, ref), PP_OK);
+			REQUIRE_STATUS(way & 2 ? pp_ref_import(ref, PP_KIND_PIPE, &end, &kind) : pp_pipe_import(ref, -1, &end), PP_OK);
+			REQUIRE_EQ(kind, way & 2 ? PP_KIND_PIPE : 0);
+			REQUIRE_STATUS(pp_pipe_info(end, &can, NULL), PP_OK);
+			REQUIRE_STATUS(pp_pipe_info(ends[which], &own, NULL), PP_OK);
+			REQUIRE_EQ(can, own);
+			REQUIRE_STATUS(pp_pipe_free(ends[which]), PP_OK);
+			REQUIRE_STATUS(pp_pipe_send(which == 1 ? end : ends[1], &byte, 1, 1000), PP_OK);
+			REQUIRE_EQ(pp_pipe_recv(which == 0 ? end : ends[0], &byte, 1, 1000), 1);
+			REQUIRE_STATUS(pp_ref_import(ref, PP_KIND_PIPE, &end, NULL), PP_ERR_NOT_FOUND); /* its descriptor has been taken */
+			REQUIRE_STATUS(pp_pipe_free(ends[which ^ 1]), PP_OK);
+			REQUIRE_STATUS(pp_pipe_free(end), PP_OK);
+			/* One that is forgotten leaves nothing: the other end sees that nobody is there. */
+			REQUIRE_STATUS(pp_pipe_create(0, ends), PP_OK);
+			REQUIRE_STATUS(way & 1 ? pp_ref_export(ends[which], ref) : pp_pipe_export(ends[which], 1, ref), PP_OK);
+			REQUIRE_STATUS(pp_pipe_free(ends[which]), PP_OK);
+			if (way & 2)
+				REQUIRE_STATUS(pp_ref_forget(ref), PP_OK);
+			else
+				pp_pipe_forget(ref);
+			REQUIRE_STATUS(which == 1 ? (int32_t)pp_pipe_recv(ends[0], &byte, 1, 5000) : pp_pipe_send(ends[1], &byte, 1, 5000), PP_ERR_EOF);
+			REQUIRE_STATUS(pp_pipe_free(ends[which ^ 1]), PP_OK);
+		}
+}
+
 /* A fork while another thread frees ends: the child has the descriptors of the ends that it has, and no other, whatever that thread was at. */
 enum { ENDS = 400, FORKS = 20 };
 
@@ -389,6 +424,7 @@ int main(void)
 	waits();
 	killed();
 	travels();
+	references();
 	deserted();
 	leaks();
 	forks_amid_frees();
