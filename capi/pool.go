@@ -163,7 +163,7 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 				return err
 			}
 			opt.Module = moduleOf(&ref)
-			opt.Initializer = pool.NumberIn(0, uint64(ref.offset))
+			opt.InitFunc = pool.NumberIn(0, uint64(ref.offset))
 		}
 		if !opt.HostStarts {
 			files, variable := family()

@@ -42,7 +42,7 @@ func Example() {
 }
 
 // A worker that dies costs the task that it ran.
-func ExampleWorkerLost() {
+func ExampleWorkerLostError() {
 	p, err := pool.Open(pool.Options{Workers: 2})
 	if err != nil {
 		fmt.Println(err)
@@ -56,10 +56,10 @@ func ExampleWorkerLost() {
 			return
 		}
 		greeting, err := task.Wait(context.Background())
-		var lost *pool.WorkerLost
+		var lost *pool.WorkerLostError
 		switch {
 		case errors.As(err, &lost):
-			fmt.Println("lost with exit code", lost.Exit)
+			fmt.Println("lost with", lost.Status)
 		case err != nil:
 			fmt.Println(err)
 		default:

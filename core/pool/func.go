@@ -2,18 +2,18 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"iter"
-	"math"
 	"sync"
 )
 
 // Func is a function that workers can run: one that was registered under a name.
 type Func[In, Out any] struct {
-	name string
-	id   uint64
+	name   string
+	id     uint64
+	encode encodeFunc[In]
+	decode decodeFunc[Out]
 }
 
 // Name returns the name that the function was registered under.
@@ -51,7 +51,7 @@ func nameID(name string) uint64 {
 //
 // Arguments and results travel as bytes, as Codec describes. It panics if the name is taken.
 func Register[In, Out any](name string, fn func(ctx context.Context, in In) (Out, error)) *Func[In, Out] {
-	f := &Func[In, Out]{name: name, id: nameID(name)}
+	f := &Func[In, Out]{name: name, id: nameID(name), encode: encoder[In](), decode: decoder[Out]()}
 	decode, encode := decoder[In](), encoder[Out]()
 	registry.Lock()
 	defer registry.Unlock()
@@ -75,74 +75,45 @@ func Register[In, Out any](name string, fn func(ctx context.Context, in In) (Out
 	return f
 }
 
-// RegisterInitializer makes fn a function that each worker can run at its start: its number goes into Options.Initializer, its
-// argument into Options.InitArg. It panics if the name is taken.
-func RegisterInitializer(name string, fn func(arg []byte) error) uint64 {
+// Initializer is a call that each worker makes at its start: see [RegisterInitializer]. The zero value is none.
+type Initializer struct {
+	id  uint64
+	arg []byte
+	err error
+}
+
+// RegisterInitializer makes fn a function that each worker can run at its start, before its first task. It returns a function that
+// makes the call of fn with an argument, for [Options]:
+//
+//	var connect = pool.RegisterInitializer("connect", func(address string) error { ... })
+//
+//	p, err := pool.Open(pool.Options{Initializer: connect("localhost:5432")})
+//
+// Call it, like [Register], while packages are initialized. A worker in which fn returns an error, panics or ends the process is not
+// used; when several in a row fail so, all tasks of the pool fail with [ErrInit] or [ErrStart]. RegisterInitializer panics if the name
+// is taken.
+func RegisterInitializer[Arg any](name string, fn func(arg Arg) error) func(arg Arg) Initializer {
 	id := nameID(name)
+	decode, encode := decoder[Arg](), encoder[Arg]()
 	registry.Lock()
 	defer registry.Unlock()
 	if _, ok := registry.inits[id]; ok {
 		panic(fmt.Sprintf("pool: initializer %q is registered already", name))
 	}
-	registry.inits[id] = initializer{name, fn}
-	return id
-}
-
-// WorkerLost is the error of a task whose worker died while it ran it.
-type WorkerLost struct {
-	PID  int
-	Exit int    // exit code, or minus the signal; math.MinInt32: not known
-	Task string // name of the function
-}
-
-func (e *WorkerLost) Error() string {
-	how := fmt.Sprintf("exit code %d", e.Exit)
-	switch {
-	case e.Exit == math.MinInt32:
-		how = "exit status not known"
-	case e.Exit < 0:
-		how = fmt.Sprintf("signal %d", -e.Exit)
+	registry.inits[id] = initializer{name, func(data []byte) error {
+		var arg Arg
+		if err := decode(data, &arg); err != nil {
+			return fmt.Errorf("argument: %w", err)
+		}
+		return fn(arg)
+	}}
+	return func(arg Arg) Initializer {
+		data, err := encode(nil, &arg)
+		if err != nil {
+			err = fmt.Errorf("pool: initializer %s: argument: %w", name, err)
+		}
+		return Initializer{id, data, err}
 	}
-	return fmt.Sprintf("pool: worker %d died (%s) while it ran %s", e.PID, how, e.Task)
-}
-
-// TaskError is the error that a task returned, as text, or its panic.
-type TaskError struct {
-	Task    string
-	Message string // a panic's has the worker's stack trace
-	Panic   bool
-}
-
-func (e *TaskError) Error() string { return "pool: " + e.Task + ": " + e.Message }
-
-// Errors of tasks, besides WorkerLost and TaskError.
-var (
-	ErrCancelled = errors.New("pool: task cancelled")
-	ErrInit      = errors.New("pool: the initializer of the workers fails")
-	ErrStart     = errors.New("pool: workers end before they are ready")
-	ErrMemory    = errors.New("pool: no memory for the task's bytes")
-)
-
-const codePanic = 1 // Result.Code of a panic; 0: an error
-
-func (r *Result) err(name string) error {
-	switch r.Outcome {
-	case OK:
-		return nil
-	case Failed:
-		return &TaskError{Task: name, Message: string(r.Data), Panic: r.Code == codePanic}
-	case Lost:
-		return &WorkerLost{PID: r.PID, Exit: r.Exit, Task: name}
-	case Cancelled:
-		return ErrCancelled
-	case BadInit:
-		return fmt.Errorf("%w: %s", ErrInit, r.Data)
-	case BadStart:
-		return fmt.Errorf("%w (exit code %d)%s", ErrStart, r.Exit, r.Data)
-	case NoMemory:
-		return fmt.Errorf("%w %s", ErrMemory, r.Data)
-	}
-	return ErrClosed
 }
 
 // calls is the work of Go tasks: arguments in one buffer, outcomes by task.
@@ -151,6 +122,9 @@ type calls struct {
 	job     *job
 	data    []byte
 	ends    []int
+	inputs  []int // MapAll: which inputs the tasks are of
+	index   int   // Stream: which input of the sequence it is
+	unsent  error // Stream: why it could not be encoded
 	results []Result
 }
 
@@ -172,17 +146,33 @@ func (c *calls) finish(i uint64, r *Result) {
 	}
 }
 
-func newCalls[In, Out any](p *Pool, f *Func[In, Out], ins []In) (*calls, error) {
-	c := &calls{p: p, ends: make([]int, len(ins)), results: make([]Result, len(ins))}
-	encode := encoder[In]()
-	var err error
-	for i := range ins {
-		if c.data, err = encode(c.data, &ins[i]); err != nil {
-			return nil, fmt.Errorf("pool: %s: argument %d: %w", f.name, i, err)
-		}
-		c.ends[i] = len(c.data)
+// newCalls encodes the arguments. If errs is nil, one that cannot be encoded is an *InputError; else its error goes into errs, and it
+// is left out.
+func newCalls[In, Out any](p *Pool, f *Func[In, Out], ins []In, errs []error) (*calls, error) {
+	c := &calls{p: p, ends: make([]int, 0, len(ins))}
+	if errs != nil {
+		c.inputs = make([]int, 0, len(ins))
 	}
-	c.job = &job{work: c, n: uint64(len(ins)), fn: f.id}
+	for i := range ins {
+		data, err := f.encode(c.data, &ins[i])
+		if err != nil {
+			err = fmt.Errorf("pool: %s: argument: %w", f.name, err)
+			if errs == nil {
+				return nil, &InputError{Index: i, Err: err}
+			}
+			errs[i] = err
+			continue
+		}
+		c.data, c.ends = data, append(c.ends, len(data))
+		if errs != nil {
+			c.inputs = append(c.inputs, i)
+		}
+	}
+	c.results = make([]Result, len(c.ends))
+	for i := range c.results {
+		c.results[i].Outcome = resultOpen
+	}
+	c.job = &job{work: c, n: uint64(len(c.ends)), fn: f.id}
 	return c, nil
 }
 
@@ -236,61 +226,96 @@ func (c *calls) wait(ctx context.Context) error {
 	}
 }
 
-// Map runs f for every input and returns the results in the same order. It waits for all of them. The error is that of the first input
-// that failed, and then the results of those that did not fail are there all the same. When ctx ends, Map returns
-// ctx.Err() at once, and the workers that run its tasks are killed and replaced.
+// all runs the calls and waits for them. After an error those without an outcome are abandoned.
+func (c *calls) all(ctx context.Context) error {
+	stop, err := c.run(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if err := c.wait(ctx); err != nil {
+		c.abandon() // not left to the hook, which stop may still take down
+		return err
+	}
+	return nil
+}
+
+// output decodes a result.
+func output[In, Out any](f *Func[In, Out], r *Result, out *Out) error {
+	if err := r.err(f.name); err != nil {
+		return err
+	}
+	if err := f.decode(r.Data, out); err != nil {
+		return fmt.Errorf("pool: %s: result: %w", f.name, err)
+	}
+	return nil
+}
+
+// Map runs f for every input and returns the results in the same order. It waits for all of them. When inputs fail, the error is the
+// [*InputError] of the first of them, and the results of those that did not fail are returned all the same; [MapAll] returns the error
+// of each. When ctx ends first, Map returns ctx.Err() at once; [Register] says what happens to tasks that run.
 func Map[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins []In) ([]Out, error) {
 	outs := make([]Out, len(ins))
 	if len(ins) == 0 {
 		return outs, ctx.Err()
 	}
-	c, err := newCalls(p, f, ins)
+	c, err := newCalls(p, f, ins, nil)
 	if err != nil {
 		return nil, err
 	}
-	stop, err := c.run(ctx)
-	if err != nil {
+	if err := c.all(ctx); err != nil {
 		return nil, err
 	}
-	defer stop()
-	if err := c.wait(ctx); err != nil {
-		c.abandon() // not left to the hook, which stop may still take down
-		return nil, err
-	}
-	decode := decoder[Out]()
 	var first error
 	for i := range c.results {
-		err := c.results[i].err(f.name)
-		if err == nil {
-			err = decode(c.results[i].Data, &outs[i])
-		}
-		if err != nil && first == nil {
-			first = fmt.Errorf("input %d: %w", i, err)
+		if err := output(f, &c.results[i], &outs[i]); err != nil && first == nil {
+			first = &InputError{Index: i, Err: err}
 		}
 	}
 	return outs, first
 }
 
+// MapAll runs f for every input, waits for all of them, and returns the result and the error of each: outs[i] is the result for ins[i]
+// if errs[i] is nil. Both slices have the length of ins, so errors.Join(errs...) is nil if nothing failed. When ctx ends first, the
+// inputs that have no outcome yet get ctx.Err().
+func MapAll[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins []In) (outs []Out, errs []error) {
+	outs, errs = make([]Out, len(ins)), make([]error, len(ins))
+	c, _ := newCalls(p, f, ins, errs)
+	if len(c.inputs) == 0 {
+		return outs, errs
+	}
+	err := c.all(ctx)
+	for k, i := range c.inputs {
+		if c.results[k].Outcome == resultOpen {
+			errs[i] = err
+		} else {
+			errs[i] = output(f, &c.results[k], &outs[i])
+		}
+	}
+	return outs, errs
+}
+
 // Task is a call that was submitted.
 type Task[Out any] struct {
-	calls *calls
-	name  string
-	ctx   context.Context
-	stop  func() bool
+	calls  *calls
+	output func(r *Result, out *Out) error
+	ctx    context.Context
+	stop   func() bool
 }
 
 // Submit hands one call to the pool and does not wait. When ctx ends before the call does, the call is dropped, or its worker
 // killed, and Wait returns ctx.Err().
 func Submit[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], in In) (*Task[Out], error) {
-	c, err := newCalls(p, f, []In{in})
+	c, err := newCalls(p, f, []In{in}, nil)
 	if err != nil {
-		return nil, err
+		return nil, err.(*InputError).Err
 	}
 	stop, err := c.run(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &Task[Out]{calls: c, name: f.name, ctx: ctx, stop: stop}, nil
+	output := func(r *Result, out *Out) error { return output(f, r, out) }
+	return &Task[Out]{calls: c, output: output, ctx: ctx, stop: stop}, nil
 }
 
 // Wait waits for the result. It may be called again, and from several goroutines. The end of its own ctx ends only the wait.
@@ -308,11 +333,8 @@ func (t *Task[Out]) Wait(ctx context.Context) (out Out, err error) {
 		return out, err
 	}
 	t.stop()
-	r := &t.calls.results[0]
-	if err := r.err(t.name); err != nil {
-		return out, err
-	}
-	return out, decoder[Out]()(r.Data, &out)
+	err = t.output(&t.calls.results[0], &out)
+	return out, err
 }
 
 // Cancel takes the call back if it has not started, and reports whether it has.
@@ -334,7 +356,8 @@ func (t *Task[Out]) Cancel() bool {
 
 // Stream runs f for every input of a sequence and yields the results in the same order. It takes from the sequence only so
 // far ahead of the consumer as the workers can use (at most twice what was consumed, and a few for each worker), so that the sequence may
-// be endless. When the consumer stops, or ctx ends, tasks of the stream that run are killed.
+// be endless. The error of an input that fails is an [*InputError], and the stream goes on; any other error ends it. When the consumer
+// stops, or ctx ends, tasks of the stream that run are cancelled: see [Register].
 func Stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins iter.Seq[In]) iter.Seq2[Out, error] {
 	return stream(ctx, p, f, ins, true)
 }
@@ -352,7 +375,6 @@ func stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins ite
 		defer cancel()
 		next, stopIns := iter.Pull(ins)
 		defer stopIns()
-		decode := decoder[Out]()
 		flight := map[*calls]struct{}{} // in the pool
 		var order []*calls              // ordered: as they were taken from the sequence
 		var ready []*calls              // unordered: as they ended
@@ -372,7 +394,7 @@ func stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins ite
 			p.wakeAll()
 		})
 		defer unhook()
-		more, consumed := true, 0
+		more, taken, consumed := true, 0, 0
 		for {
 			for more && len(flight) < min(4*p.opt.Workers+consumed, maxAhead) {
 				in, ok := next()
@@ -380,22 +402,29 @@ func stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins ite
 					more = false
 					break
 				}
-				c, err := newCalls(p, f, []In{in})
-				if err == nil {
+				var unsent [1]error
+				c, _ := newCalls(p, f, []In{in}, unsent[:])
+				c.index, c.unsent = taken, unsent[0]
+				taken++
+				flight[c] = struct{}{}
+				if ordered {
+					order = append(order, c)
+				} else {
 					c.job.ended = func() { ready = append(ready, c) }
-					if ordered {
-						order = append(order, c)
-						c.job.ended = nil
-					}
-					p.mu.Lock()
-					err = p.add(c.job)
-					p.mu.Unlock()
 				}
+				if c.unsent != nil {
+					if !ordered {
+						ready = append(ready, c)
+					}
+					continue
+				}
+				p.mu.Lock()
+				err := p.add(c.job)
+				p.mu.Unlock()
 				if err != nil {
 					yield(*new(Out), err)
 					return
 				}
-				flight[c] = struct{}{}
 			}
 			if len(flight) == 0 {
 				return
@@ -424,9 +453,11 @@ func stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins ite
 			delete(flight, c)
 			consumed++
 			var out Out
-			err = c.results[0].err(f.name)
-			if err == nil {
-				err = decode(c.results[0].Data, &out)
+			if err = c.unsent; err == nil {
+				err = output(f, &c.results[0], &out)
+			}
+			if err != nil {
+				err = &InputError{Index: c.index, Err: err}
 			}
 			if !yield(out, err) {
 				return

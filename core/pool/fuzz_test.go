@@ -255,7 +255,7 @@ func FuzzServe(f *testing.F) {
 		b := at[board](mem)
 		b.taskOff, b.taskSize = 1<<20, 1<<20
 		b.resultOff, b.resultSize = 2<<20, 1<<20
-		b.initFn, b.initOff, b.initSize = initFuzz, 1<<20, 100
+		b.initFn, b.initOff, b.initSize = initFuzz(nil).id, 1<<20, 100
 		at[laneHeader](mem[p.geo.laneOff+p.geo.laneSize:]).state.Store(laneClosing)
 	}
 	f.Add([]byte{}, []byte{}, []byte{}, 1, uint32(1))
@@ -287,7 +287,7 @@ func FuzzServe(f *testing.F) {
 		if h.head.state.Load() != laneClosing {
 			return // another lane
 		}
-		_ = h.initialize()
+		_ = h.initialize(func(error) {})
 		for range 100 {
 			rec, err := h.next()
 			if err != nil || rec.Body == nil {

@@ -669,7 +669,7 @@ func TestStorageOfTheDead(t *testing.T) {
 		require.NoError(t, err)
 		require.Greater(t, storage(), before+(30<<20))
 		_, err = Map(within(t), p, fill, []int{-1})
-		var lost *WorkerLost
+		var lost *WorkerLostError
 		require.ErrorAs(t, err, &lost)
 		healthy(t, p)
 		require.Less(t, storage(), before+(2<<20))

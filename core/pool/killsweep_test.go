@@ -42,9 +42,9 @@ const (
 var sweepCounts []uint32
 
 // initSweep maps the file that runs are counted in, and fixes the loop to one thread.
-var initSweep = RegisterInitializer("sweep", func(arg []byte) error {
+var initSweep = RegisterInitializer("sweep", func(name string) error {
 	runtime.LockOSThread()
-	f, err := os.OpenFile(string(arg), os.O_RDWR, 0)
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func sweepWorker(t *testing.T, big int, length time.Duration) {
 		_ = unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(counts))), 4*len(counts)))
 	}()
 
-	p := opened(t, Options{Workers: 1, Initializer: initSweep, InitArg: []byte(name), Env: append(os.Environ(), "GODEBUG=asyncpreemptoff=1", "GOGC=off")})
+	p := opened(t, Options{Workers: 1, Initializer: initSweep(name), Env: append(os.Environ(), "GODEBUG=asyncpreemptoff=1", "GOGC=off")})
 	s := &sweeper{t: t, p: p, counts: counts, big: big}
 	whole, lost := s.round(1 << 30) // to the end, to know how long it is
 	require.Greater(t, whole, 500)

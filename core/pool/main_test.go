@@ -42,18 +42,18 @@ var (
 	})
 )
 
-// Initializers. Their argument is a file name, or nothing.
+// Initializers.
 var (
-	initOnce = pool.RegisterInitializer("fails once", func(arg []byte) error {
-		f, err := os.OpenFile(string(arg), os.O_CREATE|os.O_EXCL, 0o600)
+	initOnce = pool.RegisterInitializer("fails once", func(path string) error {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return nil // somebody has failed before
 		}
 		_ = f.Close()
 		return errors.New("the first one fails")
 	})
-	initNever = pool.RegisterInitializer("always fails", func([]byte) error { return errors.New("never ready") })
-	initExit  = pool.RegisterInitializer("exits", func([]byte) error { os.Exit(3); return nil })
+	initNever = pool.RegisterInitializer("always fails", func(int) error { return errors.New("never ready") })
+	initExit  = pool.RegisterInitializer("exits", func(struct{}) error { os.Exit(3); return nil })
 	initBig   = pool.RegisterInitializer("measures", func(arg []byte) error {
 		initSize = len(arg)
 		return nil

@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -12,18 +11,6 @@ import (
 
 	"github.com/polyproc/polyproc/core/start"
 	"github.com/polyproc/polyproc/shm"
-)
-
-// Errors of calls. Outcomes of tasks are in Result.
-var (
-	ErrClosed      = fmt.Errorf("pool: %w", os.ErrClosed)
-	ErrRunning     = errors.New("pool: still running: drain or terminate it first")
-	ErrTimeout     = fmt.Errorf("pool: %w", os.ErrDeadlineExceeded)
-	ErrNoTask      = errors.New("pool: no such task, or its result was taken")
-	ErrStarted     = errors.New("pool: the task has started")
-	ErrInvalid     = errors.New("pool: invalid argument")
-	ErrTooBig      = errors.New("pool: task too big")
-	ErrInterrupted = shm.ErrInterrupted
 )
 
 // MaxWorkers is the largest number of workers of one pool.
@@ -55,9 +42,13 @@ type Options struct {
 	// BlockSIGINT starts workers with SIGINT blocked: for hosts that unblock it when they are ready for it.
 	BlockSIGINT bool
 
-	Initializer uint64 // the function that runs first in a worker: see RegisterInitializer; C: as in taskHead.fn; 0: none
-	Module      Module // the module with number 0, which the Initializer of C workers lies in
-	InitArg     []byte // its argument; or, for other hosts, bytes that pp_worker_attach returns
+	// Initializer is what each worker runs first: see RegisterInitializer.
+	Initializer Initializer
+
+	// For hosts of other languages, in place of Initializer.
+	InitFunc uint64 // the function that a C worker runs first, as NumberIn gives it; 0: none
+	Module   Module // the module with number 0, which InitFunc lies in
+	InitArg  []byte // its argument, or bytes that pp_worker_attach returns
 
 	// Alloc, if not nil, provides memory for results of at least BigResult bytes; Free takes it back if nobody collects
 	// the result. For hosts that want large results outside the Go heap.
@@ -144,6 +135,12 @@ const (
 func Open(opt Options) (*Pool, error) {
 	if opt.Workers < 0 || opt.Workers > MaxWorkers || opt.MaxTasks < 0 || opt.OutMax < 0 {
 		return nil, fmt.Errorf("%w: %d workers, %d tasks per worker, %d bytes of result", ErrInvalid, opt.Workers, opt.MaxTasks, opt.OutMax)
+	}
+	if opt.Initializer.err != nil {
+		return nil, opt.Initializer.err
+	}
+	if opt.Initializer.id != 0 {
+		opt.InitFunc, opt.InitArg = opt.Initializer.id, opt.Initializer.arg
 	}
 	if opt.Workers == 0 {
 		opt.Workers = min(runtime.NumCPU(), MaxWorkers)
@@ -232,7 +229,7 @@ func (p *Pool) allocate() error {
 	b.abi, b.lanes = abiVersion, uint32(g.slots)
 	b.laneOff, b.laneSize, b.ringCap = uint64(g.laneOff), uint64(g.laneSize), uint64(p.ringCap)
 	b.taskOff, b.taskSize, b.resultOff, b.resultSize = uint64(g.taskOff), uint64(g.taskSize), uint64(g.resultOff), uint64(g.resultSize)
-	b.initFn, b.outMax = p.opt.Initializer, uint64(p.opt.OutMax)
+	b.initFn, b.outMax = p.opt.InitFunc, uint64(p.opt.OutMax)
 	b.parentPID = int32(os.Getpid())
 	b.parentStart, _ = shm.StartTime(os.Getpid())
 	if n := int64(len(p.opt.InitArg)); n > 0 {
@@ -245,7 +242,7 @@ func (p *Pool) allocate() error {
 		p.initArg = block
 		b.initOff, b.initSize = uint64(block.Off), uint64(n)
 	}
-	if p.opt.Initializer != 0 && (p.opt.Args != nil || p.opt.HostStarts) {
+	if p.opt.InitFunc != 0 && (p.opt.Args != nil || p.opt.HostStarts) {
 		if _, err := p.moduleNumber(p.opt.Module); err != nil {
 			p.release()
 			return err

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/polyproc/polyproc/core/pool"
+	"github.com/polyproc/polyproc/core/start"
 )
 
 func open(t testing.TB, opt pool.Options) *pool.Pool {
@@ -146,12 +147,15 @@ func TestFailures(t *testing.T) {
 		require.True(t, te.Panic)
 		require.Contains(t, te.Message, "nil pointer")
 	})
-	for name, c := range map[string]struct{ in, exit int }{"exit": {7, 7}, "SIGKILL": {9, -9}} {
+	for name, c := range map[string]struct {
+		in     int
+		status start.Status
+	}{"exit": {7, start.Status{Known: true, Code: 7}}, "SIGKILL": {9, start.Status{Known: true, Signal: syscall.SIGKILL}}} {
 		t.Run(name, func(t *testing.T) {
 			out, err := pool.Map(limited(t), p, crash, []int{0, 1, c.in, 3, 4})
-			var lost *pool.WorkerLost
+			var lost *pool.WorkerLostError
 			require.ErrorAs(t, err, &lost)
-			require.Equal(t, c.exit, lost.Exit)
+			require.Equal(t, c.status, lost.Status)
 			require.NotZero(t, lost.PID)
 			require.Equal(t, "crash", lost.Task)
 			require.Equal(t, []int{0, 1, 0, 3, 4}, out, "the other tasks are not hurt")
@@ -184,7 +188,7 @@ func TestDeathWithTasksWaiting(t *testing.T) {
 	}
 	tasks := map[uint64]pool.Outcome{}
 	for i, err := range pool.StreamUnordered(limited(t), p, crash, seq(in)) {
-		var lost *pool.WorkerLost
+		var lost *pool.WorkerLostError
 		switch {
 		case err == nil:
 			require.Equal(t, 100, i)
@@ -218,20 +222,20 @@ func seq[T any](in []T) iter.Seq[T] {
 func TestInitializer(t *testing.T) {
 	t.Run("gets its argument", func(t *testing.T) {
 		for _, n := range []int{0, 1, 1 << 20} {
-			p := open(t, pool.Options{Workers: 1, Initializer: initBig, InitArg: make([]byte, n)})
+			p := open(t, pool.Options{Workers: 1, Initializer: initBig(make([]byte, n))})
 			out, err := pool.Map(limited(t), p, sizeSeen, []struct{}{{}})
 			require.NoError(t, err)
 			require.Equal(t, []int{n}, out)
 		}
 	})
 	t.Run("fails once", func(t *testing.T) {
-		p := open(t, pool.Options{Workers: 2, Initializer: initOnce, InitArg: []byte(filepath.Join(t.TempDir(), "flag"))})
+		p := open(t, pool.Options{Workers: 2, Initializer: initOnce(filepath.Join(t.TempDir(), "flag"))})
 		works(t, p)
 		require.Equal(t, 2, p.State().Workers)
 	})
 	t.Run("always fails", func(t *testing.T) {
 		for _, workers := range []int{1, 2, 8} {
-			p := open(t, pool.Options{Workers: workers, Initializer: initNever})
+			p := open(t, pool.Options{Workers: workers, Initializer: initNever(0)})
 			for range 3 {
 				_, err := pool.Map(limited(t), p, square, numbers(10))
 				require.ErrorIs(t, err, pool.ErrInit)
@@ -242,7 +246,7 @@ func TestInitializer(t *testing.T) {
 		}
 	})
 	t.Run("exits", func(t *testing.T) {
-		p := open(t, pool.Options{Workers: 2, Initializer: initExit})
+		p := open(t, pool.Options{Workers: 2, Initializer: initExit(struct{}{})})
 		_, err := pool.Map(limited(t), p, square, numbers(10))
 		require.ErrorIs(t, err, pool.ErrStart)
 		require.ErrorContains(t, err, "exit code 3")

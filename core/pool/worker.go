@@ -47,6 +47,7 @@ type host struct {
 	results           *shm.Producer
 	large             *shm.Windows // task blocks
 	arena             *shm.Arena   // for results
+	ended             chan error   // the worker is to end
 	blocks            [maxSlots]*shm.Block
 }
 
@@ -92,18 +93,27 @@ func serve(value string) error {
 	if err != nil {
 		return fmt.Errorf("pool: worker: %w", err)
 	}
-	if err := h.initialize(); err != nil {
-		if err := h.send(kindInitFailed, nil, []byte(err.Error())); err != nil {
-			return err
-		}
+	go h.begin()
+	return <-h.ended
+}
+
+// begin runs the initializer, and then tasks.
+func (h *host) begin() {
+	fail := func(err error) {
+		err = h.send(kindInitFailed, nil, []byte(err.Error()))
 		h.ringParent()
-		return nil
+		h.ended <- err
+	}
+	if err := h.initialize(fail); err != nil {
+		fail(err)
+		return
 	}
 	if err := h.send(kindReady, nil, nil); err != nil {
-		return err
+		h.ended <- err
+		return
 	}
 	h.ringParent()
-	return h.loop()
+	h.loop()
 }
 
 func attach(a assignment) (*host, error) {
@@ -116,7 +126,7 @@ func attach(a assignment) (*host, error) {
 
 // join connects with a lane, after it has checked all that it takes from the board.
 func join(seg *shm.Segment, slot int, generation uint32) (_ *host, err error) {
-	h := &host{seg: seg, slot: slot, large: shm.NewWindows(seg, 16)}
+	h := &host{seg: seg, slot: slot, large: shm.NewWindows(seg, 16), ended: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			h.leave()
@@ -166,7 +176,8 @@ func (h *host) leave() {
 	_ = h.seg.Unmap(h.boardMem)
 }
 
-func (h *host) initialize() error {
+// initialize runs the initializer. If that ends its goroutine, fail is called in another.
+func (h *host) initialize(fail func(error)) error {
 	if h.board.initFn == 0 {
 		return nil
 	}
@@ -183,69 +194,116 @@ func (h *host) initialize() error {
 		arg = append(arg, window...)
 		h.large.Done(window)
 	}
-	_, err := guard(func() ([]byte, error) { return nil, init.run(arg) })
+	_, err := guard(func() ([]byte, error) { return nil, init.run(arg) }, fail)
 	return err
 }
 
 // panicked is a panic of a task.
-type panicked struct{ text string }
+type panicked struct {
+	text string
+	err  error // that it panicked with, or nil
+}
 
 func (p *panicked) Error() string { return p.text }
 
-// guard runs fn and turns its panic into an error.
-func guard(fn func() ([]byte, error)) (out []byte, err error) {
+// exited is the end of a task's goroutine.
+type exited struct{ text string }
+
+func (e *exited) Error() string { return e.text }
+
+// guard runs fn and turns its panic into an error. If fn ends its goroutine (runtime.Goexit), guard does not return, and calls
+// fail in another goroutine.
+func guard(fn func() ([]byte, error), fail func(error)) (out []byte, err error) {
+	returned := false
 	defer func() {
-		if v := recover(); v != nil {
-			err = &panicked{fmt.Sprintf("panic: %v\n%s", v, debug.Stack())}
+		if returned {
+			return
 		}
+		if v := recover(); v != nil {
+			cause, _ := v.(error)
+			err = &panicked{fmt.Sprintf("panic: %v\n%s", v, debug.Stack()), cause}
+			return
+		}
+		go fail(&exited{fmt.Sprintf("the task ended its goroutine by runtime.Goexit, as t.FailNow does\n%s", debug.Stack())})
 	}()
-	return fn()
+	out, err = fn()
+	returned = true
+	return out, err
 }
 
-// loop runs tasks until the lane is closed.
-func (h *host) loop() error {
-	ctx := context.Background()
+// loop runs tasks until the lane is closed. A task that ends its goroutine ends this one; the loop then goes on in another.
+func (h *host) loop() {
 	var out []byte
 	for {
 		rec, err := h.next()
 		if err != nil || rec.Body == nil {
-			return err
+			h.ended <- err
+			return
 		}
-		head := at[taskHead](rec.Body)
 		begun := time.Now()
-		res := resultHead{number: head.number}
 		in, err := h.input(rec)
 		if err == nil {
-			out, err = h.run(ctx, head.fn, in, out[:0])
+			out, err = h.run(at[taskHead](rec.Body).fn, in, out[:0], func(err error) {
+				if err := h.reply(rec, begun, in, nil, err); err != nil {
+					h.ended <- err
+					return
+				}
+				h.loop()
+			})
 		}
-		if err != nil {
-			res.status = 1
-			if _, ok := err.(*panicked); ok {
-				res.code = codePanic
-			}
-			out = append(out[:0], err.Error()...)
+		if err := h.reply(rec, begun, in, out, err); err != nil {
+			h.ended <- err
+			return
 		}
-		res.runNS = uint64(time.Since(begun))
-		if err := h.send(kindResult, &res, out); err != nil {
-			return err
-		}
-		if rec.Flags&flagBulk != 0 {
-			h.large.Done(in)
-		}
-		h.tasks.ReleaseTo(rec.End)
-		h.ringParent()
 		if cap(out) > 1<<20 {
 			out = nil
 		}
 	}
 }
 
-func (h *host) run(ctx context.Context, fn uint64, in, out []byte) ([]byte, error) {
+// reply sends the outcome of a task: the result, or what err says.
+func (h *host) reply(rec shm.Record, begun time.Time, in, out []byte, err error) error {
+	res := resultHead{number: at[taskHead](rec.Body).number}
+	if err != nil {
+		res.status = 1
+		cause := err
+		p, panics := err.(*panicked)
+		if panics {
+			cause = p.err
+		}
+		out, res.code = describe(out[:0], err, cause)
+		if panics {
+			res.code |= codePanic
+		}
+	}
+	res.runNS = uint64(time.Since(begun))
+	if err := h.send(kindResult, &res, out); err != nil {
+		return err
+	}
+	if rec.Flags&flagBulk != 0 {
+		h.large.Done(in)
+	}
+	h.tasks.ReleaseTo(rec.End)
+	h.ringParent()
+	return nil
+}
+
+// describe is appendFailure for errors whose methods may panic.
+func describe(out []byte, err, cause error) (data []byte, code int32) {
+	defer func() {
+		if v := recover(); v != nil {
+			data, code = fmt.Appendf(out, "an error of type %T, whose methods panic: %v", err, v), 0
+		}
+	}()
+	return appendFailure(out, err.Error(), cause)
+}
+
+func (h *host) run(fn uint64, in, out []byte, fail func(error)) ([]byte, error) {
 	t, ok := registry.tasks[fn]
 	if !ok {
 		return out, fmt.Errorf("no function %#x is registered in this program: call Register while packages are initialized", fn)
 	}
-	return guard(func() ([]byte, error) { return t.run(ctx, in, out) })
+	return guard(func() ([]byte, error) { return t.run(context.Background(), in, out) }, fail)
 }
 
 // input returns a task's bytes where they lie.

@@ -4,6 +4,7 @@ package queue_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -40,6 +41,16 @@ func openPool(t *testing.T, workers int) *pool.Pool {
 		require.NoError(t, p.Shutdown(patient(t)))
 	})
 	return p
+}
+
+var putAfterShutdown = pool.Register("queue_test.putAfterShutdown", func(ctx context.Context, to *queue.Queue[int]) (int, error) {
+	defer to.Close()
+	return 0, errors.Join(to.Shutdown(), to.Put(ctx, 7))
+})
+
+func TestErrorsOfQueuesComeFromWorkers(t *testing.T) {
+	_, err := pool.Map(patient(t), openPool(t, 1), putAfterShutdown, []*queue.Queue[int]{familyQueue[int](t, 0)})
+	require.ErrorIs(t, err, queue.ErrShutdown)
 }
 
 // The queue alone is a task's argument too.

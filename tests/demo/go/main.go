@@ -198,7 +198,7 @@ func crash(ctx context.Context, p *pool.Pool, paths []string) error {
 	good, lost := 0, []error(nil)
 	for i, task := range tasks {
 		got, err := task.Wait(ctx)
-		var worker *pool.WorkerLost
+		var worker *pool.WorkerLostError
 		if errors.As(err, &worker) {
 			lost = append(lost, err)
 			continue
