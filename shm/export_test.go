@@ -21,6 +21,7 @@ func (w *Windows) Mapped() int { return len(w.byBase) }
 const (
 	LockSleepers = lockSleepers
 	PidShift     = pidShift
+	IDShift      = idShift
 	MembersHead  = membersHead
 )
 

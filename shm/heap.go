@@ -280,10 +280,10 @@ func (h *Heap) gone(o Owner, deep bool) bool {
 	if !ok {
 		return true
 	}
-	pid := int(word >> pidShift)
-	if gone(pid, func(start uint64) bool { return start&(1<<startBits-1) == word>>startShift&(1<<startBits-1) }) {
+	if identityIn(word).Gone() {
 		return true
 	}
+	pid := int(word >> pidShift)
 	if pid == os.Getpid() {
 		return !remembered(h.members.id, o)
 	}
@@ -310,7 +310,16 @@ func (h *Heap) reap(most int, deep bool) {
 		at = (at + 1) % heapMembers
 		word := atomic.LoadUint64(&h.members.slots[at])
 		o := Owner(word>>genShift&(1<<genBits-1))<<ownerSlotBits | Owner(at+1)
-		if word&memberTaken == 0 || o == h.Me() {
+		if word&memberTaken == 0 {
+			continue
+		}
+		if o == h.Me() {
+			// We joined when no descriptor was free, so that our id could not be found.
+			if i := identityIn(word); i&identityKinds == byStart && i.id() == 0 {
+				if who, err := Identify(os.Getpid()); err == nil {
+					atomic.CompareAndSwapUint64(&h.members.slots[at], word, uint64(who)|word&genMask)
+				}
+			}
 			continue
 		}
 		looked++

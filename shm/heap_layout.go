@@ -6,7 +6,7 @@ import "unsafe"
 
 const (
 	heapMagic   = 0x3130504145485050 // "PPHEAP01"
-	heapABI     = 1
+	heapABI     = 2
 	slabSize    = 1 << 20
 	slabsMost   = 65536
 	slabFirst   = 32

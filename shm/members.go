@@ -15,10 +15,12 @@ import (
 //
 // A slot is one 64-bit word that names the whole identity, so that joining is one CAS and no process that dies leaves half an entry:
 //
-//	bits  0..1   1 = taken
+//	bits  0..1   0 = free, 1 = taken, and the id is a start time, 3 = taken, and the id is an inode
 //	bits  2..20  generation: how often the slot was taken
-//	bits 21..41  start time of the process, the low 21 bits
+//	bits 21..41  id: the low bits of the inode of the process's pidfd (Linux 6.9), else of its start time; a start time of 0 is not known
 //	bits 42..63  process id (the kernel's maximum is 2^22); 0: it was proven dead, and is being swept up behind
+//
+// But for the generation this is an [Identity].
 //
 // Dead members stay in the table until somebody reaps them, which sweeps up behind them first: an Owner is not given again before
 // that. Process ids mean something only within one pid namespace, so all members must be in the one of the first.
@@ -43,15 +45,33 @@ const (
 	memberTaken   = 1
 	genShift      = 2
 	genBits       = 19
-	startShift    = genShift + genBits
-	startBits     = 21
-	pidShift      = startShift + startBits
+	genMask       = (1<<genBits - 1) << genShift
+	idShift       = genShift + genBits
+	idBits        = 21
+	idMask        = 1<<idBits - 1
+	pidShift      = idShift + idBits
 	pidBits       = 64 - pidShift
+
+	byStart       = memberTaken // what the id of an Identity is
+	byPidfd       = 3
+	identityKinds = 3
 
 	membersHead = 64
 	// MembersMax is the largest number of slots.
 	MembersMax = ownerSlot - 1
 )
+
+// Identity names one process among all that have its number, one after the other. It means the same in every process of a pid namespace, and
+// has the bits of a slot of [Members], but for the generation, which is 0.
+type Identity uint64
+
+// PID returns the number of the process.
+func (i Identity) PID() int { return int(i >> pidShift) }
+
+func (i Identity) id() uint64 { return uint64(i) >> idShift & idMask }
+
+// identityIn returns who is in a slot.
+func identityIn(word uint64) Identity { return Identity(word &^ genMask) }
 
 // MembersSize returns how many bytes of shared memory a table of n slots takes.
 func MembersSize(n int) int { return membersHead + 8*n }
@@ -92,14 +112,11 @@ func NewMembers(s *Segment, b []byte) (*Members, error) {
 // more than once. Errors: [ErrNoMemory] (all slots are taken by the living), [ErrUnsupported].
 func (m *Members) Join(sweep func(dead Owner)) (Owner, error) {
 	pid := os.Getpid()
-	start, err := StartTime(pid)
+	who, err := Identify(pid)
 	if err != nil {
 		return 0, err
 	}
-	if uint64(pid) >= 1<<pidBits {
-		return 0, fmt.Errorf("%w: process id %d", ErrUnsupported, pid)
-	}
-	m.reapOwn(pid, start, sweep)
+	m.reapOwn(pid, sweep)
 	for range 2 {
 		for i := range m.slots {
 			old := atomic.LoadUint64(&m.slots[i])
@@ -108,7 +125,7 @@ func (m *Members) Join(sweep func(dead Owner)) (Owner, error) {
 			}
 			gen := (old>>genShift + 1) & (1<<genBits - 1)
 			o := Owner(gen)<<ownerSlotBits | Owner(i+1)
-			word := uint64(pid)<<pidShift | start&(1<<startBits-1)<<startShift | gen<<genShift | memberTaken
+			word := uint64(who) | gen<<genShift
 			remember(m.id, o)
 			if atomic.CompareAndSwapUint64(&m.slots[i], old, word) {
 				return o, nil
@@ -135,10 +152,10 @@ func (m *Members) Gone(o Owner) bool {
 	if !ok {
 		return true
 	}
-	pid := int(word >> pidShift)
-	if gone(pid, func(start uint64) bool { return start&(1<<startBits-1) == word>>startShift&(1<<startBits-1) }) {
+	if identityIn(word).Gone() {
 		return true
 	}
+	pid := int(word >> pidShift)
 	if pid == os.Getpid() {
 		return !remembered(m.id, o)
 	}
@@ -172,7 +189,7 @@ func (m *Members) words(f func(o Owner, word uint64)) {
 }
 
 // reapOwn reaps what the program that this process executed before has left: nobody else can tell that it is gone once we map the segment.
-func (m *Members) reapOwn(pid int, start uint64, sweep func(dead Owner)) {
+func (m *Members) reapOwn(pid int, sweep func(dead Owner)) {
 	m.words(func(o Owner, word uint64) {
 		if int(word>>pidShift) == pid && !remembered(m.id, o) {
 			m.bury(o, word, sweep)
@@ -184,7 +201,7 @@ func (m *Members) reapOwn(pid int, start uint64, sweep func(dead Owner)) {
 func (m *Members) bury(o Owner, word uint64, sweep func(dead Owner)) bool {
 	// A process that forks takes a slot for its child, which puts its own name there (capi/front/objects.c). If the parent has died meanwhile, the child must
 	// come before the sweep, and then nothing is swept, or not at all: else it would believe in references that it has not any more.
-	nobody := word & ((1<<genBits-1)<<genShift | memberTaken)
+	nobody := word & (genMask | memberTaken)
 	if word != nobody && !atomic.CompareAndSwapUint64(&m.slots[o.Slot()], word, nobody) {
 		return false
 	}
@@ -205,7 +222,7 @@ func (m *Members) word(o Owner) (uint64, bool) {
 }
 
 func (m *Members) free(o Owner, word uint64) bool {
-	return atomic.CompareAndSwapUint64(&m.slots[o.Slot()], word, word&((1<<genBits-1)<<genShift))
+	return atomic.CompareAndSwapUint64(&m.slots[o.Slot()], word, word&genMask)
 }
 
 func remember(id uint64, o Owner) {

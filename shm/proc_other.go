@@ -4,16 +4,11 @@ package shm
 
 // What follows needs a proof of death and a look at another process's mappings, which only Linux offers here.
 
-// StartTime returns when process pid started: Linux only, else [ErrUnsupported].
-func StartTime(int) (uint64, error) { return 0, wrap("start time", ErrUnsupported) }
+// Identify returns the identity of a process: Linux only, else [ErrUnsupported].
+func Identify(int) (Identity, error) { return 0, wrap("identify", ErrUnsupported) }
 
 // Gone reports whether a process is proven dead: on Linux only, else nothing is ever proven.
-func Gone(int, uint64) bool { return false }
-
-// Alive is !Gone.
-func Alive(pid int, start uint64) bool { return !Gone(pid, start) }
-
-func gone(int, func(uint64) bool) bool { return false }
+func (i Identity) Gone() bool { return false }
 
 type fileID struct{}
 

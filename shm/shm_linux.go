@@ -337,72 +337,164 @@ func (g group) read(name string) (int64, bool) {
 	return value, err == nil
 }
 
-// StartTime returns when process pid started, in clock ticks after the boot: /proc/PID/stat, field 22. With the process id it
-// names one process for as long as the machine runs. Errors: [fs.ErrNotExist].
-func StartTime(pid int) (uint64, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if errors.Is(err, unix.ESRCH) { // died between open and read
-		err = os.ErrNotExist
+// Identify returns the identity of the process that has this number now. Errors: [ErrUnsupported] if there is none.
+func Identify(pid int) (Identity, error) {
+	if pid <= 0 || pid >= 1<<pidBits {
+		return 0, fmt.Errorf("%w: process id %d", ErrUnsupported, pid)
 	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err == nil {
+		defer func() { _ = unix.Close(fd) }()
+		if id, ok := pidfdID(fd); ok {
+			return Identity(uint64(pid)<<pidShift | id<<idShift | byPidfd), nil
+		}
+	} else if errors.Is(unix.Tgkill(pid, pid, 0), unix.ESRCH) {
+		return 0, fmt.Errorf("%w: there is no process %d", ErrUnsupported, pid)
+	}
+	id := uint64(0)
+	if ownProc() && bootTime() {
+		if stat, err := readStat(pid); err == nil {
+			id = stat.start & idMask
+		}
+	}
+	return Identity(uint64(pid)<<pidShift | id<<idShift | byStart), nil
+}
+
+// pidfdID reads the inode of a pidfd: since Linux 6.9 it names one process until the machine is booted again, and is the same for every
+// reader. Before, all pidfds have one inode in common: false.
+func pidfdID(fd int) (uint64, bool) {
+	const pidfs = 0x50494446
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if unix.Fstatfs(fd, &fs) != nil || fs.Type != pidfs || unix.Fstat(fd, &st) != nil {
+		return 0, false
+	}
+	return st.Ino & idMask, true
+}
+
+// procStat is what /proc/PID/stat says.
+type procStat struct {
+	state   byte
+	threads int
+	start   uint64 // clock ticks after the boot, as the reader's time namespace has it
+}
+
+func readStat(pid int) (s procStat, err error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, wrap("start time", err)
+		return s, err
 	}
 	// Field 2 is the name in parentheses and may hold anything, parentheses and spaces too.
 	field := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(field) < 20 {
-		return 0, fmt.Errorf("shm: start time: /proc/%d/stat has %d fields", pid, len(field))
+		return s, fmt.Errorf("shm: /proc/%d/stat has %d fields", pid, len(field))
 	}
-	return strconv.ParseUint(string(field[19]), 10, 64)
+	s.state = field[0][0]
+	if s.threads, err = strconv.Atoi(string(field[17])); err == nil {
+		s.start, err = strconv.ParseUint(string(field[19]), 10, 64)
+	}
+	return s, err
 }
 
-// Gone reports whether the process that had this id and start time is proven dead: no process has the id, the one that has
-// it started at another time, or all its threads have ended (a zombie that nobody collected yet is dead too). What cannot be found out
-// is not proof. A stopped process is alive.
-func Gone(pid int, start uint64) bool {
-	return gone(pid, func(is uint64) bool { return is == start })
+// ownProc reports whether /proc is that of this process's pid namespace, so that /proc/PID is the process that PID names here.
+func ownProc() bool {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return false
+	}
+	pid, well := strconv.Itoa(os.Getpid()), false
+	for line := range strings.Lines(string(text)) {
+		switch name, rest, _ := strings.Cut(line, ":"); name {
+		case "Pid":
+			well = strings.TrimSpace(rest) == pid
+		case "NSpid": // one number for each namespace from that of /proc down to ours
+			return well && strings.TrimSpace(rest) == pid
+		}
+	}
+	return well
 }
 
-// Alive is !Gone.
-func Alive(pid int, start uint64) bool { return !Gone(pid, start) }
+// bootTime reports whether this process counts time from the boot, as processes outside of time namespaces do: else the start times that it
+// reads are not those that others read.
+func bootTime() bool {
+	const initial = 0xEFFFFFFA // TIME_NS_INIT_INO
+	var st unix.Stat_t
+	err := unix.Stat("/proc/self/ns/time", &st)
+	return errors.Is(err, unix.ENOENT) || (err == nil && st.Ino == initial)
+}
 
-func gone(pid int, same func(start uint64) bool) bool {
+// Gone reports whether the process is proven dead: no process has its number, another one has it, or all its threads have ended (a
+// zombie that nobody collected yet is dead too). What cannot be found out is not proof: a process that /proc does not show lives, and
+// so does a stopped one.
+func (i Identity) Gone() bool {
+	pid := i.PID()
 	if pid <= 0 {
 		return true
 	}
-	fd, err := unix.PidfdOpen(pid, 0) // before the start time: what it names cannot change any more
-	if err == nil {
-		defer func() { _ = unix.Close(fd) }()
+	fd, err := unix.PidfdOpen(pid, 0) // before anything else: what it names cannot change any more
+	if err != nil {
+		return errors.Is(err, unix.ESRCH) || i.endedUnseen()
 	}
-	if errors.Is(err, unix.ESRCH) || (err != nil && unix.Kill(pid, 0) == unix.ESRCH) {
-		return true
-	}
-	if start, err := StartTime(pid); errors.Is(err, os.ErrNotExist) {
-		// Without /proc nothing has a start time, this process neither.
-		if _, err := os.Stat("/proc/self/stat"); err == nil {
-			return true
-		}
-	} else if err == nil && !same(start) {
-		return true
-	}
-	if err != nil { // no pidfd: kill(2) has answered as well as it can
-		return false
-	}
+	defer func() { _ = unix.Close(fd) }()
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	for {
-		n, err := unix.Poll(poll, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		return err == nil && n == 1 && poll[0].Revents&unix.POLLIN != 0
+	n, err := unix.Poll(poll, 0)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Poll(poll, 0)
 	}
+	if err == nil && n == 1 && poll[0].Revents&unix.POLLIN != 0 {
+		return true
+	}
+	// A process with this number lives. Only what proves that it is another one counts now; that /proc does not show it proves nothing.
+	if i&identityKinds == byPidfd {
+		id, ok := pidfdID(fd)
+		return ok && id != i.id()
+	}
+	now, err := readStat(pid)
+	return err == nil && i.anotherStart(now) && ownProc()
 }
 
-// unmapped reports whether it is proven that process pid does not map the file: it executed another program, which keeps
-// process id, start time and pidfd. About 150 us. Maps that cannot be read prove nothing.
-func unmapped(pid int, id fileID) bool {
-	file, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
+// anotherStart: it is proven that the process which has the number now started at another time.
+func (i Identity) anotherStart(now procStat) bool {
+	return i&identityKinds == byStart && i.id() != 0 && now.start&idMask != i.id() && bootTime()
+}
+
+// endedUnseen does without a pidfd: a filter denies it, the kernel is older than 5.3, or there is no descriptor free.
+func (i Identity) endedUnseen() bool {
+	pid := i.PID()
+	// Not kill(2), which also knows the numbers of threads: of this number's group, is this thread there?
+	if errors.Is(unix.Tgkill(pid, pid, 0), unix.ESRCH) {
+		return true
+	}
+	// A child of ours that nobody has collected.
+	var child unix.Siginfo
+	if unix.Waitid(unix.P_PID, pid, &child, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) == nil && child.Signo == int32(unix.SIGCHLD) {
+		return true
+	}
+	now, err := readStat(pid)
 	if err != nil {
 		return false
+	}
+	// The first thread of a process may end before the others: then it is a zombie, too.
+	zombie := (now.state == 'Z' || now.state == 'X') && now.threads <= 1
+	return (zombie || i.anotherStart(now)) && ownProc()
+}
+
+// unmapped reports whether it is proven that process pid does not map the file: it executed another program, which keeps process id, start
+// time and pidfd. Maps that cannot be read prove nothing, nor do those of a /proc that does not show that we map it ourselves.
+func unmapped(pid int, id fileID) bool {
+	mapped, err := maps(pid, id)
+	if err != nil || mapped || !ownProc() {
+		return false
+	}
+	mapped, err = maps(os.Getpid(), id)
+	return err == nil && mapped
+}
+
+// maps looks for a file among the mappings of a process. About 150 us.
+func maps(pid int, id fileID) (bool, error) {
+	file, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return false, err
 	}
 	defer func() { _ = file.Close() }()
 	lines := 0
@@ -413,13 +505,16 @@ func unmapped(pid int, id fileID) bool {
 		// address perms offset dev inode path
 		field := bytes.Fields(scan.Bytes())
 		if len(field) < 5 {
-			return false
+			return false, ErrCorrupt
 		}
 		if string(field[4]) == id.inode && string(field[3]) == id.device {
-			return false
+			return true, nil
 		}
 	}
-	return scan.Err() == nil && lines > 0
+	if scan.Err() == nil && lines == 0 { // a zombie, or in the middle of an exec
+		return false, os.ErrProcessDone
+	}
+	return false, scan.Err()
 }
 
 // fileID names a file as /proc/PID/maps does.
@@ -437,10 +532,21 @@ func identify(fd int) (fileID, error) {
 // pidSpace returns a number for the pid namespace: process ids compare only within one.
 func pidSpace() (uint64, error) {
 	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/pid", &st); err != nil {
-		return 0, err
+	err := unix.Stat("/proc/self/ns/pid", &st)
+	if err == nil {
+		return st.Ino, nil
 	}
-	return st.Ino, nil
+	if fd, failed := unix.PidfdOpen(os.Getpid(), 0); failed == nil { // without /proc
+		defer func() { _ = unix.Close(fd) }()
+		const getPIDNamespace = 0xff05 // PIDFD_GET_PID_NAMESPACE, Linux 6.11
+		if ns, failed := unix.IoctlRetInt(fd, getPIDNamespace); failed == nil {
+			defer func() { _ = unix.Close(ns) }()
+			if unix.Fstat(ns, &st) == nil {
+				return st.Ino, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("%w: the pid namespace of this process cannot be determined (mount /proc, or use Linux 6.11): %w", ErrUnsupported, err)
 }
 
 func futexWait(addr *uint32, val uint32, ts *unix.Timespec) syscall.Errno {

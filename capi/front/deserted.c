@@ -66,7 +66,7 @@ int32_t pp_waiting(const pp_wait *waits, size_t n)
 	pp__heap *const heap = pp__family_heap();
 	const uint32_t me = heap != NULL ? pp__join(heap) : 0;
 	if (me == 0)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	const uint32_t place = (me & 0xfff) - 1;
 	if (place >= PP__MEMBERS)
 		return pp__fail(PP_ERR_NOMEM, "pp_waiting: no place in the table of members");

@@ -9,6 +9,7 @@
 /* The message of the last failing call: a text that needs no formatting, or, if that is NULL, what was formatted. */
 static __thread const char *fixed;
 static __thread char message[512];
+static __thread int32_t failed;
 
 /* say keeps a text without conversions by its address: it is a literal, and calls that fail often, such as those that find a queue empty, cost no formatting. */
 static void say(const char *format, va_list args)
@@ -39,7 +40,13 @@ int32_t pp__fail(int32_t status, const char *format, ...)
 	va_start(args, format);
 	say(format, args);
 	va_end(args);
+	failed = status;
 	return status;
+}
+
+int32_t pp__failed(void)
+{
+	return failed != PP_OK ? failed : PP_ERR_SYSTEM;
 }
 
 const char *pp_last_error(void)

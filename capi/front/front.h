@@ -25,6 +25,9 @@
  * which costs next to nothing. */
 int32_t pp__fail(int32_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* pp__failed returns the status of this thread's last pp__fail: for callers of a function that has failed without returning one. */
+int32_t pp__failed(void);
+
 /* pp__set_error does the same without a status. */
 void pp__set_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -75,10 +78,27 @@ int32_t pp__resolve(const void *fn, pp__fn_ref *ref_out);
  * is another build, or has no code at the offset. */
 int32_t pp__locate(const pp__fn_ref *ref, const void **fn_out);
 
-/* pp__watch begins to watch process pid: this one's parent; or, if start is not 0, any process of this user that started at that
- * time (/proc/PID/stat field 22), the parent of a worker that a fork server made. PP_OK also if it is watched already; PP_ERR_STATE if
- * it is not there any more; PP_ERR_SYSTEM. */
-int32_t pp__watch(pid_t pid, uint64_t start);
+/* pp__process returns a word that names the process which has this number now, for pp__process_gone in any process of this pid namespace; 0
+ * with a message if there is none. Bits as in the table of members (shm/members.go), but for the generation, which is 0: process id; the
+ * low bits of the pidfd's inode where the kernel has one for each process, else those of the start time; which of the two. Where
+ * neither can be found the id is a start time of 0, which is never compared: then the number alone names the process. */
+uint64_t pp__process(pid_t pid);
+
+/* pp__process_gone reports whether the process that a word names is proven dead: no process has the number, another one has it, or all
+ * threads of the process have ended (a zombie is dead). What cannot be found out proves nothing: a process that /proc does not show lives. */
+bool pp__process_gone(uint64_t word);
+
+/* pp__own_proc reports whether /proc is that of this process's pid namespace, so that /proc/PID is the process that PID names here. */
+bool pp__own_proc(void);
+
+/* pp__boot_time reports whether this process counts time from the boot, as processes outside of time namespaces do: else the start times that
+ * it reads are not those that others read. */
+bool pp__boot_time(void);
+
+/* pp__watch begins to watch process pid: this one's parent; or, if word is not 0, the process that it names, as pp__process does: the
+ * parent of a worker that a fork server made. PP_OK also if it is watched already; PP_ERR_STATE if it is not there any more;
+ * PP_ERR_SYSTEM. */
+int32_t pp__watch(pid_t pid, uint64_t word);
 
 /* pp__fork_worker forks a C worker that serves the place: its pid, or -1 with errno. */
 int32_t pp__fork_worker(const pp_vacancy *vacancy);

@@ -1236,7 +1236,7 @@ int32_t pp__alloc(pp__heap *heap, uint64_t size, uint32_t tag, uint64_t *off_out
 	if (size > BLOCK_MOST)
 		return pp__fail(PP_ERR_NOMEM, "%" PRIu64 " bytes of shared memory: %" PRIu64 " is the most", size, (uint64_t)BLOCK_MOST);
 	if (pp__join(heap) == 0)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	pthread_mutex_lock(&heap->private->lock);
 	int tries = 0;
 	while ((status = pp__pick_block(heap, size, &pick)) == PP_OK && !pp__pick_commit(heap, &pick, tag)) {

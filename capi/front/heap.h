@@ -16,8 +16,8 @@
  *   32 MiB         blocks    slab i is the MiB at i << 20; the first that is used is PP__SLAB_FIRST
  *
  * MEMBERS. A process that takes locks or holds references joins the table and so gets an owner (32 bits: slot + 1, and a generation): see
- * shm/members.go. pp__gone(owner) is true on the kernel's proof of death only (no such process, another start time, a pidfd that is
- * ready, or it executes another program), never because time has passed. An owner whose slot has a later generation is gone.
+ * shm/members.go. pp__gone(owner) is true on the kernel's proof of death only (no such process, a pidfd that is ready, another process with
+ * the number, or it executes another program), never because time has passed or because /proc does not show the process. An owner whose slot has a later generation is gone.
  *
  * BLOCKS. A process claims slabs for itself, by one CAS that names it, and cuts blocks from them: nobody else allocates there, so
  * allocation takes no lock. Anybody frees: one CAS on the block's state, from the tag that it was allocated with to free. A tag says what a
@@ -63,7 +63,7 @@
 #include <stdint.h>
 
 #define PP__HEAP_MAGIC 0x3130504145485050ull /* "PPHEAP01" */
-#define PP__HEAP_ABI 1u
+#define PP__HEAP_ABI 2u
 #define PP__SLAB_SIZE ((uint64_t)1 << 20)
 #define PP__SLABS_MOST 65536u /* 64 GiB of address space in the file; storage only for what is used */
 #define PP__SLAB_FIRST 32u

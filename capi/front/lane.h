@@ -83,7 +83,7 @@ typedef struct pp__board {
 	uint64_t init_size;
 	uint64_t init_fn;  /* pp__task_head.fn of the initializer (C workers), 0 if none */
 	uint64_t out_max;  /* room for a result of a C worker's pp_pool_submit task, bytes */
-	uint64_t parent_start; /* start time of the parent, /proc/PID/stat field 22, clock ticks */
+	uint64_t parent_id; /* names the parent: pid, and pidfd inode or start time, as in the table of members */
 	int32_t parent_pid;
 	uint32_t reserved;
 	uint8_t pad0[256 - 120];

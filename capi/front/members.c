@@ -11,20 +11,28 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
+#define PIDFS_MAGIC 0x50494446
+#define GET_PID_NAMESPACE _IO(0xFF, 5) /* PIDFD_GET_PID_NAMESPACE */
+#define TIME_NS_INIT_INO 0xEFFFFFFAu
 
-enum { SLOT_BITS = 12, GEN_SHIFT = 2, GEN_BITS = 19, START_SHIFT = 21, START_BITS = 21, PID_SHIFT = 42, PID_BITS = 22, TAKEN = 1 };
+enum { SLOT_BITS = 12, GEN_SHIFT = 2, GEN_BITS = 19, ID_SHIFT = 21, ID_BITS = 21, PID_SHIFT = 42, PID_BITS = 22 };
+/* Bits 0 and 1 of a word: taken, and what its id is. */
+enum { TAKEN = 1, BY_START = 1, BY_PIDFD = 3, KINDS = 3 };
 enum { LOCK_SPINS = 40, DEEP_MS = 20, BATCH = 64 };
 #define SLICE_MIN_NS ((uint64_t)1000000)
 #define SLICE_MAX_NS ((uint64_t)160000000)
 #define GEN_MASK (((uint64_t)1 << GEN_BITS) - 1)
-#define START_MASK (((uint64_t)1 << START_BITS) - 1)
+#define ID_MASK (((uint64_t)1 << ID_BITS) - 1)
 
 _Static_assert(PP__MEMBERS_OFF + sizeof(pp__members_head) + PP__MEMBERS * 8 <= PP__SLABS_OFF, "the table of members fits");
 
@@ -54,72 +62,185 @@ static bool member_word(const pp__heap *heap, uint32_t owner, uint64_t *word_out
 	return (*word_out & TAKEN) != 0 && member_owner(*word_out, i) == owner;
 }
 
-/* start_time reads when a process started, /proc/PID/stat field 22: 0, or errno. */
-static int start_time(const char *pid, uint64_t *start_out)
+/* ---- which process a number names -------------------------------------------------------------------------------------- */
+
+static int pidfd_open(pid_t pid)
+{
+	return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+/* pidfd_id reads the inode of a pidfd: since Linux 6.9 it names one process until the machine is booted again, and is the same for every
+ * reader. Before, all pidfds have one inode in common: false. */
+static bool pidfd_id(int fd, uint64_t *id_out)
+{
+	struct statfs fs;
+	struct stat st;
+
+	if (fstatfs(fd, &fs) != 0 || fs.f_type != PIDFS_MAGIC || fstat(fd, &st) != 0)
+		return false;
+	*id_out = (uint64_t)st.st_ino & ID_MASK;
+	return true;
+}
+
+/* What /proc/PID/stat says. */
+typedef struct proc_stat {
+	char state;
+	long threads;
+	uint64_t start; /* clock ticks after the boot, as the reader's time namespace has it */
+} proc_stat;
+
+static bool read_stat(pid_t pid, proc_stat *out)
 {
 	char path[48], text[1024];
+	unsigned long long start;
 
-	snprintf(path, sizeof path, "/proc/%s/stat", pid);
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
 	const int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return errno;
+		return false;
 	ssize_t n;
 	while ((n = read(fd, text, sizeof text - 1)) < 0 && errno == EINTR)
 		;
-	const int error = errno;
 	close(fd);
 	if (n <= 0)
-		return n < 0 ? error : EIO;
+		return false;
 	text[n] = '\0';
 	/* Field 2, the name, may hold anything; the last parenthesis ends it. */
-	const char *at = strrchr(text, ')');
-	for (int field = 2; at != NULL && field < 22; field++)
-		at = strchr(at + 1, ' ');
-	if (at == NULL)
-		return EIO;
-	*start_out = strtoull(at + 1, NULL, 10);
-	return 0;
+	const char *const at = strrchr(text, ')');
+	if (at == NULL || sscanf(at + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld %*d %llu", &out->state,
+	                         &out->threads, &start) != 3)
+		return false;
+	out->start = start;
+	return true;
 }
 
-/* process_gone reports whether the process with this id and start time is proven dead: no process has the id, the one that has it started
- * at another time, or all its threads have ended (a zombie that nobody collected yet is dead too). What cannot be found out is no proof. */
-static bool process_gone(int32_t pid, uint64_t start)
+bool pp__own_proc(void)
 {
 	PP__NO_CANCEL();
-	char name[16];
-	uint64_t is = 0;
+	char text[512], line[64];
+	size_t length = 0; /* of the line so far, kept or not */
+	long first = 0;    /* the number that /proc has for this process */
+	bool well = false;
+
+	const int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	for (ssize_t n; (n = read(fd, text, sizeof text)) != 0;) {
+		if (n < 0 && errno == EINTR)
+			continue;
+		for (ssize_t i = 0; i < n; i++) {
+			if (text[i] != '\n') {
+				if (length < sizeof line - 1)
+					line[length] = text[i];
+				length++;
+				continue;
+			}
+			line[length < sizeof line ? length : sizeof line - 1] = '\0';
+			length = 0;
+			char *end;
+			if (strncmp(line, "Pid:", 4) == 0) {
+				first = strtol(line + 4, NULL, 10);
+				well = first == (long)getpid();
+			} else if (strncmp(line, "NSpid:", 6) == 0) {
+				/* One number for each namespace from that of /proc down to ours. */
+				well = well && strtol(line + 6, &end, 10) == first && *end == '\0';
+			}
+		}
+		if (n < 0)
+			break;
+	}
+	close(fd);
+	return well;
+}
+
+bool pp__boot_time(void)
+{
+	struct stat st;
+
+	return stat("/proc/self/ns/time", &st) != 0 ? errno == ENOENT : st.st_ino == TIME_NS_INIT_INO;
+}
+
+uint64_t pp__process(pid_t pid)
+{
+	PP__NO_CANCEL();
+	const int fd = pidfd_open(pid);
+	uint64_t id = 0, kind = BY_START;
+	proc_stat stat;
+
+	if (pid <= 0 || (uint64_t)pid >= (uint64_t)1 << PID_BITS || (fd < 0 && syscall(SYS_tgkill, pid, pid, 0) != 0 && errno == ESRCH)) {
+		pp__fail(PP_ERR_UNSUPPORTED, "there is no process %d", (int)pid);
+		if (fd >= 0)
+			close(fd);
+		return 0;
+	}
+	if (fd >= 0 && pidfd_id(fd, &id))
+		kind = BY_PIDFD;
+	else if (pp__own_proc() && pp__boot_time() && read_stat(pid, &stat))
+		id = stat.start & ID_MASK;
+	if (fd >= 0)
+		close(fd);
+	return (uint64_t)pid << PID_SHIFT | id << ID_SHIFT | kind;
+}
+
+/* another_start: it is proven that the process which has the number now started at another time than the one in word. */
+static bool another_start(uint64_t word, const proc_stat *now)
+{
+	const uint64_t id = word >> ID_SHIFT & ID_MASK;
+
+	return (word & KINDS) == BY_START && id != 0 && (now->start & ID_MASK) != id && pp__boot_time();
+}
+
+/* ended_unseen does without a pidfd: a filter denies it, the kernel is older than 5.3, or there is no descriptor free. */
+static bool ended_unseen(uint64_t word)
+{
+	const pid_t pid = (pid_t)(word >> PID_SHIFT);
+	siginfo_t child = {0};
+	proc_stat now;
+
+	/* Not kill(2), which also knows the numbers of threads: of this number's group, is this thread there? */
+	if (syscall(SYS_tgkill, pid, pid, 0) != 0 && errno == ESRCH)
+		return true;
+	/* A child of ours that nobody has collected. */
+	if (waitid(P_PID, (id_t)pid, &child, WEXITED | WNOHANG | WNOWAIT) == 0 && child.si_pid == pid)
+		return true;
+	if (!read_stat(pid, &now))
+		return false;
+	/* The first thread of a process may end before the others: then it is a zombie, too. */
+	const bool zombie = (now.state == 'Z' || now.state == 'X') && now.threads <= 1;
+	return (zombie || another_start(word, &now)) && pp__own_proc();
+}
+
+bool pp__process_gone(uint64_t word)
+{
+	PP__NO_CANCEL();
+	const pid_t pid = (pid_t)(word >> PID_SHIFT);
+	uint64_t id;
+	proc_stat now;
 
 	if (pid <= 0)
 		return true;
-	const int fd = (int)syscall(SYS_pidfd_open, pid, 0); /* before the start time: what it names cannot change any more */
-	if (fd < 0 && (errno == ESRCH || (kill(pid, 0) != 0 && errno == ESRCH)))
-		return true;
-	snprintf(name, sizeof name, "%d", (int)pid);
-	const int error = start_time(name, &is);
-	bool gone = false;
-	if (error == 0)
-		gone = (is & START_MASK) != start;
-	else if (error == ENOENT || error == ESRCH)
-		gone = access("/proc/self/stat", F_OK) == 0; /* without /proc nothing has a start time */
-	if (fd >= 0) {
-		struct pollfd p = {.fd = fd, .events = POLLIN};
-		int n;
-		while (!gone && (n = poll(&p, 1, 0)) != 0) {
-			if (n < 0 && errno == EINTR)
-				continue;
-			gone = n == 1 && (p.revents & POLLIN) != 0;
-			break;
-		}
-		close(fd);
-	}
+	const int fd = pidfd_open(pid); /* before anything else: what it names cannot change any more */
+	if (fd < 0)
+		return errno == ESRCH || ended_unseen(word);
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	int n;
+	while ((n = poll(&p, 1, 0)) < 0 && errno == EINTR)
+		;
+	bool gone = n == 1 && (p.revents & POLLIN) != 0;
+	/* A process with this number lives. Only what proves that it is another one counts now; that /proc does not show it proves nothing. */
+	if (!gone && (word & KINDS) == BY_PIDFD)
+		gone = pidfd_id(fd, &id) && id != (word >> ID_SHIFT & ID_MASK);
+	else if (!gone)
+		gone = read_stat(pid, &now) && another_start(word, &now) && pp__own_proc();
+	close(fd);
 	return gone;
 }
 
-/* unmapped reports whether it is proven that the process does not map the file: it executed another program, which keeps process id, start
- * time and pidfd. About 150 us. Maps that cannot be read prove nothing. */
-static bool unmapped(int32_t pid, uint64_t device, uint64_t inode)
+typedef enum { MAPS_UNKNOWN, MAPS_WITH, MAPS_WITHOUT } maps_look;
+
+/* look_at_maps looks for a file among the mappings of a process. About 150 us. */
+static maps_look look_at_maps(pid_t pid, uint64_t device, uint64_t inode)
 {
-	PP__NO_CANCEL();
 	char path[32], text[4096];
 	size_t kept = 0, lines = 0;
 	bool tail = false; /* of a line too long for text: the part that matters was seen */
@@ -127,14 +248,14 @@ static bool unmapped(int32_t pid, uint64_t device, uint64_t inode)
 	snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
 	const int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return false;
+		return MAPS_UNKNOWN;
 	for (;;) {
 		const ssize_t n = read(fd, text + kept, sizeof text - 1 - kept);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0) {
 			close(fd);
-			return n == 0 && kept == 0 && lines > 0;
+			return n == 0 && kept == 0 && lines > 0 ? MAPS_WITHOUT : MAPS_UNKNOWN;
 		}
 		kept += (size_t)n;
 		text[kept] = '\0';
@@ -146,10 +267,10 @@ static bool unmapped(int32_t pid, uint64_t device, uint64_t inode)
 			if (end != NULL)
 				*end = '\0';
 			if (!tail) {
-				if (sscanf(line, "%*s %*s %*s %x:%x %llu", &major, &minor, &is) != 3 ||
-				    (is == inode && ((uint64_t)major << 32 | minor) == device)) {
+				const int fields = sscanf(line, "%*s %*s %*s %x:%x %llu", &major, &minor, &is);
+				if (fields != 3 || (is == inode && ((uint64_t)major << 32 | minor) == device)) {
 					close(fd);
-					return false;
+					return fields != 3 ? MAPS_UNKNOWN : MAPS_WITH;
 				}
 				lines++;
 			}
@@ -165,17 +286,59 @@ static bool unmapped(int32_t pid, uint64_t device, uint64_t inode)
 	}
 }
 
+/* unmapped reports whether it is proven that the process does not map the file: it executed another program, which keeps process id, start
+ * time and pidfd. Maps that cannot be read prove nothing, nor do those of a /proc that does not show that we map it ourselves. */
+static bool unmapped(pid_t pid, uint64_t device, uint64_t inode)
+{
+	PP__NO_CANCEL();
+	return look_at_maps(pid, device, inode) == MAPS_WITHOUT && pp__own_proc() && look_at_maps(getpid(), device, inode) == MAPS_WITH;
+}
+
+/* pid_space finds a number for the pid namespace, 0 if it cannot. A child whose parent still has the number that it knew itself by is in the
+ * parent's: after a chroot there may be no /proc to ask. */
+static uint64_t pid_space(void)
+{
+	static uint64_t known;
+	static pid_t known_by;
+	static uint32_t known_forks;
+	PP__NO_CANCEL();
+	const pid_t pid = getpid(), by = __atomic_load_n(&known_by, __ATOMIC_ACQUIRE);
+	struct stat st;
+	uint64_t space = 0;
+
+	if (stat("/proc/self/ns/pid", &st) == 0) {
+		space = (uint64_t)st.st_ino;
+	} else {
+		const int fd = pidfd_open(pid);
+		const int ns = fd >= 0 ? ioctl(fd, GET_PID_NAMESPACE, 0) : -1; /* Linux 6.11 */
+		if (ns >= 0 && fstat(ns, &st) == 0)
+			space = (uint64_t)st.st_ino;
+		else if (by > 0 && (__atomic_load_n(&known_forks, __ATOMIC_RELAXED) == pp__forks || by == getppid()))
+			space = __atomic_load_n(&known, __ATOMIC_RELAXED);
+		if (ns >= 0)
+			close(ns);
+		if (fd >= 0)
+			close(fd);
+	}
+	if (space != 0) {
+		__atomic_store_n(&known, space, __ATOMIC_RELAXED);
+		__atomic_store_n(&known_forks, pp__forks, __ATOMIC_RELAXED);
+		__atomic_store_n(&known_by, pid, __ATOMIC_RELEASE);
+	}
+	return space;
+}
+
 int32_t pp__members_in(pp__heap *heap)
 {
 	pp__members_head *const head = members(heap);
-	struct stat st;
+	const uint64_t space = pid_space();
 	uint64_t expected = 0;
 
-	if (stat("/proc/self/ns/pid", &st) != 0)
-		return pp__fail(PP_ERR_SYSTEM, "/proc/self/ns/pid: %s", strerror(errno));
-	if (!__atomic_compare_exchange_n(&head->space, &expected, (uint64_t)st.st_ino, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) &&
-	    expected != (uint64_t)st.st_ino)
-		return pp__fail(PP_ERR_UNSUPPORTED, "the heap is used in another pid namespace: there is no telling who of there is dead");
+	if (space == 0)
+		return pp__fail(PP_ERR_UNSUPPORTED, "the pid namespace of this process cannot be determined: mount /proc, or use Linux 6.11");
+	if (!__atomic_compare_exchange_n(&head->space, &expected, space, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) && expected != space)
+		return pp__fail(PP_ERR_UNSUPPORTED,
+		                "the shared heap belongs to another pid namespace; process liveness cannot be determined from here");
 	expected = 0;
 	__atomic_compare_exchange_n(&head->id, &expected, pp__random() | 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 	return PP_OK;
@@ -221,9 +384,9 @@ bool pp__members_gone(pp__heap *heap, uint32_t owner, bool deep)
 		return false;
 	if (!member_word(heap, owner, &word))
 		return true;
-	const int32_t pid = (int32_t)(word >> PID_SHIFT);
-	if (process_gone(pid, word >> START_SHIFT & START_MASK))
+	if (pp__process_gone(word))
 		return true;
+	const int32_t pid = (int32_t)(word >> PID_SHIFT);
 	/* Ours: either we know of it, or the program that this process executed before had it. */
 	if (pid == getpid())
 		return !pp__heap_knows(__atomic_load_n(&members(heap)->id, __ATOMIC_RELAXED), owner);
@@ -242,24 +405,9 @@ int32_t pp__owner_pid(const pp__heap *heap, uint32_t owner)
 	return member_word(heap, owner & ~PP__SLEEPERS, &word) ? (int32_t)(word >> PID_SHIFT) : 0;
 }
 
-/* identity returns what a word says of this process, but for the generation; 0 with a message if that cannot be found out. */
-static uint64_t identity(void)
-{
-	PP__NO_CANCEL();
-	const pid_t pid = getpid();
-	uint64_t start = 0;
-	const int error = start_time("self", &start);
-
-	if (error != 0 || (uint64_t)pid >= (uint64_t)1 << PID_BITS) {
-		pp__fail(PP_ERR_UNSUPPORTED, "start time of process %d: %s", (int)pid, strerror(error != 0 ? error : EOVERFLOW));
-		return 0;
-	}
-	return (uint64_t)pid << PID_SHIFT | (start & START_MASK) << START_SHIFT | TAKEN;
-}
-
 uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out, uint32_t *dead_out)
 {
-	const uint64_t who = identity();
+	const uint64_t who = pp__process(getpid());
 
 	for (uint32_t i = 0; who != 0 && i < PP__MEMBERS; i++) {
 		uint64_t old = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
@@ -311,7 +459,7 @@ void pp__members_leave(pp__heap *heap, uint32_t owner)
 
 bool pp__members_rename(pp__heap *heap, uint32_t owner, uint64_t word)
 {
-	const uint64_t who = identity();
+	const uint64_t who = pp__process(getpid());
 
 	return who != 0 && replace(heap, owner, word, who);
 }
@@ -350,8 +498,14 @@ void pp__reap(pp__heap *heap, uint32_t most, bool deep)
 		i = (i + 1) % PP__MEMBERS;
 		const uint64_t word = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
 		const uint32_t owner = member_owner(word, i);
-		if ((word & TAKEN) == 0 || owner == __atomic_load_n(&heap->me, __ATOMIC_RELAXED))
+		if ((word & TAKEN) == 0)
 			continue;
+		if (owner == __atomic_load_n(&heap->me, __ATOMIC_RELAXED)) {
+			/* We joined when no descriptor was free, so that our id could not be found. */
+			if ((word & KINDS) == BY_START && (word >> ID_SHIFT & ID_MASK) == 0)
+				pp__members_rename(heap, owner, word);
+			continue;
+		}
 		looked++;
 		if (!pp__members_gone(heap, owner, deep))
 			continue;
@@ -447,7 +601,7 @@ int32_t pp__mutex_slow(pp__heap *heap, uint32_t *word, uint64_t deadline, pp__re
 	if (recovered != NULL)
 		*recovered = false;
 	if (me == 0)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	for (int i = 0; i < LOCK_SPINS; i++) {
 		uint32_t free = 0;
 		if (__atomic_load_n(word, __ATOMIC_RELAXED) == 0 &&

@@ -476,7 +476,7 @@ int32_t pp__object_new(pp__heap *heap, uint32_t kind, uint64_t size, pp__handle 
 	pp__pick pick;
 
 	if (me == 0)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	if (size < sizeof(pp__object) || kind == PP__KIND_NONE || kind >= PP__KINDS)
 		return pp__fail(PP_ERR_INVALID, "an object of kind %u, %llu bytes", kind, (unsigned long long)size);
 	tidy(heap);
@@ -545,7 +545,7 @@ static int32_t attach(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t gene
 	uint64_t room;
 
 	if (me == 0)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	int32_t status = check(heap, off, kind, generation, &object, &is_generation, &room);
 	if (status != PP_OK)
 		return status;
@@ -606,9 +606,9 @@ int32_t pp__ref_receive(const pp__ref *ref, pp__handle **handle_out)
 	pp__heap *heap = pp__heap_by_id(ref->heap_id);
 
 	/* A process that has no object yet has not mapped its family's heap. */
-	if (heap == NULL && pp__family_heap() != NULL)
-		heap = pp__heap_by_id(ref->heap_id);
-	if (heap == NULL)
+	if (heap == NULL && pp__family_heap() == NULL)
+		return pp__failed();
+	if (heap == NULL && (heap = pp__heap_by_id(ref->heap_id)) == NULL)
 		return pp__fail(PP_ERR_INVALID, "the object belongs to another family of processes");
 	if (ref->generation == 0)
 		return pp__fail(PP_ERR_CORRUPT, "a reference without a generation");

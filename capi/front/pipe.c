@@ -830,7 +830,7 @@ int32_t pp_fd_export(int32_t fd, uint8_t name_out[32])
 		return pp__fail(PP_ERR_INVALID, "pp_fd_export: NULL");
 	pp__heap *const heap = pp__family_heap();
 	if (heap == NULL)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	const pp__pipe_fd named = name_of(heap);
 	memcpy(name_out, named.name, sizeof named.name);
 	int32_t status;
@@ -848,7 +848,7 @@ int32_t pp_fd_import(const uint8_t name[32], int32_t *fd_out)
 		return pp__fail(PP_ERR_INVALID, "pp_fd_import: NULL");
 	pp__heap *const heap = pp__family_heap();
 	if (heap == NULL)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	memcpy(words, name, sizeof words);
 	int32_t status;
 	while ((status = pp__depot_take(heap, words, &fd)) == PP_ERR_INTERRUPTED) {
@@ -945,7 +945,7 @@ int32_t pp_pipe_create(uint32_t flags, pp_pipe ends_out[2])
 		return pp__fail(PP_ERR_INVALID, "pp_pipe_create: %s", ends_out == NULL ? "NULL" : "unknown flags");
 	pp__heap *const heap = pp__family_heap();
 	if (heap == NULL)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0)
 		return pp__fail(errno == ENOMEM || errno == ENOBUFS ? PP_ERR_NOMEM : PP_ERR_SYSTEM, "pp_pipe_create: %s", strerror(errno));
 	int32_t status = pp__object_new(heap, PP__KIND_PIPE, sizeof(pp__pipe), &first);
@@ -1013,7 +1013,7 @@ int32_t pp_pipe_import(const uint8_t from[32], int32_t fd, pp_pipe *end_out)
 		return pp__fail(PP_ERR_CORRUPT, "this is no reference to a pipe");
 	pp__heap *const heap = pp__family_heap();
 	if (heap == NULL)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	int32_t status = fd >= 0 ? PP_OK : pp__depot_take(heap, name, &given);
 	if (status != PP_OK)
 		return status;

@@ -348,7 +348,7 @@ static int32_t claim_cell(view *v, pp__queue_cell **cell_out, uint32_t *number_o
 	const uint32_t me = pp__join(v->heap);
 
 	if (me == 0)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	for (bool swept = false;; swept = true) {
 		for (walk w = first(v->heap, v->q); w.cell != NULL; next(&w)) {
 			const uint64_t word = load64(&w.cell->word);
@@ -881,7 +881,7 @@ static int32_t get_returned(view *v, const want *w)
 	const uint32_t me = pp__join(v->heap);
 
 	if (me == 0)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	for (int again = 0; again < 2; again++) {
 		for (walk k = first(v->heap, q); k.cell != NULL; next(&k)) {
 			const uint64_t word = load64(&k.cell->word);
@@ -1493,7 +1493,7 @@ int32_t pp_queue_create(const pp_queue_options *options, pp_queue *queue_out)
 		status = create_named(options, &handle);
 	} else {
 		pp__heap *const heap = pp__family_heap();
-		status = heap == NULL ? PP_ERR_NOMEM : make(heap, options->maxsize, &handle);
+		status = heap == NULL ? pp__failed() : make(heap, options->maxsize, &handle);
 	}
 	if (status == PP_OK)
 		*queue_out = handle->number;

@@ -346,7 +346,7 @@ int32_t pp__lock_take(pp__handle *handle, uint64_t deadline, uint32_t levels)
 	pp__lock *const lock = object_of(handle);
 
 	if (pp__join(handle->heap) == 0)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	const uint64_t mine = my_word(handle->heap);
 	if (__atomic_load_n(&lock->turn, __ATOMIC_RELAXED) == 0 && CAS(&lock->word, 0, mine)) {
 		PP__POINT(lock_taken);
@@ -576,7 +576,7 @@ int32_t pp__semaphore_take(pp__handle *handle, uint64_t deadline)
 	pp__semaphore *const semaphore = object_of(handle);
 
 	if (pp__join(handle->heap) == 0)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	if ((semaphore->object.flags & PP__SYNC_RECOVER) != 0)
 		return recover_take(handle, deadline);
 	if (deadline == 0 || __atomic_load_n(&semaphore->turn, __ATOMIC_RELAXED) == 0) {
@@ -779,7 +779,7 @@ static int32_t condition_enter(pp__handle *handle, uint64_t *place_out)
 	const uint32_t me = pp__join(heap);
 
 	if (me == 0)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	const uint32_t ticket = __atomic_fetch_add(&condition->tickets, 1, __ATOMIC_SEQ_CST) & TICKET_MASK;
 	for (bool swept = false;;) {
 		walk w = walk_begin(handle);
@@ -1239,7 +1239,7 @@ static int32_t new_object(uint32_t kind, uint64_t size, uint32_t flags, const vo
 	if (out == NULL)
 		return pp__fail(PP_ERR_INVALID, "%s: NULL", pp__kinds[kind]->name);
 	if ((heap = pp__family_heap()) == NULL)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	const int32_t status = pp__object_new(heap, kind, size, handle_out);
 	if (status == PP_OK)
 		((pp__object *)object_of(*handle_out))->flags = flags;
@@ -1436,7 +1436,7 @@ int32_t pp_condition_wait(pp_condition condition, pp_lock lock, int64_t timeout_
 /* join_and_notify: a notification that is passed on needs a name. */
 static int32_t join_and_notify(pp__handle *handle, uint64_t n)
 {
-	return pp__join(handle->heap) == 0 ? PP_ERR_NOMEM : condition_notify(handle, n);
+	return pp__join(handle->heap) == 0 ? pp__failed() : condition_notify(handle, n);
 }
 
 int32_t pp_condition_notify(pp_condition condition, uint32_t n)
@@ -1558,7 +1558,7 @@ static int32_t barrier_wait(pp__handle *handle, uint64_t deadline, uint64_t *kep
 	if (cells == NULL)
 		return PP_ERR_CORRUPT;
 	if (pp__join(handle->heap) == 0)
-		return PP_ERR_NOMEM;
+		return pp__failed();
 	if (place == 0)
 		status = barrier_arrive(handle, cells, &place, &ended);
 	if (status == PP_OK && index_out != NULL)

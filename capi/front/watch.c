@@ -24,7 +24,7 @@
 
 static struct {
 	pid_t parent; /* who is watched */
-	uint64_t start; /* 0: it is the parent; else when it started, in clock ticks */
+	uint64_t word; /* 0: it is the parent; else its name, see pp__process */
 	pid_t self;   /* by whom: a forked child has no such thread */
 	int fd;       /* pidfd, -1: none, look from time to time */
 } watch = {0, 0, 0, -1};
@@ -36,35 +36,14 @@ enum { WATCH_LOOK_MS = 100 };
 /* Most of it is never touched. A first call through the linker alone takes some KiB. */
 enum { WATCH_STACK = 64 << 10 };
 
-/* start_time reads when a process started: /proc/PID/stat field 22, see proc(5). 0: no such process. */
-static uint64_t start_time(pid_t pid)
-{
-	char path[64], text[1024];
-
-	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-	const int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return 0;
-	const ssize_t n = read(fd, text, sizeof text - 1);
-	close(fd);
-	if (n <= 0)
-		return 0;
-	text[n] = '\0';
-	/* Field 2, the name, may hold anything; the last parenthesis ends it. */
-	const char *at = strrchr(text, ')');
-	for (int field = 2; at != NULL && field < 22; field++)
-		at = strchr(at + 1, ' ');
-	return at != NULL ? strtoull(at + 1, NULL, 10) : 0;
-}
-
 /* gone reports whether the watched process is not there any more. readable: its pidfd says so. */
 static bool gone(bool readable)
 {
 	/* The kernel gives a process a new parent before it makes the old one's pidfd readable. */
-	if (watch.start == 0)
+	if (watch.word == 0)
 		return getppid() != watch.parent;
 	struct pollfd p = {.fd = watch.fd, .events = POLLIN};
-	return start_time(watch.parent) != watch.start || (readable && poll(&p, 1, 0) > 0 && p.revents == POLLIN);
+	return pp__process_gone(watch.word) || (readable && poll(&p, 1, 0) > 0 && p.revents == POLLIN);
 }
 
 static void *watch_run(void *unused)
@@ -132,7 +111,7 @@ bool pp__watched(void)
 	return watched;
 }
 
-int32_t pp__watch(pid_t parent_pid, uint64_t start)
+int32_t pp__watch(pid_t parent_pid, uint64_t word)
 {
 	PP__NO_CANCEL();
 	int32_t status = PP_OK;
@@ -141,8 +120,8 @@ int32_t pp__watch(pid_t parent_pid, uint64_t start)
 	if (watch.self != getpid() || watch.parent != parent_pid) {
 		watch.fd = (int)syscall(SYS_pidfd_open, parent_pid, 0);
 		watch.parent = parent_pid;
-		watch.start = getppid() == parent_pid ? 0 : start;
-		if (watch.start == 0 ? getppid() != parent_pid : start_time(parent_pid) != start) {
+		watch.word = getppid() == parent_pid ? 0 : word;
+		if (watch.word == 0 ? getppid() != parent_pid : pp__process_gone(word)) {
 			status = pp__fail(PP_ERR_STATE, "process %d, which this process is to die with, has ended", (int)parent_pid);
 		} else {
 			const int error = watch_create();
@@ -165,8 +144,8 @@ int32_t pp_watch_process(int32_t pid)
 	PP__NO_CANCEL();
 	if (pid <= 0)
 		return pp__fail(PP_ERR_INVALID, "pp_watch_process: pid %d", (int)pid);
-	const uint64_t start = start_time(pid);
-	if (start == 0)
+	const uint64_t word = pp__process(pid);
+	if (word == 0)
 		return pp__fail(PP_ERR_STATE, "process %d, which this process is to die with, has ended", (int)pid);
-	return pp__watch(pid, start);
+	return pp__watch(pid, word);
 }

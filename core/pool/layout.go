@@ -68,31 +68,31 @@ type module struct {
 
 // board is what all processes of a pool share. Workers write only bells and ready bits; the parent believes nothing else of it.
 type board struct {
-	magic       uint64
-	abi         uint32
-	lanes       uint32
-	laneOff     uint64
-	laneSize    uint64
-	ringCap     uint64
-	taskOff     uint64
-	taskSize    uint64
-	resultOff   uint64
-	resultSize  uint64
-	initOff     uint64
-	initSize    uint64
-	initFn      uint64
-	outMax      uint64
-	parentStart uint64
-	parentPID   int32
-	_           uint32
-	_           [256 - 120]byte
-	fore        bell
-	_           [128 - 8]byte
-	back        bell
-	_           [128 - 8]byte
-	ready       [maxLanes / 64]atomic.Uint64
-	_           [8192 - 512 - maxLanes/8]byte
-	modules     [maxModules]module
+	magic      uint64
+	abi        uint32
+	lanes      uint32
+	laneOff    uint64
+	laneSize   uint64
+	ringCap    uint64
+	taskOff    uint64
+	taskSize   uint64
+	resultOff  uint64
+	resultSize uint64
+	initOff    uint64
+	initSize   uint64
+	initFn     uint64
+	outMax     uint64
+	parentID   uint64
+	parentPID  int32
+	_          uint32
+	_          [256 - 120]byte
+	fore       bell
+	_          [128 - 8]byte
+	back       bell
+	_          [128 - 8]byte
+	ready      [maxLanes / 64]atomic.Uint64
+	_          [8192 - 512 - maxLanes/8]byte
+	modules    [maxModules]module
 }
 
 // laneHeader begins a lane. Each field has one writer: P the parent, W the worker.

@@ -231,7 +231,8 @@ func (p *Pool) allocate() error {
 	b.taskOff, b.taskSize, b.resultOff, b.resultSize = uint64(g.taskOff), uint64(g.taskSize), uint64(g.resultOff), uint64(g.resultSize)
 	b.initFn, b.outMax = p.opt.InitFunc, uint64(p.opt.OutMax)
 	b.parentPID = int32(os.Getpid())
-	b.parentStart, _ = shm.StartTime(os.Getpid())
+	self, _ := shm.Identify(os.Getpid()) // 0 where there is none: then only the parent's children can be workers
+	b.parentID = uint64(self)
 	if n := int64(len(p.opt.InitArg)); n > 0 {
 		block, err := p.arena.Alloc(n)
 		if err != nil {
