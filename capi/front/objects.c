@@ -3,6 +3,7 @@
 #include "pins.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -247,6 +248,10 @@ static uint32_t spare_count, spare_room;
 static uint32_t live; /* handles that exist, or whose closing is not over */
 static uint64_t serial;
 
+/* Why a fork has cost this process handles, "" if none did, and the last handle that was made before it. */
+static char fork_loss[256];
+static uint64_t fork_serial;
+
 /* place finds the handle at an index. */
 static pp__handle *place(uint32_t index)
 {
@@ -338,9 +343,14 @@ static void handle_spare(pp__handle *h)
 	pthread_mutex_unlock(&handles_lock);
 }
 
+static uint64_t serial_in(uint64_t number)
+{
+	return number >> INDEX_BITS & (((uint64_t)1 << SERIAL_BITS) - 1);
+}
+
 static void handle_publish(pp__handle *h, uint32_t index)
 {
-	const uint64_t n = __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED) & (((uint64_t)1 << SERIAL_BITS) - 1);
+	const uint64_t n = serial_in(__atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED) << INDEX_BITS);
 
 	__atomic_store_n(&h->number, NUMBER_MARK | n << INDEX_BITS | index, __ATOMIC_SEQ_CST);
 }
@@ -406,8 +416,11 @@ static pp__handle *lookup(uint64_t number, uint32_t kind)
 			return h;
 		pp__unpin(h);
 	}
-	pp__fail(PP_ERR_HANDLE, "%s: no such handle, or it was freed",
-	         kind < PP__KINDS && pp__kinds[kind] != NULL ? pp__kinds[kind]->name : "object");
+	const char *const name = kind < PP__KINDS && pp__kinds[kind] != NULL ? pp__kinds[kind]->name : "object";
+	if (fork_loss[0] != '\0' && (number & NUMBER_MARK) != 0 && serial_in(number) <= fork_serial)
+		pp__fail(PP_ERR_HANDLE, "%s: the handle was freed, or this process lost it when it was forked: %s", name, fork_loss);
+	else
+		pp__fail(PP_ERR_HANDLE, "%s: no such handle, or it was freed", name);
 	return NULL;
 }
 
@@ -736,13 +749,18 @@ void pp__heap_in_child(void)
 			uint64_t room;
 			/* Without a place in the table, or a cell: as from anybody else. If the object is gone, calls will say so. */
 			if (!taken && pp__join(h->heap) != 0 && check(h->heap, h->off, h->kind, h->generation, &object, &generation, &room) == PP_OK &&
-			    refs_add(object, generation)) {
+			    (refs_add(object, generation) || pp__fail(PP_ERR_CLOSED, "the object is no more") == PP_OK)) {
 				h->cell = pp__cell_take(h->heap, h->heap->me, h->off);
-				if (h->cell == 0)
+				if (h->cell == 0) {
 					refs_drop(h->heap, h->off, h->generation);
+					pp__fail(PP_ERR_NOMEM, "all cells for references are taken");
+				}
 			}
-			if (h->cell == 0)
+			if (h->cell == 0) {
 				h->number = 0;
+				snprintf(fork_loss, sizeof fork_loss, "%s", pp_last_error());
+				fork_serial = serial_in(serial << INDEX_BITS);
+			}
 			if (h->number != 0)
 				continue;
 			h->cell = 0;

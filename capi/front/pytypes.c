@@ -42,7 +42,7 @@ bool pp__py_find(void)
 
 typedef struct semlock {
 	py_object head;
-	pp__handle *handle; /* alive as long as number is ours; NULL: _adopt was not called */
+	pp__handle *handle; /* ours as long as it has our number; NULL: _adopt was not called */
 	void *object;       /* what it is of */
 	uint64_t number;
 	py_object *fail;    /* called with a status, raises */
@@ -62,6 +62,20 @@ static py_object *failed(semlock *self, int32_t status)
 		py.PyErr_SetString(*py.value_error, "the call failed");
 	}
 	return NULL;
+}
+
+/* usable reports whether the handle is ours still: a fork may have cost this process the handle, and its place may be another's by now. If it
+ * is not, the message says why. */
+static bool usable(const semlock *self)
+{
+	if (self->handle == NULL)
+		return false;
+	if (__atomic_load_n(&self->handle->number, __ATOMIC_RELAXED) == self->number)
+		return true;
+	pp__handle *const found = pp__pin(self->number, self->kind);
+	if (found != NULL)
+		pp__unpin(found);
+	return false;
 }
 
 static int32_t take(semlock *self, uint64_t deadline)
@@ -118,7 +132,7 @@ static py_object *semlock_acquire(semlock *self, py_object *const *args, py_size
 	uint64_t deadline = UINT64_MAX;
 	int block = 1;
 
-	if (self->handle == NULL)
+	if (!usable(self))
 		return failed(self, PP_ERR_HANDLE);
 	if (n == 0 && names == NULL)
 		return take_fast(self) ? constant(py.true_) : semlock_take(self, UINT64_MAX);
@@ -149,7 +163,7 @@ static py_object *semlock_acquire(semlock *self, py_object *const *args, py_size
 static py_object *semlock_enter(semlock *self, py_object *none)
 {
 	(void)none;
-	if (self->handle == NULL)
+	if (!usable(self))
 		return failed(self, PP_ERR_HANDLE);
 	if (take_fast(self))
 		return constant(py.true_);
@@ -159,7 +173,7 @@ static py_object *semlock_enter(semlock *self, py_object *none)
 static py_object *semlock_release(semlock *self, py_object *none)
 {
 	(void)none;
-	if (self->handle == NULL)
+	if (!usable(self))
 		return failed(self, PP_ERR_HANDLE);
 	if (self->kind == PP__KIND_LOCK && pp__lock_give_fast(self->object, self->handle->heap->me))
 		return constant(py.none);
@@ -178,7 +192,7 @@ static py_object *semlock_exit(semlock *self, py_object *const *args, py_size n)
 static py_object *semlock_is_mine(semlock *self, py_object *none)
 {
 	(void)none;
-	if (self->handle == NULL)
+	if (!usable(self))
 		return failed(self, PP_ERR_HANDLE);
 	return constant(self->kind == PP__KIND_LOCK && pp__lock_mine(self->handle) > 0 ? py.true_ : py.false_);
 }
@@ -189,7 +203,7 @@ static py_object *semlock_get_value(semlock *self, py_object *none)
 	uint32_t value = 0;
 
 	(void)none;
-	if (self->handle == NULL)
+	if (!usable(self))
 		return failed(self, PP_ERR_HANDLE);
 	if (self->kind == PP__KIND_LOCK) {
 		const pp__lock *const lock = pp__at(self->handle->heap, self->handle->off);
@@ -231,7 +245,7 @@ static py_object *semlock_adopt(semlock *self, py_object *const *args, py_size n
 	self->number = number;
 	self->object = pp__at(handle->heap, handle->off);
 	self->handle = handle;
-	pp__unpin(handle); /* it stays until the number is freed, which only the end of this instance does */
+	pp__unpin(handle); /* it stays until the number is freed: at the end of this instance, or by a fork */
 	return constant(py.none);
 }
 
