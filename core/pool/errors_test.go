@@ -244,9 +244,9 @@ func TestMapAll(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		outs, errs = pool.MapAll(ctx, p, sleep, []int{0, 600_000, 600_000, 0})
+		outs, errs = pool.MapAll(ctx, p, sleep, []int{0, 600_000, 600_000})
 	}()
-	for p.State().Running != 2 {
+	for s := p.State(); s.Running != 2 || s.Waiting != 0; s = p.State() {
 		runtime.Gosched()
 	}
 	cancel()
