@@ -457,11 +457,11 @@ def test_parent_process_ends(ctx, tmp_path):
     assert question(done) is False
 
 
-def python(script, *options, check=True):
+def python(script, *options, check=True, arguments=()):
     """Run a program as a user would."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(
-        [sys.executable, *options, str(script)],
+        [sys.executable, *options, str(script), *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -764,3 +764,33 @@ def test_many(ours):
             p.join(60)
             assert p.exitcode == 0
             p.close()
+
+
+def test_without_poll(ours, tmp_path):
+    """eventlet takes select.poll away and has a select() that lets its threads run."""
+    source = """
+import select
+vars(select).pop("poll", None)
+import process_tasks, sys, time, polyproc
+from polyproc.connection import wait
+ctx = polyproc.get_context(sys.argv[1])
+if __name__ == "__main__":
+    a, b = ctx.Pipe()
+    p = ctx.Process(target=b.send, args=(1,))
+    p.start()
+    assert wait([a], 60) == [a] and a.poll(60) and a.recv() == 1
+    p.join(60)
+    assert p.exitcode == 0 and wait([p.sentinel, a], 60) == [p.sentinel]
+    p = ctx.Process(target=time.sleep, args=(60,))
+    p.start()
+    p.join(0.01)
+    assert p.is_alive()
+    p.terminate()
+    p.join()
+    with ctx.Pool(1) as pool:
+        print(p.exitcode, pool.apply(abs, (-1,)))
+"""
+    script = tmp_path / "program.py"
+    script.write_text(source)
+    ran = python(script, arguments=[ours.get_start_method()])
+    assert (ran.stdout, ran.stderr) == ("-15 1\n", "")

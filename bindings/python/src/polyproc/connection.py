@@ -27,7 +27,7 @@ import sys
 import time
 from _thread import _local
 
-from . import reduction, util
+from . import process, reduction, util
 from .context import AuthenticationError, BufferTooShort, check_receiver
 
 try:
@@ -120,7 +120,7 @@ def _poll_until(poll: select.poll, timeout: float | None) -> list[tuple[int, int
 
 
 def _ready(fd: int, events: int, timeout: float | None) -> bool:
-    poll = select.poll()
+    poll = process.new_poll()
     poll.register(fd, events)
     return bool(_poll_until(poll, timeout))
 
@@ -138,7 +138,7 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     Raises:
         OSError, ValueError: one of them is closed.
     """
-    poll = select.poll()
+    poll = process.new_poll()
     objects = []
     for obj in object_list:
         fd = obj if isinstance(obj, int) else obj.fileno()

@@ -222,9 +222,7 @@ class _Server:
 
 
 def _has_ended(server: _End) -> bool:
-    import select
-
-    poll = select.poll()
+    poll = process.new_poll()
     poll.register(server, 0)  # POLLHUP is always reported
     return bool(poll.poll(_END_SECONDS * 1000))
 
@@ -250,9 +248,13 @@ def read_exactly(fd: int, size: int) -> bytes:
 def main(fd: int) -> None:
     """Serve requests from the socket ``fd`` until nobody holds its other end."""
     import pickle
+    import select
     import signal
     import socket
 
+    # Before the program's modules are imported: some replace what select and socket offer.
+    server = socket.socket(fileno=fd)
+    poll = select.poll()
     with open(spawn.take_payload(), "rb") as payload:
         preload, data = pickle.load(payload)
     _preload(preload, data)
@@ -264,11 +266,8 @@ def main(fd: int) -> None:
         os.set_blocking(end, False)
     signal.set_wakeup_fd(bell_w, warn_on_full_buffer=False)
     status_fds: dict[int, int] = {}  # by pid of the child
-    import select
-
-    with socket.socket(fileno=fd) as server:
+    with server:
         os.set_inheritable(fd, False)
-        poll = select.poll()
         poll.register(server, select.POLLIN)
         poll.register(bell_r, select.POLLIN)
         while True:

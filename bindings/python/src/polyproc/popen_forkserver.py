@@ -52,7 +52,7 @@ class Popen:
             fd = os.pidfd_open(self.pid)
         except (AttributeError, OSError):
             return self._status
-        poll = select.poll()
+        poll = process.new_poll()
         poll.register(self._status, select.POLLIN)
         if any(events & select.POLLIN for _, events in poll.poll(0)):
             # The child has ended already, and its process id may be another's. (POLLHUP alone: the server was killed.)

@@ -87,13 +87,38 @@ def _loaded(name: str) -> Any:
     return sys.modules.get(f"{__package__}.{name}")
 
 
+def new_poll() -> Any:
+    """select.poll(); where eventlet has taken that away, the same by its select(), which lets its other threads run."""
+    import select
+
+    return select.poll() if hasattr(select, "poll") else _Select()
+
+
+class _Select:
+    """What select.poll() is, by select()."""
+
+    def __init__(self) -> None:
+        self._events: dict[int, int] = {}
+
+    def register(self, fd: Any, events: int) -> None:
+        self._events[fd if isinstance(fd, int) else fd.fileno()] = events
+
+    def poll(self, milliseconds: float | None = None) -> list[tuple[int, int]]:
+        import select
+
+        writers = [fd for fd, events in self._events.items() if events & select.POLLOUT]
+        readers = [fd for fd in self._events if fd not in writers]
+        seconds = None if milliseconds is None else milliseconds / 1000
+        readable, writable, _ = select.select(readers, writers, [], seconds)
+        return [(fd, select.POLLIN) for fd in readable] + [(fd, select.POLLOUT) for fd in writable]
+
+
 def wait_readable(fd: int, timeout: float | None) -> bool:
     """Wait until ``fd`` can be read, at most ``timeout`` seconds (None: for ever). Signal handlers run meanwhile."""
-    import select
     import time
 
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
+    poll = new_poll()
+    poll.register(fd, 1)  # POLLIN
     if timeout is None:
         while not poll.poll():
             pass

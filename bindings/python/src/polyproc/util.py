@@ -50,25 +50,27 @@ _logger: Logger | None = None
 _log_to_stderr = False
 
 
-def _log(level: int, message: str, args: tuple[object, ...]) -> None:
-    if _logger is not None:
-        _logger.log(level, message, *args, stacklevel=3)
+# Each of them works, and does nothing, when the interpreter has cleared this module: finalizers call them.
 
 
 def sub_debug(msg: str, *args: object) -> None:
-    _log(SUBDEBUG, msg, args)
+    if _logger is not None:
+        _logger.log(SUBDEBUG, msg, *args, stacklevel=2)
 
 
 def debug(msg: str, *args: object) -> None:
-    _log(DEBUG, msg, args)
+    if _logger is not None:
+        _logger.log(DEBUG, msg, *args, stacklevel=2)
 
 
 def info(msg: str, *args: object) -> None:
-    _log(INFO, msg, args)
+    if _logger is not None:
+        _logger.log(INFO, msg, *args, stacklevel=2)
 
 
 def sub_warning(msg: str, *args: object) -> None:
-    _log(SUBWARNING, msg, args)
+    if _logger is not None:
+        _logger.log(SUBWARNING, msg, *args, stacklevel=2)
 
 
 def get_logger() -> Logger:
