@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 
 from . import context
@@ -72,6 +73,15 @@ _ERRNO = {
 }
 
 
+def _errno_at_end_of(message: str) -> int | None:
+    """The number of the system's error whose text ends the message, which is how the library gives its reason; or None."""
+    text = message.lower()
+    for number in errno.errorcode:
+        if text.endswith(os.strerror(number).lower()):
+            return number
+    return None
+
+
 def error(status: int, message: str | None = None) -> Exception:
     """The exception for a status other than OK.
 
@@ -90,6 +100,10 @@ def error(status: int, message: str | None = None) -> Exception:
     cls = _CLASSES.get(status, context.ProcessError)
     if status in _ERRNO:
         return cls(_ERRNO[status], message)
+    if status in (START, SYSTEM):
+        number = _errno_at_end_of(message)
+        if number is not None:
+            return cls(number, message)
     return cls(message)
 
 
