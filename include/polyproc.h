@@ -208,7 +208,8 @@ PP_API int32_t pp_watch_process(int32_t pid);
  *
  * pp_family returns in fds_out the two descriptors, which stay the library's, and in env_out (env_size bytes; NULL, 0: not wanted) the
  * environment variable, "POLYPROC_FAMILY=...", 80 bytes at most, that the library in the child takes note of when it is
- * loaded. Returns PP_OK; PP_ERR_NOMEM (RLIMIT_FSIZE); PP_ERR_TOO_BIG; PP_ERR_SYSTEM. */
+ * loaded. Returns PP_OK; PP_ERR_NOMEM (RLIMIT_FSIZE); PP_ERR_TOO_BIG; PP_ERR_SYSTEM, also
+ * if the program has closed the descriptors: a process that it starts is not of the family then, one that it forks is. */
 PP_API int32_t pp_family(int32_t fds_out[2], char *env_out, size_t env_size);
 
 /* pp_family_join makes this process a member of the family that env, pp_family's text, tells of, if the library did not find it in the

@@ -19,6 +19,19 @@
 /* Both descriptors + 1 in one word, so that whoever makes them first wins, and no lock can be left behind by a fork: heap << 32 | depot. */
 static uint64_t family;
 
+/* The file of the heap, written after family: 0 is not known yet. */
+static uint64_t heap_device, heap_inode;
+
+static void note_file(int heap)
+{
+	struct stat st;
+
+	if (fstat(heap, &st) == 0) {
+		__atomic_store_n(&heap_device, pp__device_of(&st), __ATOMIC_RELAXED);
+		__atomic_store_n(&heap_inode, (uint64_t)st.st_ino, __ATOMIC_RELEASE);
+	}
+}
+
 static void unpack(uint64_t both, int *heap_out, int *depot_out)
 {
 	*heap_out = (int)(both >> 32) - 1;
@@ -67,6 +80,7 @@ int32_t pp__family_fds(int *heap_out, int *depot_out)
 		const uint64_t made = pack(heap, depot);
 		if (__atomic_compare_exchange_n(&family, &both, made, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
 			both = made;
+			note_file(heap);
 		} else { /* another thread was first */
 			close(heap);
 			close(depot);
@@ -99,6 +113,7 @@ static int32_t take(const char *value)
 			return PP_OK;
 		return pp__fail(PP_ERR_STATE, "this process is of a family already");
 	}
+	note_file(heap);
 	fcntl(heap, F_SETFD, FD_CLOEXEC);
 	fcntl(depot, F_SETFD, FD_CLOEXEC);
 	return PP_OK;
@@ -124,8 +139,13 @@ int32_t pp_family(int32_t fds_out[2], char *env_out, size_t env_size)
 	const int32_t status = pp__family_fds(&heap, &depot);
 	if (status != PP_OK)
 		return status;
-	if (fstat(heap, &st) != 0) /* the program has closed it */
-		return pp__fail(PP_ERR_SYSTEM, "shared memory of the family: %s", strerror(errno));
+	const uint64_t inode = __atomic_load_n(&heap_inode, __ATOMIC_ACQUIRE);
+	int fault = fstat(heap, &st) == 0 ? 0 : errno;
+	/* A program that becomes a daemon closes all descriptors, and what it opens then may have the same number. */
+	if (fault == 0 && inode != 0 && (st.st_ino != inode || pp__device_of(&st) != __atomic_load_n(&heap_device, __ATOMIC_RELAXED)))
+		fault = EBADF;
+	if (fault != 0)
+		return pp__fail(PP_ERR_SYSTEM, "the program has closed the descriptors of the family's shared memory: %s", strerror(fault));
 	fds_out[0] = heap;
 	fds_out[1] = depot;
 	const int n = snprintf(env_out, env_size, VARIABLE "=%d,%d,%llx:%llx", heap, depot, (unsigned long long)st.st_dev,

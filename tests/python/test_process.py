@@ -5,6 +5,7 @@ A case that fails for the standard library is wrong.
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -794,3 +795,55 @@ if __name__ == "__main__":
     script.write_text(source)
     ran = python(script, arguments=[ours.get_start_method()])
     assert (ran.stdout, ran.stderr) == ("-15 1\n", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_objects_after_a_daemonization(method, tmp_path):
+    """A daemon has closed what a spawned child would need for its objects: start() says so."""
+    source = """
+import os, sys, polyproc as mp
+if __name__ == "__main__":
+    ctx = mp.get_context(sys.argv[1])
+    objects = [ctx.Queue(), ctx.Lock()]
+    os.closerange(3, 1000)
+    for each in objects:
+        p = ctx.Process(target=str, args=(each,))
+        try:
+            p.start()
+        except RuntimeError as e:
+            print(type(each).__name__, str(e).endswith("or start the process by fork"))
+        else:
+            p.join()
+            print(p.exitcode)
+    p = ctx.Process(target=str)
+    p.start()
+    p.join()
+    print(p.exitcode)
+"""
+    script = tmp_path / "program.py"
+    script.write_text(source)
+    ran = python(script, arguments=[method])
+    assert ran.stdout.split() == ("0 0 0" if method == "fork" else "Queue True Lock True 0").split()
+
+
+def test_errors_of_the_system_have_their_number():
+    """As OSErrors of the standard library have."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = os.open("/dev/null", os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held + 2, limits[1]))
+    taken = []
+    try:
+        while True:
+            try:
+                taken.append(os.dup(held))
+            except OSError:
+                break
+        with pytest.raises(OSError) as caught:
+            polyproc.get_context("spawn").Process(target=tasks.nothing).start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in (*taken, held):
+            os.close(fd)
+    assert caught.value.errno == errno.EMFILE

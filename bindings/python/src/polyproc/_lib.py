@@ -74,6 +74,13 @@ def begin_family() -> None:
         _pylib.pp_family((ctypes.c_int32 * 2)(), None, 0)  # if it cannot be, whoever needs it will say so
 
 
+def has_family() -> bool:
+    """Whether a program that is started now could be a member of this process's family: not if the descriptors were closed."""
+    import ctypes
+
+    return bool(pylib().pp_family((ctypes.c_int32 * 2)(), None, 0) == 0)
+
+
 def _load() -> None:
     # Two threads may come here at once: the loader hands both the same library, so the second result is as good as the first.
     global _lib, _pylib

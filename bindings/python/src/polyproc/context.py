@@ -545,7 +545,8 @@ def check_receiver(name: str, of_fork: bool = False) -> None:
         of_fork: whether a fork context made it.
 
     Raises:
-        RuntimeError: for a process of the standard library's package; or an object of a fork context for a spawned process.
+        RuntimeError: for a process of the standard library's package; an object of a fork context for a spawned process; or
+            the program has closed what a spawned process would inherit.
     """
     theirs = _stdlib.module("context")
     if theirs is not None and theirs.get_spawning_popen() is not None:
@@ -553,12 +554,21 @@ def check_receiver(name: str, of_fork: bool = False) -> None:
             f"polyproc's {name} cannot be shared with a process that multiprocessing or concurrent.futures spawns: "
             "start the process, or the pool, with polyproc"
         )
-    popen = get_spawning_popen() if of_fork else None
-    if popen is not None:
-        method = getattr(popen, "method", "spawn")
+    popen = get_spawning_popen()
+    if popen is None:
+        return
+    method = getattr(popen, "method", "spawn")
+    if of_fork:
         raise RuntimeError(  # begins as in the standard library, where the locks of a queue say so
             f"A SemLock created in a fork context is being shared with a process in a {method} context. This is not "
             f"supported: create the {name} by polyproc.get_context({method!r}).{name}(), or start the process by fork"
+        )
+    from ._lib import has_family
+
+    if not has_family():
+        raise RuntimeError(
+            f"the {name} cannot be shared with a process that is spawned: this program has closed the descriptors of its "
+            "shared memory, as daemons do at their start. Create the first object after that, or start the process by fork"
         )
 
 
