@@ -111,9 +111,6 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 		if options == nil || out == nil {
 			return invalid("NULL")
 		}
-		if options.size != C.uint32_t(unsafe.Sizeof(*options)) {
-			return invalid("options of %d bytes: initialize them with PP_POOL_OPTIONS_INIT", uint32(options.size))
-		}
 		if options.out_max >= 1<<31 {
 			return invalid("out_max of %d bytes", uint64(options.out_max))
 		}

@@ -55,9 +55,6 @@ func pp__go_process_start(options *C.pp__in_process_options, out *C.pp_process) 
 		if options == nil || out == nil {
 			return invalid("NULL")
 		}
-		if options.size != C.uint32_t(unsafe.Sizeof(*options)) {
-			return invalid("options of %d bytes: initialize them with PP_PROCESS_OPTIONS_INIT", uint32(options.size))
-		}
 		m, err := method(options.method)
 		if err != nil {
 			return err

@@ -37,6 +37,19 @@
  *   part of the program or of a shared library that the program has loaded. A worker dies with the process that
  *   started it, whatever ends that process.
  *
+ *   A worker inherits the environment, the working directory, standard output and standard error, limits and priority; of other
+ *   descriptors only those of the family. Its standard input is empty (/dev/null): what there is to read is the program's. Its
+ *   signals are at their defaults, but SIGINT does nothing: Ctrl-C is for the program. Global constructors, and what stands before
+ *   pp_init in main, run in every worker. A worker may open pools of its own. Workers are children of the program: a loop
+ *   of wait(2) until there are no more children does not end while a pool is open.
+ *   A task that calls exit() or is left by a C++ exception, by pthread_exit or by longjmp ends its worker; so do initializers and
+ *   functions of processes. An exception ends the process by SIGABRT, as std::terminate does, with every start method.
+ *
+ *   With PP_START_FORK a worker is a fork(2) of the program instead, and has all that the program has at that moment. Replacements of
+ *   workers that end are forked later, from a thread of the library, while other threads of the program run: a mutex that one of
+ *   them holds at that moment, that of malloc's excepted, stays locked in the worker for ever. Tasks of forked workers must
+ *   take no locks that other threads of the program use; with PP_START_SPAWN there is no such limit.
+ *
  * ERRORS
  *
  *   Functions that can fail return PP_OK (0) or a negative PP_ERR_ code; pp_last_error() has the message, for this
@@ -89,7 +102,7 @@
  *
  * FORK
  *
- *   pools and processes belong to the process that opened them; in a forked child their handles answer PP_ERR_FORKED.
+ *   Pools and processes belong to the process that opened them; in a forked child their handles answer PP_ERR_FORKED.
  */
 #ifndef POLYPROC_H
 #define POLYPROC_H
@@ -186,7 +199,8 @@ PP_API int32_t pp_cpu_count(void);
 enum {
 	PP_START_DEFAULT = 0,   /* spawn */
 	PP_START_SPAWN = 1,     /* a program is executed afresh: nothing is inherited that was not passed */
-	PP_START_FORK = 2,      /* fork(2), for functions (fn) and for pools of this program's functions: they need no pp_init */
+	PP_START_FORK = 2,      /* fork(2), for functions (fn) and for pools of this program's functions: they need no pp_init. See WORKERS for
+	                         * what such a worker must not do */
 	PP_START_FORKSERVER = 3 /* not for C: PP_ERR_UNSUPPORTED */
 };
 
@@ -203,7 +217,7 @@ PP_API int32_t pp_watch_process(int32_t pid);
 /* ---- family ---------------------------------------------------------------------------------------------------- */
 
 /* Processes share queues, locks and pipes within a family: the process that made the first of them or started the first child, its
- * children, theirs, and so on. Forked children belong to it, and so do workers of pools and children that run one of this program's functions. Another
+ * children, theirs, and so on. Children that it forks after pp_init, its first object or its first pool belong to it, and so do workers of pools and children that run one of this program's functions. Another
  * program joins if it is started with PP_PROCESS_FAMILY, or inherits the two descriptors and is told by the environment.
  *
  * pp_family returns in fds_out the two descriptors, which stay the library's, and in env_out (env_size bytes; NULL, 0: not wanted) the
@@ -225,7 +239,7 @@ typedef int32_t (*pp_process_fn)(const void *arg, size_t arg_size);
 
 /* pp_process_options says what pp_process_start starts. Zero is the default of every field. */
 typedef struct pp_process_options {
-	uint32_t size;           /* sizeof(pp_process_options) */
+	uint32_t size;           /* sizeof(pp_process_options); more is accepted if the rest is zero */
 	uint32_t method;         /* PP_START_ */
 	pp_process_fn fn;        /* run fn(arg, arg_size) in a child that executes this program again (PP_START_FORK: in a forked one);
 	                          * or NULL and: */
@@ -301,7 +315,7 @@ typedef int32_t (*pp_task_fn)(const void *in, size_t in_size, void *out, size_t 
 typedef int32_t (*pp_init_fn)(const void *arg, size_t arg_size);
 
 typedef struct pp_pool_options {
-	uint32_t size;           /* sizeof(pp_pool_options) */
+	uint32_t size;           /* sizeof(pp_pool_options); more is accepted if the rest is zero */
 	uint32_t method;         /* PP_START_ */
 	int32_t workers;         /* how many; 0: pp_cpu_count(); at most 1024 */
 	uint32_t max_tasks;      /* a worker is replaced after so many tasks; 0: never */
@@ -360,8 +374,12 @@ typedef struct pp_result {
 } pp_result;
 
 /* pp_pool_open starts a pool. It returns when the workers have been started, not when they are ready: errors of the
- * initializer come with the first result. Returns PP_OK and the handle; PP_ERR_INVALID; PP_ERR_STATE (no pp_init and
- * no argv); PP_ERR_START; PP_ERR_NOMEM; PP_ERR_UNSUPPORTED (method). */
+ * initializer come with the first result. Returns PP_OK and the handle
+ *         PP_ERR_INVALID      options that cannot be, unknown flags, reserved fields that are not 0
+ *         PP_ERR_STATE        no pp_init and no argv; or the program has closed the library's descriptors
+ *         PP_ERR_ENGINE       the Go engine could not be loaded, or has no threads: see ENGINE
+ *         PP_ERR_NOT_FOUND    the program's file is not there any more, or there is no /proc
+ *         PP_ERR_START, PP_ERR_NOMEM, PP_ERR_UNSUPPORTED (method) */
 PP_API int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out);
 
 /* pp_pool_map runs fn for each of the n elements of the array in (in_size bytes each) and stores its results in the array

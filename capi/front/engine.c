@@ -175,6 +175,11 @@ static bool poller_lost; /* they were found closed */
 /* The locks are held across a fork, so that no child is born in the middle of a load or a look at the modules by another thread. */
 static void before_fork(void)
 {
+	int fds[2];
+
+	/* The child is to belong to the family of this process, also if that has no object yet. */
+	if (pp__engine_loaded() || __atomic_load_n(&pp__the_host.initialized, __ATOMIC_SEQ_CST) != 0)
+		(void)pp_family(fds, NULL, 0);
 	pthread_mutex_lock(&load_lock);
 	pthread_mutex_lock(&modules_lock);
 	pp__heap_before_fork();

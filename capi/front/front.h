@@ -31,6 +31,10 @@ int32_t pp__failed(void);
 /* pp__set_error does the same without a status. */
 void pp__set_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* pp__options_fit checks the size that the caller has put at the head of its options, of which known bytes are known here. More is taken,
+ * from a newer header, if it is zero. init is how to initialize them. Returns PP_OK or PP_ERR_INVALID. */
+int32_t pp__options_fit(const void *options, uint32_t size, size_t known, const char *init);
+
 /* The library's own path as the loader knew it, made absolute; "" if unknown. */
 extern char pp__library_file[4096];
 

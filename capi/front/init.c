@@ -2,6 +2,7 @@
 #include "bell.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,6 +16,57 @@ extern char **environ;
 
 /* A function pointer from an address: ISO C has no cast for it, POSIX demands that it can be done. */
 #define PP__AS_FN(type, address) (((union { const void *from; type to; }){.from = (address)}).to)
+
+/* A C++ exception must not leave a function that runs in a process of its own: in a forked one it would be caught by a handler of the
+ * parent's, and the rest of the parent's main would run a second time. The personality of the frames below ends the process as
+ * std::terminate does, while the unwinder still looks for a handler. */
+__attribute__((used)) static int no_exceptions(int version, int actions, uint64_t kind, void *exception, void *context)
+{
+	(void)version;
+	(void)actions;
+	(void)kind;
+	(void)exception;
+	(void)context;
+	static const char text[] = "polyproc: an exception, or the end of the thread, has left a function that ran in a process of its own\n";
+	(void)!write(STDERR_FILENO, text, sizeof text - 1);
+	abort();
+}
+
+/* PP__NO_EXCEPTIONS comes first in a function, PP__RETURNS after its call, so that this is no jump out of the frame. */
+#define PP__NO_EXCEPTIONS() __asm__ volatile(".cfi_personality 0x1b, no_exceptions")
+#define PP__RETURNS() __asm__ volatile("" ::: "memory")
+
+static __attribute__((noinline)) int32_t call_task(const void *address, const pp_task *task, void *out, size_t *size, const pp__call *call)
+{
+	PP__NO_EXCEPTIONS();
+	const int32_t code = PP__AS_FN(pp_task_fn, address)(task->data, (size_t)task->size, out, size, call->ctx, call->ctx_size);
+	PP__RETURNS();
+	return code;
+}
+
+static __attribute__((noinline)) int32_t call_range(const void *address, const pp__call *call)
+{
+	PP__NO_EXCEPTIONS();
+	const int32_t code = PP__AS_FN(pp_range_fn, address)(call->begin, call->end, call->data, call->ctx, call->ctx_size);
+	PP__RETURNS();
+	return code;
+}
+
+static __attribute__((noinline)) int32_t call_init(const void *address, const void *arg, size_t size)
+{
+	PP__NO_EXCEPTIONS();
+	const int32_t code = PP__AS_FN(pp_init_fn, address)(arg, size);
+	PP__RETURNS();
+	return code;
+}
+
+static __attribute__((noinline)) int32_t call_process(pp_process_fn fn, const void *arg, size_t size)
+{
+	PP__NO_EXCEPTIONS();
+	const int32_t code = fn(arg, size);
+	PP__RETURNS();
+	return code;
+}
 
 static bool forked; /* this worker or child goes on from the middle of its parent */
 
@@ -64,7 +116,7 @@ static void initialize(const pp_worker *worker)
 		int32_t status = pp__worker_fn(init_fn, &address);
 		if (status != PP_OK) {
 			snprintf(text, sizeof text, "the initializer cannot be called: %s", pp_last_error());
-		} else if ((status = PP__AS_FN(pp_init_fn, address)(worker->init_arg, worker->init_arg_size)) != 0) {
+		} else if ((status = call_init(address, worker->init_arg, worker->init_arg_size)) != 0) {
 			snprintf(text, sizeof text, "the initializer returned %d", (int)status);
 		}
 		if (status != PP_OK) {
@@ -90,14 +142,14 @@ static int32_t run(const pp_task *task)
 		return pp__worker_refuse(PP_ERR_NOT_FOUND, text, strlen(text));
 	}
 	if (call.is_range) {
-		const int32_t code = PP__AS_FN(pp_range_fn, address)(call.begin, call.end, call.data, call.ctx, call.ctx_size);
+		const int32_t code = call_range(address, &call);
 		return pp_worker_done(code == 0 ? PP_OK : PP_ERR_TASK, code, NULL, 0);
 	}
 	void *const out = pp__worker_stage(call.room, call.exact);
 	if (out == NULL)
 		return pp__worker_refuse(PP_ERR_NOMEM, NULL, 0);
 	size_t size = call.room;
-	const int32_t code = PP__AS_FN(pp_task_fn, address)(task->data, (size_t)task->size, out, &size, call.ctx, call.ctx_size);
+	const int32_t code = call_task(address, task, out, &size, &call);
 	if (code != 0) /* a size that it has not set is no size of an error's text */
 		status = pp_worker_done(PP_ERR_TASK, code, out, size < call.room ? size : 0);
 	else if (size > call.room)
@@ -124,6 +176,21 @@ static void serve(const pp_worker *worker)
 	}
 }
 
+/* no_input gives a worker an empty standard input: what there is to read is for the program, and workers would take it away. */
+static void no_input(void)
+{
+	const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	if (forked)
+		__fpurge(stdin);
+	if (null > STDIN_FILENO) {
+		dup2(null, STDIN_FILENO);
+		close(null);
+	} else if (null == STDIN_FILENO) {
+		fcntl(null, F_SETFD, 0);
+	}
+}
+
 /* serve_afresh ends with exit, not _exit: what tasks have printed is flushed, and their atexit functions run. */
 static _Noreturn void serve_afresh(void)
 {
@@ -136,6 +203,7 @@ static _Noreturn void serve_afresh(void)
 		_exit(1); /* the parent has died meanwhile: nobody is left who wants to hear of it */
 	if (status != PP_OK)
 		give_up("worker");
+	no_input();
 	serve(&worker);
 	exit(0);
 }
@@ -152,6 +220,7 @@ int32_t pp__fork_worker(const pp_vacancy *vacancy)
 	forked = true;
 	if (pp_worker_attach_to(vacancy, &worker) != PP_OK)
 		_exit(1);
+	no_input();
 	serve(&worker);
 	leave(0);
 }
@@ -168,7 +237,7 @@ static _Noreturn void run_child(void)
 	memcpy(&ref, raw, sizeof ref);
 	if (pp__locate(&ref, &address) != PP_OK)
 		give_up("child");
-	exit(PP__AS_FN(pp_process_fn, address)(arg, arg_size) & 0xff);
+	exit(call_process(PP__AS_FN(pp_process_fn, address), arg, arg_size) & 0xff);
 }
 
 /* pp__fork_process is pp_process_start by PP_START_FORK: the child goes on from here, with all that the parent had. Returns the child's pid to the parent, or -1 with errno. */
@@ -204,7 +273,7 @@ int32_t pp__fork_process(const pp_process_options *options, pp__bell *gate)
 	}
 	if (options->env != NULL)
 		environ = (char **)(uintptr_t)options->env;
-	leave(options->fn(options->arg, options->arg_size) & 0xff);
+	leave(call_process(options->fn, options->arg, options->arg_size) & 0xff);
 }
 
 /* keep_arguments copies the program's arguments: programs shuffle and overwrite their argv. */
@@ -260,8 +329,6 @@ static char *const *keep_arguments(int argc, char **argv)
 
 int32_t pp_init(int *argc, char ***argv)
 {
-	if (pp_worker_pending())
-		serve_afresh();
 	const bool first = !pp__the_host.initialized;
 	if (first) {
 		char *const *arguments = keep_arguments(argc != NULL ? *argc : 0, argc != NULL && argv != NULL ? *argv : NULL);
@@ -270,6 +337,9 @@ int32_t pp_init(int *argc, char ***argv)
 		pp__the_host.argv = arguments;
 		__atomic_store_n(&pp__the_host.initialized, 1, __ATOMIC_SEQ_CST);
 	}
+	/* A task of a worker may open a pool of its own. */
+	if (pp_worker_pending())
+		serve_afresh();
 	const pp__started *child = pp__started_as();
 	/* Not that of another program's child, whose variable was left in the environment. */
 	if (first && child->known) {

@@ -87,12 +87,12 @@ static int32_t enter(const pp__table **table_out)
 
 /* ---- process ---- */
 
+enum { PROCESS_FLAGS = PP_PROCESS_DAEMON | PP_PROCESS_BLOCK_SIGINT | PP_PROCESS_FAMILY };
+
 /* start_fork forks in the calling thread, which the child's only one is a copy of, and has the engine adopt the child. */
 static int32_t start_fork(const pp_process_options *options, pp_process *process_out)
 {
 	PP__NO_CANCEL();
-	if (options->size != sizeof *options)
-		return pp__fail(PP_ERR_INVALID, "options of %u bytes: initialize them with PP_PROCESS_OPTIONS_INIT", options->size);
 	if (options->fn == NULL || options->path != NULL || options->argv != NULL)
 		return pp__fail(PP_ERR_INVALID, "a forked child runs fn and executes no program");
 	if (options->arg == NULL && options->arg_size > 0)
@@ -125,6 +125,11 @@ int32_t pp_process_start(const pp_process_options *options, pp_process *process_
 {
 	if (options == NULL || process_out == NULL)
 		return pp__fail(PP_ERR_INVALID, "pp_process_start: NULL");
+	const int32_t fit = pp__options_fit(options, options->size, sizeof *options, "PP_PROCESS_OPTIONS_INIT");
+	if (fit != PP_OK)
+		return fit;
+	if ((options->flags & ~(uint32_t)PROCESS_FLAGS) != 0 || options->reserved != 0)
+		return pp__fail(PP_ERR_INVALID, "pp_process_start: flags %#x, reserved %u", options->flags, options->reserved);
 	if (options->method == PP_START_FORK)
 		return start_fork(options, process_out);
 	PP_OPEN(process_start, process_out, (options, process_out));
@@ -165,6 +170,11 @@ int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out)
 {
 	if (options == NULL || pool_out == NULL)
 		return pp__fail(PP_ERR_INVALID, "pp_pool_open: NULL");
+	const int32_t fit = pp__options_fit(options, options->size, sizeof *options, "PP_POOL_OPTIONS_INIT");
+	if (fit != PP_OK)
+		return fit;
+	if ((options->flags & ~(uint32_t)PP_POOL_HOST_STARTS) != 0 || options->reserved != 0)
+		return pp__fail(PP_ERR_INVALID, "pp_pool_open: flags %#x, reserved %u", options->flags, options->reserved);
 	/* Each pool has a thread of its own, and one that cannot be made would abort the program. */
 	const int error = pp__engine_loaded() ? pp__threads_possible(PP__THREADS_POOL) : 0;
 	if (error != 0)

@@ -18,8 +18,17 @@ func (h handle) key(int) int { return int(h) }
 
 func (h handle) close() { _ = unix.Close(int(h)) }
 
-func (h handle) signal(_ int, sig syscall.Signal) error {
-	return unix.PidfdSendSignal(int(h), sig, nil, 0)
+// signal sends a signal to a process that has not been collected.
+func (h handle) signal(pid int, sig syscall.Signal) error {
+	err := unix.PidfdSendSignal(int(h), sig, nil, 0)
+	if err != unix.ENOSYS && err != unix.EPERM {
+		return err
+	}
+	// A seccomp filter may forbid this call alone. The number is the process's as long as its pidfd says that it has not ended.
+	if n, _ := unix.Poll([]unix.PollFd{{Fd: int32(h), Events: unix.POLLIN}}, 0); n > 0 {
+		return unix.ESRCH
+	}
+	return unix.Kill(pid, sig)
 }
 
 // childInfo is how siginfo_t begins for SIGCHLD (man 2 sigaction).

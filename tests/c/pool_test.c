@@ -6,11 +6,15 @@
 
 #include <dlfcn.h>
 #include <limits.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unwind.h>
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -1160,6 +1164,220 @@ static void loops(void)
 	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
 }
 
+/* throws raises an exception as C++ does. Nobody catches it: if the library lets it pass, the call comes back. */
+static int32_t throws(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	struct _Unwind_Exception exception;
+
+	memset(&exception, 0, sizeof exception);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	_Unwind_RaiseException(&exception);
+	return echo(in, in_size, out, out_size, ctx, ctx_size);
+}
+
+static int32_t throws_range(size_t begin, size_t end, void *data, const void *ctx, size_t ctx_size)
+{
+	(void)begin;
+	(void)end;
+	(void)data;
+	return throws(ctx, ctx_size, NULL, NULL, NULL, 0);
+}
+
+static int32_t throws_init(const void *arg, size_t arg_size)
+{
+	return throws(arg, arg_size, NULL, NULL, NULL, 0);
+}
+
+static int32_t throws_process(const void *arg, size_t arg_size)
+{
+	return throws(arg, arg_size, NULL, NULL, NULL, 0);
+}
+
+/* An exception ends the process of the task, initializer or function that it leaves, with each start method. */
+static void exceptions(void)
+{
+	int32_t in[2] = {0}, out[2];
+	pp_outcome outcome[2];
+	pp_pool pool;
+
+	for (uint32_t method = PP_START_SPAWN; method <= PP_START_FORK; method++) {
+		pp_pool_options options = PP_POOL_OPTIONS_INIT;
+		options.workers = 1;
+		options.method = method;
+		REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_OK);
+		REQUIRE_STATUS(pp_pool_map(pool, throws, in, sizeof *in, out, sizeof *out, 2, 1, NULL, 0, outcome), PP_ERR_WORKER_LOST);
+		REQUIRE(outcome[0].exit_code == -SIGABRT && outcome[1].exit_code == -SIGABRT);
+		REQUIRE_STATUS(pp_pool_for(pool, throws_range, 1, 1, NULL, NULL, 0, outcome), PP_ERR_WORKER_LOST);
+		REQUIRE_EQ(outcome[0].exit_code, -SIGABRT);
+		works(pool);
+		REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+		options.initializer = throws_init;
+		REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_OK);
+		REQUIRE_STATUS(pp_pool_map(pool, echo, in, sizeof *in, out, sizeof *out, 2, 1, NULL, 0, outcome), PP_ERR_START);
+		REQUIRE_EQ(outcome[0].exit_code, -SIGABRT);
+		REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+		pp_process_options process_options = PP_PROCESS_OPTIONS_INIT;
+		process_options.fn = throws_process;
+		process_options.method = method;
+		pp_process process;
+		pp_exit end;
+		REQUIRE_STATUS(pp_process_start(&process_options, &process), PP_OK);
+		REQUIRE_STATUS(pp_process_wait(process, -1, &end), PP_OK);
+		REQUIRE(end.known && end.signal == SIGABRT);
+		REQUIRE_STATUS(pp_process_free(process), PP_OK);
+	}
+}
+
+/* nests opens a pool in a worker. */
+static int32_t nests(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	pp_pool pool;
+
+	(void)in_size;
+	(void)out_size;
+	(void)ctx;
+	(void)ctx_size;
+	options.workers = 1;
+	int32_t status = pp_pool_open(&options, &pool);
+	if (status == PP_OK) {
+		status = pp_pool_map(pool, echo, in, sizeof(int32_t), out, sizeof(int32_t), 1, 0, NULL, 0, NULL);
+		pp_pool_free(pool);
+	}
+	return status;
+}
+
+/* reads_input reads a byte of standard input. */
+static int32_t reads_input(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	(void)in;
+	(void)in_size;
+	(void)out_size;
+	(void)ctx;
+	(void)ctx_size;
+	*(int32_t *)out = getchar();
+	return 0;
+}
+
+/* imports takes the reference in ctx. */
+static int32_t imports(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	uint64_t handle;
+
+	(void)in;
+	(void)in_size;
+	(void)out;
+	(void)out_size;
+	return ctx_size == PP_REF_SIZE ? pp_ref_import(ctx, PP_KIND_LOCK, &handle, NULL) : 99;
+}
+
+/* What a worker has: pools of its own, no standard input of the program, the family, also that of objects made later. */
+static void surroundings(void)
+{
+	int32_t in[4] = {1, 2, 3, 4}, out[4];
+	int ends[2];
+
+	REQUIRE_EQ(pipe(ends), 0);
+	REQUIRE_EQ(write(ends[1], "abc", 3), 3);
+	REQUIRE_EQ(dup2(ends[0], 0), 0);
+	for (uint32_t method = PP_START_FORK; method >= PP_START_SPAWN; method--) {
+		pp_pool_options options = PP_POOL_OPTIONS_INIT;
+		pp_pool pool;
+		pp_lock lock;
+		uint8_t ref[PP_REF_SIZE];
+		options.workers = 2;
+		options.method = method;
+		REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_OK);
+		REQUIRE_STATUS(pp_lock_new(0, &lock), PP_OK);
+		REQUIRE_STATUS(pp_ref_export(lock, ref), PP_OK);
+		REQUIRE_STATUS(pp_pool_map(pool, imports, in, sizeof *in, NULL, 0, 1, 1, ref, sizeof ref, NULL), PP_OK);
+		REQUIRE_STATUS(pp_pool_map(pool, nests, in, sizeof *in, out, sizeof *out, 4, 1, NULL, 0, NULL), PP_OK);
+		for (int i = 0; i < 4; i++)
+			REQUIRE_EQ(out[i], in[i]);
+		REQUIRE_STATUS(pp_pool_map(pool, reads_input, in, sizeof *in, out, sizeof *out, 4, 1, NULL, 0, NULL), PP_OK);
+		for (int i = 0; i < 4; i++)
+			REQUIRE_EQ(out[i], EOF);
+		REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+	}
+	REQUIRE_EQ(getchar(), 'a');
+}
+
+/* Options of a newer header are accepted if they ask for nothing new; what is not known is refused. */
+static void strange_options(void)
+{
+	struct {
+		pp_pool_options known;
+		uint64_t more[4];
+	} pool_options = {.known = PP_POOL_OPTIONS_INIT};
+	struct {
+		pp_process_options known;
+		uint64_t more[4];
+	} process_options = {.known = PP_PROCESS_OPTIONS_INIT};
+	const char *const nothing_to_do[] = {"true", NULL};
+	pp_pool pool;
+	pp_process process;
+
+	pool_options.known.size = sizeof pool_options;
+	process_options.known.size = sizeof process_options;
+	process_options.known.argv = nothing_to_do;
+	REQUIRE_STATUS(pp_pool_open(&pool_options.known, &pool), PP_OK);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+	REQUIRE_STATUS(pp_process_start(&process_options.known, &process), PP_OK);
+	REQUIRE_STATUS(pp_process_wait(process, -1, NULL), PP_OK);
+	REQUIRE_STATUS(pp_process_free(process), PP_OK);
+	pool_options.more[3] = process_options.more[3] = 1;
+	REQUIRE_STATUS(pp_pool_open(&pool_options.known, &pool), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_process_start(&process_options.known, &process), PP_ERR_INVALID);
+	for (uint32_t method = PP_START_SPAWN; method <= PP_START_FORK; method++) {
+		for (int what = 0; what < 4; what++) {
+			pp_pool_options a = PP_POOL_OPTIONS_INIT;
+			pp_process_options b = PP_PROCESS_OPTIONS_INIT;
+			a.method = b.method = method;
+			b.fn = throws_process;
+			a.flags = b.flags = what == 0 ? 0x80 : 0;
+			a.reserved = b.reserved = what == 1 ? 5 : 0;
+			a.size -= what == 2;
+			b.size -= what == 2;
+			a.size *= what == 3 ? 100u : 1u;
+			b.size *= what == 3 ? 100u : 1u;
+			REQUIRE_STATUS(pp_pool_open(&a, &pool), PP_ERR_INVALID);
+			REQUIRE_STATUS(pp_process_start(&b, &process), PP_ERR_INVALID);
+		}
+	}
+	REQUIRE_STATUS(pp_process_adopt(1, -1, &process), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_process_adopt((int32_t)getpid(), -1, &process), PP_ERR_INVALID);
+}
+
+static uint64_t running(pp_pool pool)
+{
+	pp_pool_state state;
+
+	REQUIRE_STATUS(pp_pool_info(pool, &state, NULL, 0, NULL), PP_OK);
+	return state.running;
+}
+
+/* A filter that forbids pidfd_send_signal(2) alone does not keep a pool from ending. */
+static void no_pidfd_signals(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pidfd_send_signal, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	const struct sock_fprog whole = {COUNT(filter), filter};
+	const int32_t ms = 60000;
+	uint64_t task;
+
+	REQUIRE_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	REQUIRE_EQ(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &whole), 0);
+	const pp_pool pool = open_pool(2);
+	works(pool);
+	REQUIRE_STATUS(pp_pool_submit(pool, sleep_ms, &ms, sizeof ms, 0, &task), PP_OK);
+	WITHIN(10000, running(pool) == 1);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
 /* A signal handler ends a wait. */
 static void interrupted(void)
 {
@@ -1357,6 +1575,10 @@ int main(int argc, char **argv)
 		{"all_outcomes", all_outcomes, 0, 0},
 		{"failures", failures, 0, 0},
 		{"loops", loops, 0, 0},
+		{"exceptions", exceptions, 0, 0},
+		{"surroundings", surroundings, 0, 0},
+		{"strange_options", strange_options, 0, 0},
+		{"no_pidfd_signals", no_pidfd_signals, 0, 0},
 		{"plain_handlers", plain_handlers, 0, 0},
 		{"library_functions", library_functions, 0, 0},
 	};
