@@ -15,15 +15,24 @@ import (
 
 // Errors of calls.
 var (
-	ErrClosed      = fmt.Errorf("pool: %w", os.ErrClosed)
+	ErrClosed      = error(alias{"pool: closed", os.ErrClosed})
 	ErrRunning     = errors.New("pool: still running: drain or terminate it first")
-	ErrTimeout     = fmt.Errorf("pool: %w", os.ErrDeadlineExceeded)
+	ErrTimeout     = error(alias{"pool: timed out", os.ErrDeadlineExceeded})
 	ErrNoTask      = errors.New("pool: no such task, or its result was taken")
 	ErrStarted     = errors.New("pool: the task has started")
 	ErrInvalid     = errors.New("pool: invalid argument")
 	ErrTooBig      = errors.New("pool: task too big")
 	ErrInterrupted = shm.ErrInterrupted
 )
+
+// alias is an error of the standard library in the pool's own words.
+type alias struct {
+	text string
+	is   error
+}
+
+func (e alias) Error() string { return e.text }
+func (e alias) Unwrap() error { return e.is }
 
 // Errors of tasks, besides [WorkerLostError] and [TaskError].
 var (
