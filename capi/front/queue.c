@@ -1159,7 +1159,7 @@ static size_t get_rest(view *v, uint8_t *buf, size_t room, uint64_t *sizes, size
 
 int32_t pp_queue_get_many(pp_queue queue, void *buf, size_t room, uint64_t *sizes, size_t max, int64_t timeout_ms, size_t *n_out)
 {
-	size_t size;
+	size_t size = 0;
 	view v;
 
 	if (n_out == NULL || sizes == NULL || max == 0)
