@@ -96,6 +96,13 @@
  *   by PP_ERR_HANDLE. Freeing handle 0 does nothing. Memory behind an input pointer is the caller's and is
  *   not kept after the call returns. Memory that the library hands out is freed by the function that its documentation names.
  *
+ * MEMORY
+ *
+ *   Shared memory is reserved before it is touched, so full memory is PP_ERR_NOMEM and no signal, in a control group too. A call that would leave
+ *   the machine, or a control group, less than a reserve is refused: 5 % of its memory or limit, at least 256 MiB, but at most an eighth (or 8 MiB, if
+ *   that is more). Swap does not count. The environment variable POLYPROC_MEMORY_RESERVE, read at the first need and ignored in set-user-ID
+ *   programs, sets another reserve: bytes, with K, M, G or T, or a percentage ("512M", "10%").
+ *
  * UNLOADING
  *
  *   Do not dlclose() the library: the Go runtime behind it cannot be unloaded. dlclose() is harmless but frees nothing.

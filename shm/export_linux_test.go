@@ -2,13 +2,23 @@ package shm
 
 import "sync/atomic"
 
-// GroupLeft returns what a control group whose files are in dir may still take.
-func GroupLeft(dir string, version int) (int64, bool) {
-	g := group{dir, "memory.max", "memory.current", "inactive_file"}
+// GroupLeft returns what a control group whose files are in dir may still take, and the reserve of a limit.
+func GroupLeft(dir string, version int) (uint64, bool) {
+	g := groupV2
 	if version == 1 {
-		g = group{dir, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"}
+		g = groupV1
 	}
+	g.dir = dir
 	return g.left()
+}
+
+// ReserveOf returns the reserve of total bytes as a value of [ReserveVar] has it.
+func ReserveOf(text string, total uint64) (uint64, bool) {
+	f, ok := parseReserve(text)
+	if !ok {
+		return reserveOf(total), false
+	}
+	return f(total), true
 }
 
 // Unmapped tells whether process pid is proven not to map the segment.

@@ -122,8 +122,12 @@ func AttachHeap(fd int) (*Heap, error) {
 	h.adopting.pause = adoptPause
 	h.users.Store(1)
 	h.refsReady.Store(storageStep / 8)
-	// Head and members; a first part of the tables of slabs and of references.
-	for _, off := range []int64{0, slabsOff, refsOff} {
+	// Head and members; a first part of the tables of slabs and of references. A process that joins needs no memory.
+	first := []int64{0, slabsOff, refsOff}
+	for _, off := range first {
+		if stored(fd) >= int64(len(first))*storageStep {
+			break
+		}
 		if err := seg.Reserve(off, storageStep); err != nil {
 			return nil, err
 		}

@@ -251,7 +251,9 @@ func (h *Heap) warmSub(size uint64) {
 	}
 }
 
-func (h *Heap) reserve(off, size uint64) error { return h.seg.Reserve(int64(off), int64(size)) }
+func (h *Heap) reserve(off, size uint64) error {
+	return h.seg.reserve(&h.head.budget, int64(off), int64(size))
+}
 
 func (h *Heap) punch(off, size uint64) { _ = h.seg.Punch(int64(off), int64(size)) }
 

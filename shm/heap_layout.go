@@ -59,7 +59,9 @@ type heapHead struct {
 	refsTop   uint32
 	refsHint  uint32
 	nextTag   uint64
-	_         [4096 - 128 - 32]byte
+	_         [192 - 128 - 32]byte
+	budget    uint64 // bytes of storage that may be taken before a process looks at the figures of the machine again
+	_         [4096 - 192 - 8]byte
 }
 
 type slab struct {

@@ -66,6 +66,15 @@ func createNamedHeap(name string) (*Heap, error) {
 	return h, nil
 }
 
+// stored is how many bytes of storage a file has.
+func stored(fd int) int64 {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return 0
+	}
+	return st.Blocks * 512
+}
+
 func openHeapFile(name string) (int, error) {
 	fd, err := unix.Open(filepath.Join(shmDir, name), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -191,14 +191,14 @@ func (s *Segment) Bytes() []byte {
 // Reserve gets storage for n bytes from off, so that touching them cannot fail; what they hold stays. It refuses what would
 // exhaust the machine or the control group rather than have the kernel kill somebody. On an error part of the range may be reserved.
 // Errors: [ErrNoMemory], [ErrInvalid] (outside of the segment), [os.ErrClosed].
-func (s *Segment) Reserve(off, n int64) error {
+func (s *Segment) Reserve(off, n int64) error { return s.reserve(nil, off, n) }
+
+// reserve with the budget of a heap, nil: none.
+func (s *Segment) reserve(budget *uint64, off, n int64) error {
 	if err := s.check(off, n); err != nil {
 		return err
 	}
-	if err := admit(n); err != nil {
-		return err
-	}
-	return s.with("reserve", func(fd int) error { return reserve(fd, off, n) })
+	return s.with("reserve", func(fd int) error { return reserve(fd, budget, off, n) })
 }
 
 // Punch gives the storage of n bytes from off back to the system; they read as zeros afterwards. Only whole pages free storage.

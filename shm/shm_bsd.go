@@ -94,7 +94,7 @@ func prefault([]byte) {}
 func closeFD(fd int) error { return unix.Close(fd) }
 
 // reserve is not needed: shared memory objects get their storage with their size, or as swap allows.
-func reserve(int, int64, int64) error { return nil }
+func reserve(int, *uint64, int64, int64) error { return nil }
 
 // punch cannot give storage of a shared memory object back here; it stays until the segment is closed.
 func punch(int, int64, int64) error { return nil }

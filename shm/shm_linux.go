@@ -10,19 +10,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-const (
-	shmDir = "/dev/shm"
-	// One fallocate at most: a signal makes it give up and undo all it did, so that a large one might never end.
-	reserveStep = 32 << 20
-	admitFrom   = 1 << 20
-)
+const shmDir = "/dev/shm"
 
 func createAnonymous(size int64) (int, error) {
 	if err := checkFileSize(size); err != nil {
@@ -175,20 +169,6 @@ func prefault(b []byte) { _ = unix.Madvise(b, unix.MADV_POPULATE_WRITE) }
 
 func closeFD(fd int) error { return unix.Close(fd) }
 
-func reserve(fd int, off, n int64) error {
-	for n > 0 {
-		step := min(n, reserveStep)
-		switch err := unix.Fallocate(fd, 0, off, step); {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return err
-		}
-		off, n = off+step, n-step
-	}
-	return nil
-}
-
 func punch(fd int, off, n int64) error {
 	if n == 0 {
 		return nil
@@ -210,131 +190,6 @@ func checkFileSize(size int64) error {
 		return fmt.Errorf("%w: %d bytes are more than the limit on file size, %d (RLIMIT_FSIZE)", ErrNoMemory, size, limit.Cur)
 	}
 	return nil
-}
-
-// admit refuses n more bytes if the machine or a control group would run out: the kernel would not refuse but kill. Best effort:
-// others allocate at the same time, and what cannot be read limits nothing.
-func admit(n int64) error {
-	if n < admitFrom {
-		return nil
-	}
-	if available, total := memAvailable(); total > 0 {
-		spare := min(total/64, 64<<20) // for the machine to go on
-		if n > available-spare {
-			return fmt.Errorf("%w: %d bytes asked for, %d available", ErrNoMemory, n, available)
-		}
-	}
-	for _, g := range groups() {
-		if left, ok := g.left(); ok && n > left {
-			return fmt.Errorf("%w: %d bytes asked for, %d left of the control group %s", ErrNoMemory, n, left, g.dir)
-		}
-	}
-	return nil
-}
-
-// memAvailable reads what /proc/meminfo says: memory that can be had, free swap included, and all memory. 0, 0: unknown.
-func memAvailable() (available, total int64) {
-	text, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0, 0
-	}
-	available = -1
-	var swap int64
-	for line := range strings.Lines(string(text)) {
-		name, rest, _ := strings.Cut(line, ":")
-		var into *int64
-		switch name {
-		case "MemTotal":
-			into = &total
-		case "MemAvailable":
-			into = &available
-		case "SwapFree":
-			into = &swap
-		default:
-			continue
-		}
-		kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-		if err != nil {
-			return 0, 0
-		}
-		*into = kib << 10
-	}
-	if available < 0 {
-		return 0, 0
-	}
-	return available + swap, total
-}
-
-// group is one control group that limits this process, of version 1 or 2 by the names of its files.
-type group struct{ dir, limit, usage, cache string }
-
-// groups lists the control groups above this process; they hardly ever change.
-var groups = sync.OnceValue(func() []group {
-	text, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return nil
-	}
-	var list []group
-	for line := range strings.Lines(string(text)) {
-		field := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(field) != 3 {
-			continue
-		}
-		switch {
-		case field[0] == "0" && field[1] == "":
-			for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-				list = appendGroups(list, root, field[2], group{"", "memory.max", "memory.current", "inactive_file"})
-			}
-		case strings.Contains(","+field[1]+",", ",memory,"):
-			list = appendGroups(list, "/sys/fs/cgroup/memory", field[2],
-				group{"", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"})
-		}
-	}
-	return list
-})
-
-// appendGroups adds the group at path below root and all above it. In a container path may be that of the host; then only the
-// root, which is the container's own group, is there.
-func appendGroups(list []group, root, path string, g group) []group {
-	for path = filepath.Clean("/" + path); ; path = filepath.Dir(path) {
-		g.dir = filepath.Join(root, path)
-		if _, err := os.Stat(filepath.Join(g.dir, g.limit)); err == nil {
-			list = append(list, g)
-		}
-		if path == "/" {
-			return list
-		}
-	}
-}
-
-// left returns how many bytes the group may still take; file pages that nobody uses count as free, the kernel drops them first.
-func (g group) left() (int64, bool) {
-	limit, ok := g.read(g.limit)
-	if !ok || limit >= 1<<60 { // "max", or version 1's word for it
-		return 0, false
-	}
-	usage, ok := g.read(g.usage)
-	if !ok {
-		return 0, false
-	}
-	var idle int64
-	if stat, err := os.ReadFile(filepath.Join(g.dir, "memory.stat")); err == nil {
-		for line := range strings.Lines(string(stat)) {
-			if name, value, _ := strings.Cut(strings.TrimSpace(line), " "); name == g.cache {
-				idle, _ = strconv.ParseInt(value, 10, 64)
-			}
-		}
-	}
-	return limit - usage + idle, true
-}
-
-func (g group) read(name string) (int64, bool) {
-	text, err := os.ReadFile(filepath.Join(g.dir, name))
-	if err != nil {
-		return 0, false
-	}
-	value, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-	return value, err == nil
 }
 
 // Identify returns the identity of the process that has this number now. Errors: [ErrUnsupported] if there is none.

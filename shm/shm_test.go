@@ -437,20 +437,56 @@ func TestGroupLeft(t *testing.T) {
 	write("memory.current", "700\n")
 	_, ok = shm.GroupLeft(dir, 2)
 	require.False(t, ok)
-	write("memory.max", "1000\n")
+	const mib = 1 << 20
+	write("memory.max", "838860800\n") // 800 MiB; the reserve is 100
+	write("memory.current", "314572800\n")
+	write("memory.stat", "anon 5\ninactive_file 52428800\n")
 	left, ok := shm.GroupLeft(dir, 2)
 	require.True(t, ok)
-	require.EqualValues(t, 300, left)
-	write("memory.stat", "anon 5\ninactive_file 50\n")
+	require.EqualValues(t, 400*mib, left, "there is enough, without the pages that could be dropped")
+	write("memory.current", "817889280\n") // 780 MiB
 	left, _ = shm.GroupLeft(dir, 2)
-	require.EqualValues(t, 350, left)
+	require.Zero(t, left)
+	write("memory.current", "713031680\n") // 680 MiB
+	left, _ = shm.GroupLeft(dir, 2)
+	require.EqualValues(t, 70*mib, left, "with them")
+	write("memory.high", "734003200\n") // 700 MiB
+	left, _ = shm.GroupLeft(dir, 2)
+	require.EqualValues(t, 0, left)
+	write("memory.high", "max\n")
 	write("memory.limit_in_bytes", "9223372036854771712\n")
 	_, ok = shm.GroupLeft(dir, 1)
 	require.False(t, ok)
-	write("memory.limit_in_bytes", "1000\n")
-	write("memory.usage_in_bytes", "900\n")
+	write("memory.stat", "total_inactive_file 1048576\n")
+	write("memory.limit_in_bytes", "67108864\n") // 64 MiB: at least 8 are left
+	write("memory.usage_in_bytes", "33554432\n")
+	require.NoError(t, os.Remove(filepath.Join(dir, "memory.high")))
 	left, _ = shm.GroupLeft(dir, 1)
-	require.EqualValues(t, 100, left)
+	require.EqualValues(t, 25*mib, left)
+	write("memory.memsw.limit_in_bytes", "67108864\n")
+	write("memory.memsw.usage_in_bytes", "50331648\n")
+	left, _ = shm.GroupLeft(dir, 1)
+	require.EqualValues(t, 9*mib, left, "what was swapped out counts")
+}
+
+func TestReserve(t *testing.T) {
+	const gib = 1 << 30
+	for _, c := range []struct {
+		text        string
+		total, want uint64
+		ok          bool
+	}{
+		{"", 64 * gib, 64 * gib / 20, false}, {"", 4 * gib, gib / 4, false}, {"", gib, gib / 8, false}, {"", 100 << 20, 100 << 20 / 8, false},
+		{"", 32 << 20, 8 << 20, false},
+		{"0", gib, 0, true}, {"1000", gib, 1000, true}, {"64K", gib, 64 << 10, true}, {"300m", gib, 300 << 20, true}, {"2G", gib, 2 * gib, true},
+		{"1T", gib, 1 << 40, true}, {"10%", 1000, 100, true}, {"100%", 1000, 1000, true},
+		{"101%", gib, gib / 8, false}, {"-1", gib, gib / 8, false}, {"1X", gib, gib / 8, false}, {"1MB", gib, gib / 8, false},
+		{"K", gib, gib / 8, false}, {"99999999999T", gib, gib / 8, false}, {"1 M", gib, gib / 8, false},
+	} {
+		have, ok := shm.ReserveOf(c.text, c.total)
+		require.Equal(t, c.want, have, "%q of %d", c.text, c.total)
+		require.Equal(t, c.ok, ok, c.text)
+	}
 }
 
 func TestFutex(t *testing.T) {

@@ -68,8 +68,8 @@ func prefault([]byte) {}
 
 func closeFD(fd int) error { return windows.CloseHandle(windows.Handle(fd)) }
 
-func reserve(int, int64, int64) error { return nil }
-func punch(int, int64, int64) error   { return nil }
+func reserve(int, *uint64, int64, int64) error { return nil }
+func punch(int, int64, int64) error            { return nil }
 
 func isNoMemory(err error) bool {
 	return errors.Is(err, windows.ERROR_NOT_ENOUGH_MEMORY) || errors.Is(err, windows.ERROR_COMMITMENT_LIMIT) ||

@@ -21,24 +21,6 @@ static bool is_free(const pp__blocks *blocks, uint32_t slot)
 	return __atomic_load_n(&blocks->taken[slot], __ATOMIC_SEQ_CST) == 0;
 }
 
-/* Bytes of memory that the system says it can still hand out. */
-static uint64_t memory_left(void)
-{
-	PP__NO_CANCEL();
-	unsigned long long kib;
-	char line[128];
-	uint64_t left = UINT64_MAX;
-	FILE *f = fopen("/proc/meminfo", "re");
-
-	if (f == NULL)
-		return left;
-	while (fgets(line, sizeof line, f) != NULL)
-		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-			left = (uint64_t)kib << 10;
-	fclose(f);
-	return left;
-}
-
 static bool own_fd(const pp__blocks *blocks)
 {
 	return pp__is_file(blocks->fd, blocks->device, blocks->inode);
@@ -57,14 +39,10 @@ static int32_t warm(pp__blocks *blocks, pp__block *b, uint64_t size)
 		error = pp__view_map(&b->view, blocks->fd, b->off, b->cap, PROT_READ | PROT_WRITE);
 	if (error == 0 && end > b->warm) {
 		const uint64_t more = end - b->warm;
-		/* The system grants what it does not have, and the OOM killer pays: big requests are checked first. */
-		if (more >= (8u << 20)) {
-			const uint64_t left = memory_left();
-			if (left / 16 * 15 < more)
-				error = ENOMEM;
+		if (pp__storage_reserve(blocks->fd, NULL, b->off + b->warm, more) != PP_OK) {
+			error = errno;
+			(void)fallocate(blocks->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(b->off + b->warm), (off_t)more);
 		}
-		while (error == 0 && fallocate(blocks->fd, 0, (off_t)(b->off + b->warm), (off_t)more) != 0)
-			error = errno == EINTR ? 0 : errno;
 		if (error == 0) {
 			madvise(b->view.data + b->warm, (size_t)more, MADV_POPULATE_WRITE); /* one call instead of a fault per page */
 			blocks->warm += more;

@@ -188,6 +188,13 @@ static inline uint64_t pp__now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* pp__storage_reserve gives size bytes at off of a file storage, which may have some already, unless the machine or a control group has no more than its reserve. budget
+ * is the word of a heap (pp__heap_head), NULL: none. PP_OK, PP_ERR_NOMEM, PP_ERR_SYSTEM with errno; no message. In storage.c. */
+int32_t pp__storage_reserve(int fd, uint64_t *budget, uint64_t off, uint64_t size);
+
+/* pp__parse_reserve reads a value of POLYPROC_MEMORY_RESERVE: false if it is none. */
+bool pp__parse_reserve(const char *text, bool *percent_out, uint64_t *value_out);
+
 /* pp__is_file reports whether a descriptor is that of this file still: a program that becomes a daemon closes all there are, and what it opens then may have the same number.
  * pp__device_of is a file's device as /proc/PID/maps writes it: major << 32 | minor. Both in storage.c. */
 struct stat;

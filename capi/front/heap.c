@@ -147,12 +147,11 @@ int32_t pp__heap_attach(int fd, pp__heap **heap_out)
 	p->device = pp__device_of(&st);
 	p->inode = st.st_ino;
 	p->adopt_pause = ADOPT_MS;
-	/* Head and members; a first part of the tables of slabs and of references. */
-	int32_t status = pp__storage_reserve(fd, 0, PP__STORAGE_STEP);
-	if (status == PP_OK)
-		status = pp__storage_reserve(fd, PP__SLABS_OFF, PP__STORAGE_STEP);
-	if (status == PP_OK)
-		status = pp__storage_reserve(fd, PP__REFS_OFF, PP__STORAGE_STEP);
+	/* Head and members; a first part of the tables of slabs and of references. A process that joins needs no memory. */
+	static const uint64_t first[] = {0, PP__SLABS_OFF, PP__REFS_OFF};
+	int32_t status = PP_OK;
+	for (size_t i = 0; i < sizeof first / sizeof *first && status == PP_OK && (uint64_t)st.st_blocks * 512 < sizeof first / sizeof *first * PP__STORAGE_STEP; i++)
+		status = pp__storage_reserve(fd, NULL, first[i], PP__STORAGE_STEP);
 	if (status != PP_OK) {
 		pp__fail(status, "storage for a heap: %s", strerror(errno));
 	} else if ((heap->base = map(fd, heap->size, &heap->mapped)) == NULL) {
@@ -1249,7 +1248,7 @@ int32_t pp__alloc(pp__heap *heap, uint64_t size, uint32_t tag, uint64_t *off_out
 	pthread_mutex_unlock(&heap->private->lock);
 	if (status != PP_OK)
 		return pp__fail(status, "%" PRIu64 " bytes of shared memory: %s", size,
-		                status == PP_ERR_NOMEM ? "the machine, a control group, a limit or the heap has no more" : strerror(errno));
+		                status == PP_ERR_NOMEM ? "a limit, the heap, or the machine or a control group beyond its reserve (POLYPROC_MEMORY_RESERVE) has no more" : strerror(errno));
 	*off_out = pick.off;
 	if (room_out != NULL)
 		*room_out = pick.room;

@@ -91,7 +91,9 @@ typedef struct pp__heap_head {
 	uint32_t refs_top;  /* no cell from here on was ever used */
 	uint32_t refs_hint;
 	uint64_t next_tag;  /* for tags of blocks and generations of objects: see pp__tag */
-	uint8_t pad1[4096 - 128 - 32];
+	uint8_t pad1[192 - 128 - 32];
+	uint64_t budget;    /* 192: bytes of storage that may be taken before a process looks at the figures of the machine again: see storage.c */
+	uint8_t pad2[4096 - 192 - 8];
 } pp__heap_head;
 
 typedef struct pp__members_head {
@@ -132,6 +134,7 @@ enum {
 #define PP__ASSERT_HEAP(what) _Static_assert(what, #what)
 PP__ASSERT_HEAP(sizeof(pp__heap_head) == 4096);
 PP__ASSERT_HEAP(offsetof(pp__heap_head, warm) == 128);
+PP__ASSERT_HEAP(offsetof(pp__heap_head, budget) == 192);
 PP__ASSERT_HEAP(sizeof(pp__slab) == 128);
 PP__ASSERT_HEAP(sizeof(pp__object) == 16);
 PP__ASSERT_HEAP(offsetof(pp__object, generation) == 8);

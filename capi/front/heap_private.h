@@ -77,8 +77,6 @@ static inline pp__heap_head *pp__head(const pp__heap *heap)
 
 /* ---- storage.c */
 
-/* pp__storage_reserve gives size bytes at off storage: PP_OK, PP_ERR_NOMEM, PP_ERR_SYSTEM; no message. */
-int32_t pp__storage_reserve(int fd, uint64_t off, uint64_t size);
 /* pp__heap_fd is pp__is_file of the heap's descriptor. Where it is not, storage is got and given back by way of the mapping. */
 bool pp__heap_fd(const pp__heap *heap);
 int32_t pp__heap_reserve(pp__heap *heap, uint64_t off, uint64_t size);

@@ -1,5 +1,13 @@
 /* storage.c - memory for ranges of a sparse file, asked for before it is touched: full memory is an error and neither SIGBUS nor the
- * end of some process by the kernel's hand. shm/shm_linux.go has the same in Go. */
+ * end of some process by the kernel's hand. shm/storage_linux.go has the same in Go.
+ *
+ * The kernel grants what it does not have, and kills when that is touched. So each request is granted here first, against the figures of the machine
+ * and of the control groups, less a reserve. A look at the figures costs some 50 us and is good for FIGURES_MS. What a look has found a process grants to
+ * itself until the next; of that, all processes of a heap together take at most a quarter, which a word in the heap's head counts down. Requests are
+ * granted and reserved in steps, which get smaller as memory does, so that little is granted that the figures do not show yet.
+ *
+ * The reserve is what growth leaves to others: of the machine's memory, and of each control group's limit, max(256 MiB, 5 %), but at most
+ * max(8 MiB, 1/8). POLYPROC_MEMORY_RESERVE sets it. Swap does not count as memory. */
 #include "heap_private.h"
 
 #include <errno.h>
@@ -13,9 +21,12 @@
 #include <unistd.h>
 
 /* One fallocate at most: a signal makes it give up and undo all it did, so that a large one might never end. */
-#define RESERVE_STEP ((uint64_t)32 << 20)
-#define ADMIT_FROM ((uint64_t)1 << 20)
-enum { FIGURES_MS = 10, GROUPS = 16 };
+#define RESERVE_STEP ((uint64_t)4 << 20)
+#define AMPLE ((uint64_t)64 << 20) /* more than this left: pages that could be dropped need not be counted */
+enum { GROUPS = 16, SHARED_PART = 4, OWN_PART = 64, STEP_PART = 8, BUDGET_TRIES = 4 };
+#ifndef FIGURES_MS
+#define FIGURES_MS 10
+#endif
 
 static ssize_t read_file(const char *path, char *text, size_t size)
 {
@@ -117,38 +128,103 @@ static void find_groups(void)
 	}
 }
 
-/* group_left is how many bytes the group may still take; file pages that nobody uses count as free, the kernel drops them first. */
+/* The reserve that POLYPROC_MEMORY_RESERVE asks for: bytes with or without K, M, G or T, or a percentage. */
+static struct {
+	bool read, set, percent;
+	uint64_t value;
+} wanted;
+
+bool pp__parse_reserve(const char *text, bool *percent_out, uint64_t *value_out)
+{
+	static const char units[] = "KMGT";
+	char *end;
+
+	errno = 0;
+	if (text[0] < '0' || text[0] > '9')
+		return false;
+	uint64_t value = strtoull(text, &end, 10);
+	if (errno != 0)
+		return false;
+	*percent_out = *end == '%';
+	if (*percent_out) {
+		end++;
+		if (value > 100)
+			return false;
+	} else if (*end != '\0') {
+		const char *const unit = strchr(units, *end >= 'a' && *end <= 'z' ? *end - 'a' + 'A' : *end);
+		if (unit == NULL || value > UINT64_MAX >> 10 * (unit - units + 1))
+			return false;
+		value <<= 10 * (unit - units + 1);
+		end++;
+	}
+	*value_out = value;
+	return *end == '\0';
+}
+
+/* reserve_of is how much of total, the machine's memory or a group's limit, is left to others. */
+static uint64_t reserve_of(uint64_t total)
+{
+	if (!wanted.read) {
+		const char *const text = secure_getenv("POLYPROC_MEMORY_RESERVE");
+		wanted.set = text != NULL && pp__parse_reserve(text, &wanted.percent, &wanted.value);
+		wanted.read = true;
+	}
+	if (wanted.set)
+		return wanted.percent ? total / 100 * wanted.value : wanted.value;
+	const uint64_t least = (uint64_t)256 << 20, little = (uint64_t)8 << 20;
+	const uint64_t want = total / 20 > least ? total / 20 : least, most = total / 8 > little ? total / 8 : little;
+	return want < most ? want : most;
+}
+
+static uint64_t minus(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+static bool group_figure(const group *g, const char *name, uint64_t *out)
+{
+	char path[300], text[64];
+
+	snprintf(path, sizeof path, "%.239s/%s", g->dir, name);
+	return read_file(path, text, sizeof text) > 0 && number_after(text, "", out);
+}
+
+/* group_left is how many bytes the group may still take beyond its reserve. Above memory.high the kernel kills nobody but lets everybody crawl. What version 1 limits together
+ * with swap is a limit of its own. File pages that nobody uses count as free: the kernel drops them first. */
 static uint64_t group_left(const group *g)
 {
-	char path[300], text[4096];
-	uint64_t limit, usage, idle = 0;
+	char path[300], text[8192];
+	uint64_t limit = UINT64_MAX, high, both, usage, idle = 0, left;
 
-	snprintf(path, sizeof path, "%.239s/%s", g->dir, g->old ? "memory.limit_in_bytes" : "memory.max");
-	if (read_file(path, text, sizeof text) <= 0 || !number_after(text, "", &limit) || limit >= (uint64_t)1 << 60)
-		return UINT64_MAX; /* "max", or version 1's word for it */
-	snprintf(path, sizeof path, "%.239s/%s", g->dir, g->old ? "memory.usage_in_bytes" : "memory.current");
-	if (read_file(path, text, sizeof text) <= 0 || !number_after(text, "", &usage))
+	if (!group_figure(g, g->old ? "memory.limit_in_bytes" : "memory.max", &limit))
+		limit = UINT64_MAX; /* "max" */
+	if (!g->old && group_figure(g, "memory.high", &high))
+		limit = high < limit ? high : limit;
+	if (limit >= (uint64_t)1 << 60 || !group_figure(g, g->old ? "memory.usage_in_bytes" : "memory.current", &usage))
 		return UINT64_MAX;
+	left = minus(limit, usage);
+	if (g->old && group_figure(g, "memory.memsw.limit_in_bytes", &high) && group_figure(g, "memory.memsw.usage_in_bytes", &both)) {
+		both = minus(high, both);
+		left = both < left ? both : left;
+	}
+	const uint64_t reserve = reserve_of(limit);
+	if (minus(left, reserve) >= AMPLE)
+		return left - reserve;
 	snprintf(path, sizeof path, "%.239s/memory.stat", g->dir);
 	if (read_file(path, text, sizeof text) > 0)
 		number_after(text, g->old ? "total_inactive_file " : "inactive_file ", &idle);
-	return limit + idle > usage ? limit + idle - usage : 0;
+	return minus(left + idle, reserve);
 }
 
-/* memory_left is how many more bytes the machine and the control groups have; what cannot be read limits nothing. */
+/* memory_left is how many more bytes the machine and the control groups have beyond the reserve; what cannot be read limits nothing. */
 static uint64_t memory_left(void)
 {
 	char text[8192];
-	uint64_t total, available, swap = 0, left = UINT64_MAX;
+	uint64_t total, available, left = UINT64_MAX;
 
 	if (read_file("/proc/meminfo", text, sizeof text) > 0 && number_after(text, "MemTotal:", &total) &&
-	    number_after(text, "MemAvailable:", &available)) {
-		number_after(text, "SwapFree:", &swap);
-		total <<= 10;
-		left = (available + swap) << 10;
-		const uint64_t spare = total / 64 < (uint64_t)64 << 20 ? total / 64 : (uint64_t)64 << 20; /* for the machine to go on */
-		left = left > spare ? left - spare : 0;
-	}
+	    number_after(text, "MemAvailable:", &available))
+		left = minus(available << 10, reserve_of(total << 10));
 	if (group_count < 0)
 		find_groups();
 	for (int i = 0; i < group_count; i++) {
@@ -158,44 +234,58 @@ static uint64_t memory_left(void)
 	return left;
 }
 
-/* admit refuses bytes that the machine or a control group does not have: the kernel would not refuse but kill. Best effort: others
- * allocate at the same time. The figures cost some 30 us and are kept for a while; small requests are added up until they make it worth while. */
-static bool admit(uint64_t size)
+static uint64_t step_of(uint64_t size, uint64_t left)
 {
-	static uint64_t left, read_at, unchecked;
-	bool ok = true;
+	uint64_t step = left / STEP_PART / PP__STORAGE_STEP * PP__STORAGE_STEP;
 
-	if (size < ADMIT_FROM && __atomic_add_fetch(&unchecked, size, __ATOMIC_RELAXED) < ADMIT_FROM)
-		return true;
-	pthread_mutex_lock(&storage_lock);
-	if (size < ADMIT_FROM)
-		size = __atomic_exchange_n(&unchecked, 0, __ATOMIC_RELAXED);
-	const uint64_t now = pp__now_ns();
-	if (read_at == 0 || now - read_at > FIGURES_MS * UINT64_C(1000000) || size > left) {
-		left = memory_left();
-		read_at = now;
-	}
-	if (size > left)
-		ok = false;
-	else if (left != UINT64_MAX)
-		left -= size;
-	pthread_mutex_unlock(&storage_lock);
-	return ok;
+	step = step < PP__STORAGE_STEP ? PP__STORAGE_STEP : step < RESERVE_STEP ? step : RESERVE_STEP;
+	return size < step ? size : step;
 }
 
-int32_t pp__storage_reserve(int fd, uint64_t off, uint64_t size)
+/* admit grants the first step of size bytes: how many it is; 0: the machine or a control group has not got size bytes. budget is the word of the heap, NULL: there
+ * is none. */
+static uint64_t admit(uint64_t *budget, uint64_t size)
+{
+	static uint64_t left, read_at, own; /* as this process has last seen it */
+	const uint64_t part = budget == NULL ? OWN_PART : SHARED_PART;
+	uint64_t step = 0;
+
+	if (budget == NULL)
+		budget = &own;
+	pthread_mutex_lock(&storage_lock);
+	for (int tries = 0; tries < BUDGET_TRIES; tries++) {
+		uint64_t granted = __atomic_load_n(budget, __ATOMIC_SEQ_CST), rest = granted;
+		step = step_of(size, left);
+		if (read_at == 0 || pp__now_ns() - read_at > FIGURES_MS * UINT64_C(1000000) || size > left || step > granted) {
+			left = memory_left();
+			read_at = pp__now_ns();
+			step = step_of(size, left);
+			rest = left / part > step ? left / part : step;
+		}
+		if (size > left)
+			step = 0;
+		/* Another process that has taken something, or looked, meanwhile: once more, for the figures may not show it. */
+		if (step == 0 || __atomic_compare_exchange_n(budget, &granted, rest - step, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+			break;
+	}
+	if (left != UINT64_MAX)
+		left -= step;
+	pthread_mutex_unlock(&storage_lock);
+	return step;
+}
+
+int32_t pp__storage_reserve(int fd, uint64_t *budget, uint64_t off, uint64_t size)
 {
 	PP__NO_CANCEL();
-	if (!admit(size))
-		return PP_ERR_NOMEM;
 	while (size > 0) {
-		const uint64_t step = size < RESERVE_STEP ? size : RESERVE_STEP;
-		if (fallocate(fd, 0, (off_t)off, (off_t)step) == 0) {
-			off += step;
-			size -= step;
-		} else if (errno != EINTR) {
-			return errno == ENOMEM || errno == ENOSPC || errno == EFBIG || errno == EDQUOT ? PP_ERR_NOMEM : PP_ERR_SYSTEM;
-		}
+		const uint64_t step = admit(budget, size);
+		if (step == 0)
+			return errno = ENOMEM, PP_ERR_NOMEM;
+		while (fallocate(fd, 0, (off_t)off, (off_t)step) != 0)
+			if (errno != EINTR)
+				return errno == ENOMEM || errno == ENOSPC || errno == EFBIG || errno == EDQUOT ? PP_ERR_NOMEM : PP_ERR_SYSTEM;
+		off += step;
+		size -= step;
 	}
 	return PP_OK;
 }
@@ -220,14 +310,20 @@ bool pp__heap_fd(const pp__heap *heap)
 int32_t pp__heap_reserve(pp__heap *heap, uint64_t off, uint64_t size)
 {
 	PP__NO_CANCEL();
+	uint64_t *const budget = &pp__head(heap)->budget;
+
 	if (pp__heap_fd(heap))
-		return pp__storage_reserve(heap->fd, off, size);
-	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from = off / page * page;
-	if (!admit(size))
-		return PP_ERR_NOMEM;
-	while (madvise(heap->base + from, (size_t)(off + size - from), MADV_POPULATE_WRITE) != 0)
-		if (errno != EINTR && errno != EAGAIN)
-			return errno == EINVAL ? PP_ERR_SYSTEM : PP_ERR_NOMEM; /* an old kernel; no memory */
+		return pp__storage_reserve(heap->fd, budget, off, size);
+	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), end = off + size;
+	for (off = off / page * page; off < end;) {
+		const uint64_t step = admit(budget, end - off);
+		if (step == 0)
+			return errno = ENOMEM, PP_ERR_NOMEM;
+		while (madvise(heap->base + off, (size_t)step, MADV_POPULATE_WRITE) != 0)
+			if (errno != EINTR && errno != EAGAIN)
+				return errno == EINVAL ? PP_ERR_SYSTEM : PP_ERR_NOMEM; /* an old kernel; no memory */
+		off += step;
+	}
 	return PP_OK;
 }
 

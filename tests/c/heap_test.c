@@ -310,8 +310,8 @@ static void burst(void)
 	/* More than there is. */
 	const uint64_t left = memory_left();
 	REQUIRE(left > (uint64_t)64 << 20);
-	REQUIRE(left == UINT64_MAX || !admit(left + ((uint64_t)1 << 30)));
-	REQUIRE(admit((uint64_t)2 << 20));
+	REQUIRE(left == UINT64_MAX || admit(NULL, left + ((uint64_t)1 << 30)) == 0);
+	REQUIRE(admit(NULL, (uint64_t)2 << 20) > 0);
 	kit_trim(heap);
 	/* But for the table of slabs. */
 	REQUIRE(kit_storage(heap) <= before + pp__head(heap)->slab_top * sizeof(pp__slab) + PP__STORAGE_STEP);
