@@ -27,12 +27,12 @@ static void test_point(const char *name, uint32_t slab)
 }
 
 /* Each process says when it has got somewhere, and waits until the other has. */
-static void say(int fd)
+static void tell(int fd)
 {
 	REQUIRE_EQ(write(fd, "x", 1), 1);
 }
 
-static void hear(int fd)
+static void listen_to(int fd)
 {
 	char c;
 
@@ -41,14 +41,14 @@ static void hear(int fd)
 
 static void child_goes_on(void) /* the parent stands still meanwhile */
 {
-	say(to_child[1]);
-	hear(to_parent[0]);
+	tell(to_child[1]);
+	listen_to(to_parent[0]);
 }
 
 static void parent_goes_on(void)
 {
-	say(to_parent[1]);
-	hear(to_child[0]);
+	tell(to_parent[1]);
+	listen_to(to_child[0]);
 }
 
 static uint64_t alloc(uint64_t size, uint32_t tag)
@@ -174,13 +174,13 @@ static void evicted(void (*child)(void))
 {
 	const pid_t pid = start(child);
 
-	hear(to_parent[0]);
+	listen_to(to_parent[0]);
 	stop_at = "evict: looked";
 	stop_slab = 0;
 	meanwhile = child_goes_on;
 	evict_all();
 	REQUIRE(stop_at == NULL);
-	say(to_child[1]);
+	tell(to_child[1]);
 	end(pid);
 }
 
@@ -222,13 +222,13 @@ static void inherited(void)
 {
 	const pid_t pid = start(child_heir);
 
-	hear(to_parent[0]);
+	listen_to(to_parent[0]);
 	stop_at = "evict: taken";
 	stop_slab = 0;
 	meanwhile = child_goes_on;
 	evict_all();
 	REQUIRE(stop_at == NULL);
-	say(to_child[1]);
+	tell(to_child[1]);
 	end(pid);
 }
 
@@ -287,12 +287,12 @@ static void taken(void (*child)(void), void (*place)(void))
 {
 	const pid_t pid = start(child);
 
-	hear(to_parent[0]);
+	listen_to(to_parent[0]);
 	place();
-	say(to_child[1]);
-	hear(to_parent[0]);
+	tell(to_child[1]);
+	listen_to(to_parent[0]);
 	REQUIRE_EQ(slab_at(heap, slab_of(theirs))->state[0], 1);
-	say(to_child[1]);
+	tell(to_child[1]);
 	end(pid);
 }
 
