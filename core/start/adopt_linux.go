@@ -10,7 +10,7 @@ import (
 )
 
 // Adopt takes over a process that somebody else started: the host by a fork of its own, or a server that forks on request. It is
-// supervised like one that Start has started. If it is a child of this process, it is collected here. If it is not, statusFD is a
+// supervised like one that Start has started; one that Start has started, or Adopt was given before, is the same Process. If it is a child of this process, it is collected here. If it is not, statusFD is a
 // descriptor on which its parent writes 4 bytes after its end, the exit code as int32 in this machine's byte order, or minus the
 // signal; or -1, and then the status is what the kernel tells (Linux 6.15) or not known. Adopt owns statusFD, even if it fails.
 // Errors: [ErrNotFound] if there is no such process (an ended child that nobody has collected is one).
@@ -23,6 +23,12 @@ func Adopt(pid, statusFD int) (*Process, error) {
 	}
 	if err := checkKernel(); err != nil {
 		return fail(err)
+	}
+	if statusFD < 0 {
+		// Two would try to collect one status.
+		if p := children.find(pid); p != nil {
+			return p, nil
+		}
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err == unix.ESRCH || err == unix.EINVAL {

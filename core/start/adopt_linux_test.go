@@ -41,6 +41,17 @@ func TestAdoptChild(t *testing.T) {
 	require.Empty(t, childPIDs())
 }
 
+func TestAdoptWhatIsSupervisedAlready(t *testing.T) {
+	p, err := start.Spawn().Start(sleeper())
+	require.NoError(t, err)
+	again := adopt(t, p.PID(), -1)
+	require.Same(t, p, again)
+	p.Release()
+	require.NotEqual(t, -1, again.FD(), "there is another user")
+	require.NoError(t, again.Kill())
+	require.Equal(t, start.Status{Known: true, Signal: syscall.SIGKILL}, wait(t, again))
+}
+
 func TestAdoptStranger(t *testing.T) {
 	for _, told := range []int32{-9, 77} {
 		var pipe [2]int

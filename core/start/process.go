@@ -54,18 +54,18 @@ type Process struct {
 	done chan struct{}
 	leak runtime.Cleanup // closes the descriptor of a Process nobody released
 
-	mu       sync.Mutex
-	h        handle
-	status   Status
-	reaped   bool // the kernel has forgotten it: nothing may be sent to its number any more
-	ended    bool // status is final, done is closed or about to be
-	released bool
-	onExit   []func(Status)
-	report   *report // of an adopted process whose parent tells its status, or nil
+	mu     sync.Mutex
+	h      handle
+	status Status
+	reaped bool // the kernel has forgotten it: nothing may be sent to its number any more
+	ended  bool // status is final, done is closed or about to be
+	users  int  // those that have not released it
+	onExit []func(Status)
+	report *report // of an adopted process whose parent tells its status, or nil
 }
 
 func newProcess(pid int, h handle) *Process {
-	p := &Process{pid: pid, h: h, done: make(chan struct{})}
+	p := &Process{pid: pid, h: h, done: make(chan struct{}), users: 1}
 	p.leak = runtime.AddCleanup(p, handle.close, h)
 	return p
 }
@@ -79,7 +79,7 @@ func (p *Process) PID() int { return p.pid }
 func (p *Process) FD() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.released {
+	if p.users == 0 {
 		return -1
 	}
 	return p.h.fd()
@@ -143,19 +143,31 @@ func (p *Process) OnExit(f func(Status)) {
 }
 
 // Release gives back what the handle holds: FD is invalid from now on, and closed as soon as the process
-// has ended. The process goes on, is still reaped, and the other methods still answer. Twice is harmless.
+// has ended. The process goes on, is still reaped, and the other methods still answer. Twice is harmless, but each
+// Adopt of a process that is supervised already wants a Release of its own.
 func (p *Process) Release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.released {
-		p.released = true
+	if p.users > 0 {
+		p.users--
 		p.closeIfOver()
 	}
 }
 
+// share adds a user, who calls Release in turn; false: the process has been reaped.
+func (p *Process) share() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reaped || p.ended {
+		return false
+	}
+	p.users++
+	return true
+}
+
 // closeIfOver closes the handle when nobody needs it any more. Call it with mu held.
 func (p *Process) closeIfOver() {
-	if p.released && p.ended {
+	if p.users == 0 && p.ended {
 		p.leak.Stop()
 		p.h.close()
 	}

@@ -54,6 +54,18 @@ func (s *supervisor) adopt(p *Process) error {
 	return nil
 }
 
+// find returns the supervised child with that pid, shared with the caller, or nil.
+func (s *supervisor) find(pid int) *Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.alive {
+		if p.pid == pid && p.report == nil && p.share() {
+			return p
+		}
+	}
+	return nil
+}
+
 // leave ends what enter began, whether there was a child or not.
 func (s *supervisor) leave() {
 	s.mu.Lock()

@@ -317,13 +317,13 @@ def test_initializer_that_fails_before_the_pool_is_told_of_its_process(monkeypat
     fill = _hosted.Workers._fill
     waited = []
 
-    def late(workers, vacancy, child):
+    def late(workers, vacancy, child, worker):
         deadline = time.monotonic() + 30
         while os.path.exists(f"/proc/{child.pid}"):
             assert time.monotonic() < deadline
             time.sleep(0.005)
         waited.append(child.pid)
-        fill(workers, vacancy, child)
+        fill(workers, vacancy, child, worker)
 
     monkeypatch.setattr(_hosted.Workers, "_fill", late)
     with polyproc.get_context("forkserver").Pool(2, tasks.init_fails) as pool:

@@ -532,3 +532,152 @@ def test_pool_that_a_signal_handler_closes_in_the_midst_of_a_call(tmp_path):
         out, err, code = program.end(60)
         assert (err, code) == ("", 0)
         assert out.splitlines() == ["joined", "ValueError Pool not running"] * 3
+
+
+# ---- workers as processes
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_are_active_children(method):
+    ctx = polyproc.get_context(method)
+    before = set(polyproc.active_children())
+    with ctx.Pool(2) as pool:
+        pool.map(tasks.square, range(10), 1)
+        children = set(polyproc.active_children()) - before
+        assert children == set(pool._pool)
+        assert {type(child) for child in children} == {ctx.Process}
+        assert all(child.daemon and child.is_alive() and child.exitcode is None for child in children)
+        assert len({child.name for child in children}) == 2
+        assert all("PoolWorker" in child.name for child in children)
+        sentinels = [child.sentinel for child in children]
+        for child in children:
+            child.terminate()
+        for child, sentinel in zip(children, sentinels):
+            child.join(30)
+            assert not child.is_alive() and child.exitcode is not None
+            assert polyproc.connection.wait([sentinel], 0) == [sentinel]
+            child.close()
+        assert pool.map(tasks.square, range(10), 1) == [x * x for x in range(10)]  # they were replaced
+    pool.join()
+    assert set(polyproc.active_children()) == before
+
+
+OWN_PROCESS = """
+    import os, sys
+    import polyproc, polyproc.pool
+
+    method = "{method}"
+    base = polyproc.get_context(method)
+
+    class Process(base.Process):
+        daemon = property(lambda self: False, lambda self, value: None)
+
+        def start(self):
+            super().start()
+            print("start", flush=True)
+
+        def run(self):
+            os.environ["MARK"] = "run"
+            super().run()
+
+    class Context(type(base)):
+        pass
+
+    def nested(x):
+        with base.Pool(1) as pool:
+            return pool.map(abs, [x]), os.environ["MARK"]
+
+    def work(x):
+        return -x
+
+    class ContextPool(polyproc.pool.Pool):
+        def __init__(self, *args):
+            class Own(Context):
+                pass
+            Own.Process = Process
+            super().__init__(*args, context=Own())
+
+    class StaticPool(polyproc.pool.Pool):
+        def __init__(self, *args):
+            super().__init__(*args, context=base)
+
+        @staticmethod
+        def Process(ctx, *args, **kwds):
+            return Process(*args, **kwds)
+
+    class MethodPool(StaticPool):
+        def Process(self, *args, **kwds):
+            it = super().Process(*args, **kwds)
+            assert type(it) is Process
+            return it
+
+    if __name__ == "__main__":
+        for cls in (ContextPool, StaticPool, MethodPool):
+            with cls(1) as pool:
+                assert type(pool._pool[0]) is Process
+                print(pool.apply(nested, (-1,)), flush=True)
+                try:
+                    pool.apply(os._exit, (3,))
+                except polyproc.WorkerLost as e:
+                    print(e.exitcode)
+                assert pool.map(work, range(5), 1) == [0, -1, -2, -3, -4]
+            pool.join()
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_context_with_its_own_process_class(tmp_path, method):
+    with Program(tmp_path, OWN_PROCESS.format(method=method)) as program:
+        out, err, code = program.end(120)
+        assert (err, code) == ("", 0)
+        lines = out.splitlines()
+        assert [line for line in lines if line != "start"] == ["([1], 'run')", "3"] * 3
+        assert lines.count("start") >= 6  # each first worker, and the one that took its place
+
+
+# ---- greenlets
+
+
+GREEN = """
+    {patch}
+    import threading, time
+    import polyproc
+
+    def work(x):
+        return -x
+
+    if __name__ == "__main__":
+        process = polyproc.get_context("{method}").Process(target=print, args=("child",))
+        process.start()
+        process.join()
+        with polyproc.get_context("{method}").Pool(2) as pool:
+            assert pool.map(work, range(10)) == [-x for x in range(10)]
+            got = []
+            assert pool.apply_async(work, (1,), callback=got.append).get() == -1
+            assert got == [-1]
+            assert list(pool.imap(work, iter(range(5)))) == [0, -1, -2, -3, -4]
+            done = []
+            threading.Thread(target=lambda: done.append(True)).start()  # a greenlet
+            time.sleep(0.1)  # lets others run
+            assert done
+            {kill}
+            assert pool.map(work, range(50), 1) == [-x for x in range(50)]
+            pool.close()
+            pool.join()
+        print("end")
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_greenlets_are_not_blocked(tmp_path, library, method):
+    pytest.importorskip(library)
+    kill = "pool._pool[0].kill()"
+    if library == "gevent":
+        patch = "from gevent import monkey; monkey.patch_all()"
+    else:
+        patch = "import eventlet; eventlet.monkey_patch()"
+        kill = "pass"  # a process that another thread than the first forks has no eventlet any more
+    with Program(tmp_path, GREEN.format(patch=patch, method=method, kill=kill), "-W", "ignore") as program:
+        out, err, code = program.end(60)
+        assert (out.split(), code) == (["child", "end"], 0), err

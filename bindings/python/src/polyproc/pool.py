@@ -15,8 +15,10 @@ Differences from the standard library:
 * an initializer that always fails is the outcome of every task, and so is a worker that cannot start;
 * whatever cannot be pickled or unpickled is the error of its task alone; an exception that cannot be rebuilt by unpickling is rebuilt
   from its class and its args;
-* imap and imap_unordered read their input as results are taken, not all of it at once;
+* imap and imap_unordered read their input as results are taken, not all of it at once (a generator in a thread of its own), and no more of
+  it once the iterator is dropped;
 * a pool that is terminated ends what waits for it with :class:`~polyproc.ProcessError`, instead of letting it wait for ever;
+* a worker ignores SIGINT, so that Ctrl-C is the parent's alone to handle; ``os.kill(worker, SIGTERM)`` ends one;
 * default chunks of map are smaller, so that the work spreads better.
 """
 
@@ -34,7 +36,7 @@ import types
 import warnings
 import weakref
 
-from . import _stdlib, _worker, context, util
+from . import _stdlib, _worker, context, process, util
 from ._worker import CALL, ITEM, MAP, PLAIN, PROTOCOL, STARMAP
 
 try:
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     Callback = Callable[[Any], object]
 
 __all__ = ["Pool", "ThreadPool"]
+
+TimeoutError = context.TimeoutError
 
 INIT = "INIT"
 RUN = "RUN"
@@ -662,6 +666,14 @@ class IMapUnorderedIterator(IMapIterator):
 _cores: weakref.WeakSet[_Core] = weakref.WeakSet()
 
 
+def _workers_of_all() -> list[Any]:
+    """The workers of all pools, for active_children()."""
+    return [worker for core in list(_cores) for worker in core.processes()]
+
+
+process._more_children.append(_workers_of_all)
+
+
 def _disown() -> None:
     """In a forked child: the pools are the parent's, and threads that are not here may have held their locks."""
     for core in list(_cores):
@@ -775,6 +787,14 @@ class _Core:
 
     def stop(self, kill: bool) -> None:
         """Wait for the end of the workers, or end them, and give everything back."""
+        raise NotImplementedError
+
+    def processes(self) -> list[Any]:
+        """The process objects of the workers that live."""
+        return []
+
+    def waiting(self) -> int:
+        """How many tasks no worker has taken."""
         raise NotImplementedError
 
     # -- jobs
@@ -1133,6 +1153,8 @@ class _ProcessCore(_Core):
         _errors.check(self.library.pp_pool_open(byref(options), byref(handle)))
         self.handle: int = handle.value
         self.workers: Any = None  # what starts them, if the engine does not
+        self.known: dict[int, Any] = {}  # process objects of those that the engine has started, by process id
+        self.names: Iterator[str] = iter(())  # theirs
         self.ended = False  # an outcome has said that the pool was terminated
         self.pumping: dict[int, _Pump] = {}  # 0: who takes outcomes from the engine at the moment
         self.functions: dict[Any, bytes] = {}  # (function, kind): what the bytes of its tasks begin with
@@ -1545,6 +1567,15 @@ class _ProcessCore(_Core):
             self.workers.end()
         library.pp_pool_free(self.handle)
 
+    def waiting(self) -> int:
+        from ctypes import byref
+
+        from ._abi import PoolState
+
+        state = PoolState()
+        failed = self.library.pp_pool_info(self.handle, byref(state), None, 0, None)
+        return 0 if failed else state.waiting
+
     def pids(self) -> list[int]:
         from ctypes import byref, c_int32, c_size_t
 
@@ -1554,6 +1585,32 @@ class _ProcessCore(_Core):
             return []
         return pids[: count.value]
 
+    def processes(self) -> list[Any]:
+        from ._hosted import Supervised
+
+        if self.stopped:
+            return []
+        known = self.known if self.workers is None else self.workers.processes
+        pids = self.pids()
+        for pid in [pid for pid in known if pid not in pids]:
+            known.pop(pid, None)
+        for pid in pids:
+            if pid not in known and self.workers is None:
+                # The engine has started it. It knows how many there were before, but not this one's place among them.
+                current = process.current_process()
+                worker: Any = context.SpawnProcess.__new__(context.SpawnProcess)
+                worker.__dict__.update(
+                    _identity=current._identity,
+                    _name=next(self.names),
+                    _config={**current._config, "daemon": True},
+                    _parent_pid=os.getpid(),
+                    _parent_name=current.name,
+                    _popen=Supervised(self, pid),
+                    _closed=False,
+                )
+                known[pid] = worker
+        return [known[pid] for pid in pids if pid in known]
+
 
 def _is_big(value: object) -> bool:
     """Whether the pickle of a value of a plain type is large: worth some trouble not to be copied."""
@@ -1561,55 +1618,7 @@ def _is_big(value: object) -> bool:
 
 
 def _how(exit_code: int) -> str:
-    from . import process
-
     return process.signal_name(-exit_code) if exit_code < 0 else f"exit code {exit_code}"
-
-
-class _WorkerProcess:
-    """A worker of a pool, to look at: the pool takes care of it."""
-
-    daemon = True
-
-    def __init__(self, core: _ProcessCore, pid: int, name: str) -> None:
-        self._core = core
-        self.pid = self.ident = pid
-        self.name = name
-
-    def is_alive(self) -> bool:
-        """Whether it runs."""
-        return self.pid in self._core.pids()
-
-    @property
-    def exitcode(self) -> int | None:
-        """None while it runs; 255 afterwards: the pool does not keep how its workers ended."""
-        return None if self.is_alive() else 255
-
-    def terminate(self) -> None:
-        """Send SIGTERM; the pool replaces the worker."""
-        self._send("SIGTERM")
-
-    def kill(self) -> None:
-        """Send SIGKILL; the pool replaces the worker."""
-        self._send("SIGKILL")
-
-    def _send(self, name: str) -> None:
-        import signal
-
-        if self.is_alive():
-            try:
-                os.kill(self.pid, getattr(signal, name))
-            except ProcessLookupError:
-                pass  # it has ended in between
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for its end."""
-        deadline = None if timeout is None else _monotonic() + timeout
-        while self.is_alive() and (deadline is None or _monotonic() < deadline):
-            time.sleep(0.01)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} name={self.name!r} pid={self.pid} {'started' if self.is_alive() else 'stopped'} daemon>"
 
 
 # ---- the pool
@@ -1619,7 +1628,7 @@ class Pool:
     """A pool of worker processes that run calls.
 
     Args:
-        processes: how many; None: one per CPU that this process may use.
+        processes: how many, at most 1024; None: one per CPU that this process may use.
         initializer, initargs: ``initializer(*initargs)`` is called in each worker at its start.
         maxtasksperchild: a worker is replaced after so many tasks (chunks, for map); None: never.
         context: whose start method is used.
@@ -1632,6 +1641,7 @@ class Pool:
 
     _state = INIT
     _core: Any
+    _limit: float = 1024  # PP__MAX_LANES
 
     def __init__(
         self,
@@ -1648,6 +1658,8 @@ class Pool:
             processes = _cpus()
         if processes < 1:
             raise ValueError("Number of processes must be at least 1")
+        if processes > self._limit:
+            raise ValueError(f"Number of processes must be at most {self._limit}, not {processes}")
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):
@@ -1661,18 +1673,18 @@ class Pool:
         self._state = RUN
 
     def _open(self) -> Any:
-        from . import process, spawn
+        from . import spawn
         from ._abi import START_SPAWN, PoolOptions
 
         current = process.current_process()
         assert not current._config.get("daemon"), "daemonic processes are not allowed to have children"
         method = self._ctx.get_start_method()
-        if method in ("fork", "forkserver"):
+        own = type(self).Process is Pool.Process and self._ctx.Process is context.SpawnProcess
+        if method in ("fork", "forkserver") or not own:
             return self._open_hosted()
         first = next(process._process_counter)
         for _ in range(self._processes - 1):
             next(process._process_counter)
-        self._names = [f"SpawnPoolWorker-{first + i}" for i in range(self._processes)]
         with _Spawning():
             data = _worker.dumps(
                 (spawn.get_preparation_data("SpawnPoolWorker"), current._identity, first, os.getpid(), current.name)
@@ -1690,13 +1702,14 @@ class Pool:
         options.init_arg = init_arg
         options.init_arg_size = len(init_arg)
         options.argv = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
-        return _ProcessCore(options)
+        core = _ProcessCore(options)
+        core.names = itertools.cycle([f"SpawnPoolWorker-{first + i}" for i in range(self._processes)])
+        return core
 
     def _open_hosted(self) -> Any:
         """A pool whose workers are forked by this process, or by its fork server."""
         import ctypes
 
-        from . import process
         from ._abi import POOL_HOST_STARTS, PoolOptions
         from ._hosted import Workers
 
@@ -1707,14 +1720,19 @@ class Pool:
         options.max_tasks = min(self._maxtasksperchild or 0, 0xFFFFFFFF)
         options.flags = POOL_HOST_STARTS
         core = _ProcessCore(options)
-        core.workers = Workers(core.handle, self._ctx, self._initializer, self._initargs)
+        make: Any = self.Process  # of a static method it is the function, which does not hold the pool
+        core.workers = Workers(core, make, self._ctx, (self._initializer, self._initargs))
         try:
             core.workers.start(self._processes)
         except BaseException:
             core.terminate()
             raise
-        self._names = core.workers.names
         return core
+
+    @staticmethod
+    def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
+        """The process object of a worker. A subclass may define its own."""
+        return ctx.Process(*args, **kwds)
 
     # -- calls
 
@@ -1894,7 +1912,9 @@ class Pool:
 
     def __repr__(self) -> str:
         cls = type(self)
-        return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pool)}>"
+        # A pool in cyclic garbage has ended its workers when it warns.
+        size = self._processes if self._state == RUN and self._core.stopped else len(self._pool)
+        return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={size}>"
 
     def __reduce__(self) -> Any:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
@@ -1904,10 +1924,18 @@ class Pool:
     @property
     def _pool(self) -> list[Any]:
         """The workers that live."""
-        if self._state == INIT or self._core.stopped:
-            return []
-        pids = self._core.pids()[: self._processes]
-        return [_WorkerProcess(self._core, pid, name) for pid, name in zip(pids, itertools.cycle(self._names))]
+        return [] if self._state == INIT else self._core.processes()[: self._processes]
+
+    @property
+    def _cache(self) -> dict[int, Any]:
+        """The jobs that are not finished. Progress displays read it, as they do in the standard library."""
+        self._core.poll()
+        found = ((number, reference()) for number, reference in list(self._core.jobs.items()))
+        return {number: job for number, job in found if job is not None}
+
+    @property
+    def _taskqueue(self) -> _TaskQueue:
+        return _TaskQueue(self._core)
 
     def _repopulate_pool(self) -> None:
         """Wait a moment for the replacements of workers that have just ended: the pool starts them by itself."""
@@ -1919,6 +1947,21 @@ class Pool:
         if self._state != RUN:
             raise ValueError("Pool not running")
         self._core.check_owner()
+
+
+class _TaskQueue:
+    """The tasks that no worker has taken yet, to look at."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def qsize(self) -> int:
+        """How many there are."""
+        return int(self._core.waiting())
+
+    def empty(self) -> bool:
+        """Whether there are none."""
+        return not self.qsize()
 
 
 class _Spawning:
@@ -1986,6 +2029,9 @@ class _ThreadCore(_Core):
     def end_input(self) -> None:
         pass
 
+    def waiting(self) -> int:
+        return int(self.queue.qsize())
+
     def stop(self, kill: bool) -> None:
         if kill:
             try:
@@ -2035,6 +2081,8 @@ def _serve(core: _ThreadCore, initializer: Callable[..., object] | None, initarg
 
 class ThreadPool(Pool):
     """A pool of threads with the methods of Pool: nothing is pickled."""
+
+    _limit = float("inf")
 
     def __init__(
         self,

@@ -65,7 +65,11 @@ def parent_process() -> BaseProcess | None:
 def active_children() -> list[BaseProcess]:
     """The children that live; those that have ended are collected."""
     _cleanup()
-    return list(_children)
+    return [*_children, *(child for more in _more_children for child in more())]
+
+
+# Functions that return further children: the workers of pools, which the engine collects.
+_more_children: list[Callable[[], list[BaseProcess]]] = []
 
 
 def _cleanup() -> None:
@@ -272,7 +276,7 @@ class BaseProcess:
                 )
             self._popen.close()
             self._popen = None
-            del self._sentinel
+            self.__dict__.pop("_sentinel", None)
             _children.discard(self)
         self._closed = True
 
@@ -333,7 +337,9 @@ class BaseProcess:
         try:
             return self._sentinel
         except AttributeError:
-            raise ValueError("process not started") from None
+            if self._popen is None:
+                raise ValueError("process not started") from None
+            return self._popen.sentinel
 
     def __repr__(self) -> str:
         exitcode = None
