@@ -231,7 +231,7 @@ func pp__go_pool_map(handle C.pp_pool, fn C.pp_task_fn, in *C.pp__in, inSize C.s
 	ctx *C.pp__in, ctxSize C.size_t, outcomesOut *C.pp_outcome) C.int32_t {
 	all := results{room: int(outSize)}
 	status := withPool(handle, func(h *hosted) (err error) {
-		a := &pool.Array{InSize: int(inSize), OutSize: int(outSize), N: uint64(n), Chunk: uint64(chunk), Finish: all.take}
+		a := &pool.Array{InSize: int(inSize), OutSize: int(outSize), N: uint64(n), Chunk: uint64(chunk), Finish: all.take, Spans: h.own, Quiet: outcomesOut == nil}
 		if a.In, err = elements(unsafe.Pointer(in), inSize, n, "in"); err != nil {
 			return err
 		}

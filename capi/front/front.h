@@ -157,6 +157,9 @@ typedef struct pp__call {
 	bool is_range; /* a pp_range_fn is called, for: */
 	size_t begin, end;
 	void *data;
+	uint32_t span; /* not 0: a pp_task_fn is called for up to so many elements, each of: */
+	size_t in_size, stride;
+	const uint8_t *elements;
 } pp__call;
 
 int32_t pp__worker_call(pp__call *call_out);
@@ -164,6 +167,13 @@ int32_t pp__worker_call(pp__call *call_out);
 /* pp__worker_stage returns room for the result of the taken task, 8-aligned, best in the place that the parent will read. What
  * is written there and then given to pp_worker_done is not copied again. NULL: out of memory. */
 void *pp__worker_stage(size_t room, bool exact);
+
+/* pp__worker_claim begins the next element of a span: PP_OK and its number, or PP_ERR_TIMEOUT: there is none any more. */
+int32_t pp__worker_claim(uint32_t *element_out);
+
+/* pp__worker_span_room says where the outcomes of a span go, and after them the results: to be given to pp_worker_done in the end. NULL: out
+ * of memory. */
+pp__span_out *pp__worker_span_room(size_t *size_out);
 
 /* pp__worker_refuse is pp_worker_done for a task that the library could not run: status is PP_ERR_NOT_FOUND, PP_ERR_TOO_BIG or PP_ERR_NOMEM. */
 int32_t pp__worker_refuse(int32_t status, const void *data, size_t size);

@@ -36,10 +36,10 @@ __attribute__((used)) static int no_exceptions(int version, int actions, uint64_
 #define PP__NO_EXCEPTIONS() __asm__ volatile(".cfi_personality 0x1b, no_exceptions")
 #define PP__RETURNS() __asm__ volatile("" ::: "memory")
 
-static __attribute__((noinline)) int32_t call_task(const void *address, const pp_task *task, void *out, size_t *size, const pp__call *call)
+static __attribute__((noinline)) int32_t call_task(const void *address, const void *in, size_t in_size, void *out, size_t *size, const pp__call *call)
 {
 	PP__NO_EXCEPTIONS();
-	const int32_t code = PP__AS_FN(pp_task_fn, address)(task->data, (size_t)task->size, out, size, call->ctx, call->ctx_size);
+	const int32_t code = PP__AS_FN(pp_task_fn, address)(in, in_size, out, size, call->ctx, call->ctx_size);
 	PP__RETURNS();
 	return code;
 }
@@ -128,6 +128,30 @@ static void initialize(const pp_worker *worker)
 		give_up("worker");
 }
 
+/* run_span calls a task's function for each element that the parent does not take back meanwhile. */
+static int32_t run_span(const void *address, const pp__call *call)
+{
+	size_t size;
+	pp__span_out *const outcome = pp__worker_span_room(&size);
+	const size_t stride = (call->room + 7) & ~(size_t)7;
+	uint32_t i;
+
+	if (outcome == NULL)
+		return pp__worker_refuse(PP_ERR_NOMEM, NULL, 0);
+	uint8_t *const results = (uint8_t *)(outcome + call->span);
+	while (pp__worker_claim(&i) == PP_OK) {
+		size_t out_size = call->room;
+		const int32_t code = call_task(address, call->elements + i * call->stride, call->in_size, results + i * stride, &out_size, call);
+		if (code != 0)
+			outcome[i] = (pp__span_out){PP_ERR_TASK, code, out_size < call->room ? (uint32_t)out_size : 0, 0};
+		else if (out_size > call->room)
+			outcome[i] = (pp__span_out){PP_ERR_TOO_BIG, 0, 0, 0};
+		else
+			outcome[i] = (pp__span_out){PP_OK, 0, (uint32_t)out_size, 0};
+	}
+	return pp_worker_done(PP_OK, 0, outcome, size);
+}
+
 /* run calls a task's function and gives its result. */
 static int32_t run(const pp_task *task)
 {
@@ -141,6 +165,8 @@ static int32_t run(const pp_task *task)
 		const char *text = pp_last_error();
 		return pp__worker_refuse(PP_ERR_NOT_FOUND, text, strlen(text));
 	}
+	if (call.span != 0)
+		return run_span(address, &call);
 	if (call.is_range) {
 		const int32_t code = call_range(address, &call);
 		return pp_worker_done(code == 0 ? PP_OK : PP_ERR_TASK, code, NULL, 0);
@@ -149,7 +175,7 @@ static int32_t run(const pp_task *task)
 	if (out == NULL)
 		return pp__worker_refuse(PP_ERR_NOMEM, NULL, 0);
 	size_t size = call.room;
-	const int32_t code = call_task(address, task, out, &size, &call);
+	const int32_t code = call_task(address, task->data, (size_t)task->size, out, &size, &call);
 	if (code != 0) /* a size that it has not set is no size of an error's text */
 		status = pp_worker_done(PP_ERR_TASK, code, out, size < call.room ? size : 0);
 	else if (size > call.room)

@@ -23,6 +23,12 @@
  * Then: result record (tail store: the task is done), head store, next. A worker that dies therefore leaves at most
  * one task that is TAKEN and has no result: that one is lost; all that are READY go elsewhere.
  *
+ * SPANS. Small elements of a map travel many to a record (PP__SPAN). claim says which of them have begun: the worker adds 1 to its lower
+ * half before it begins the next, as long as that is less than the upper half, the limit; the parent lowers the limit to the
+ * lower half to take back what has not begun. Both by a CAS of the whole word. The worker leaves the elements' outcomes and results in its
+ * result ring, at result_at, where they become a record when the last is done. If it dies before, all that were claimed but for the last
+ * one are done, and the parent finds them there: it is the last one that is lost.
+ *
  * BELLS. The parent sleeps on the board, a worker on its lane. A bell is an eventcount: the sleeper stores 1 to waiters, reads
  * seq, looks again, and waits (futex) while seq is unchanged; the ringer publishes, then looks at waiters, and only if it
  * is 1 stores 0 there, adds 1 to seq and wakes all. Both sides use sequentially consistent operations, so one of the two sees the other. A wake that was
@@ -48,7 +54,7 @@
 /* kinds of records */
 enum { PP__PAD = 0xffff, PP__TASK = 1, PP__RESULT = 2, PP__READY = 3, PP__INIT_FAILED = 4 };
 /* flags of records */
-enum { PP__BULK = 1, PP__RANGE = 2 };
+enum { PP__BULK = 1, PP__RANGE = 2, PP__SPAN = 4 };
 /* states of a task */
 enum { PP__T_READY = 0, PP__T_TAKEN = 1, PP__T_REVOKED = 2 };
 /* lane.state, written by the parent */
@@ -137,6 +143,22 @@ typedef struct pp__task_range {
 	uint64_t offset; /* in the block, of the function's data */
 } pp__task_range;
 
+/* the bytes of a PP__TASK with PP__SPAN begin with: (then elements, each at a multiple of 8) */
+typedef struct pp__span {
+	uint64_t claim;     /* limit << 32 | claimed */
+	uint64_t result_at; /* worker, before the first claim: where in the result ring's data the outcomes begin */
+	uint32_t count;     /* of elements, at first also the limit */
+	uint32_t in_size;   /* of each */
+} pp__span;
+
+/* the bytes of a PP__RESULT of such a task, if status is PP_OK: count of these, then count results, each at a multiple of 8 */
+typedef struct pp__span_out {
+	int32_t status; /* as pp__result_head.status */
+	int32_t code;
+	uint32_t size; /* bytes of its result */
+	uint32_t reserved;
+} pp__span_out;
+
 /* payload of PP__RESULT begins with: */
 typedef struct pp__result_head {
 	uint64_t number;
@@ -172,5 +194,7 @@ PP__ASSERT(sizeof(pp__task_head) == 40);
 PP__ASSERT(sizeof(pp__result_head) == 24);
 PP__ASSERT(sizeof(pp__bulk_ref) == 24);
 PP__ASSERT(sizeof(pp__task_range) == 40);
+PP__ASSERT(sizeof(pp__span) == 24);
+PP__ASSERT(sizeof(pp__span_out) == 16);
 
 #endif

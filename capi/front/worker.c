@@ -67,6 +67,7 @@ static struct {
 	uint64_t fn;
 	uint64_t taken_ns;
 	pp__call call;
+	pp__span *span; /* in the task ring, or NULL */
 
 	int stage;
 	uint8_t *stage_data;
@@ -424,6 +425,54 @@ static int32_t open_range(const pp_task *task)
 	return PP_OK;
 }
 
+static size_t round8(size_t n)
+{
+	return (n + 7) & ~(size_t)7;
+}
+
+/* open_span finds the elements of a task that has several. */
+static int32_t open_span(const pp_task *task)
+{
+	pp__span *const span = (pp__span *)(uintptr_t)task->data;
+
+	if (task->size < sizeof *span)
+		return misfit("a task without its span");
+	const uint32_t count = span->count, in_size = span->in_size;
+	if (count == 0 || count > w.results.cap || (task->size - sizeof *span) / count != round8(in_size) || w.call.room > w.results.cap ||
+	    count * (sizeof(pp__span_out) + round8(w.call.room)) > pp__ring_longest(w.results.cap) - sizeof(pp__result_head))
+		return misfit("a task's span");
+	w.span = span;
+	w.call.span = count;
+	w.call.in_size = in_size;
+	w.call.stride = round8(in_size);
+	w.call.elements = (const uint8_t *)(span + 1);
+	return PP_OK;
+}
+
+int32_t pp__worker_claim(uint32_t *element_out)
+{
+	uint64_t claim = __atomic_load_n(&w.span->claim, __ATOMIC_SEQ_CST);
+
+	for (;;) {
+		const uint32_t claimed = (uint32_t)claim, limit = (uint32_t)(claim >> 32);
+		if (claimed >= limit || claimed >= w.call.span)
+			return PP_ERR_TIMEOUT;
+		if (__atomic_compare_exchange_n(&w.span->claim, &claim, claim + 1, true, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+			*element_out = claimed;
+			return PP_OK;
+		}
+	}
+}
+
+pp__span_out *pp__worker_span_room(size_t *size_out)
+{
+	*size_out = w.call.span * (sizeof(pp__span_out) + round8(w.call.room));
+	uint8_t *const room = pp__worker_stage(*size_out, true);
+	if (room != NULL) /* where the parent looks if this process dies before it has published them */
+		__atomic_store_n(&w.span->result_at, (uint64_t)(room - w.results.data), __ATOMIC_SEQ_CST);
+	return (pp__span_out *)(void *)room;
+}
+
 static void unpin(void)
 {
 	for (int i = 0; i < WINDOWS; i++)
@@ -459,6 +508,9 @@ static int32_t open_task(const pp__record *record, const pp__task_head *head, pp
 	}
 	w.call.exact = head->out_size != UINT32_MAX;
 	w.call.room = (size_t)(w.call.exact ? head->out_size : w.out_max);
+	w.span = NULL;
+	if ((record->flags & PP__SPAN) != 0)
+		return open_span(out);
 	return (record->flags & PP__RANGE) != 0 ? open_range(out) : PP_OK;
 }
 

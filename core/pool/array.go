@@ -15,8 +15,58 @@ type Array struct {
 	N       uint64
 	Chunk   uint64 // elements that go to a worker at a time; 0: the pool decides
 	Ctx     []byte // every task sees these bytes
+	Spans   bool   // workers understand spans (C)
+	Quiet   bool   // Finish is told only of elements that are not OK
 	// Finish, if not nil, is told the outcome of each element, in no order, with the pool's lock held.
 	Finish func(i uint64, r *Result)
+
+	skip bool // finish has nothing to do: the results were taken
+}
+
+const (
+	spanBytes = 16 << 10 // of a record of a span, at most: a ring has room for several
+	spanMost  = 1024     // elements
+)
+
+func (a *Array) inStride() int  { return (a.InSize + 7) &^ 7 }
+func (a *Array) outStride() int { return (a.OutSize + 7) &^ 7 }
+
+// spanMax is how many elements one record can hold.
+func (a *Array) spanMax() uint64 {
+	each := max(a.inStride(), sizeSpanOut+a.outStride())
+	if !a.Spans || a.Chunk == 1 || a.InSize > spanBytes || a.OutSize > spanBytes {
+		return 1
+	}
+	return uint64(min((spanBytes-sizeSpan)/each, spanMost))
+}
+
+func (a *Array) spanSize(n uint32) int { return int(n) * a.inStride() }
+
+// putSpan writes elements i to i + n - 1, each at a multiple of 8.
+func (a *Array) putSpan(i uint64, n uint32, dst []byte) {
+	stride := a.inStride()
+	if stride == a.InSize {
+		copy(dst, a.In[i*uint64(a.InSize):][:int(n)*a.InSize])
+		return
+	}
+	for k := range uint64(n) {
+		a.put(i+k, dst[k*uint64(stride):][:a.InSize])
+	}
+}
+
+// copySpan takes the results of elements i to i + n - 1 at once, if all are whole.
+func (a *Array) copySpan(i uint64, n uint32, heads, outs []byte) bool {
+	stride := a.outStride()
+	if stride != a.OutSize {
+		return false
+	}
+	for k := range int(n) {
+		if h := at[spanOut](heads[k*sizeSpanOut:]); h.status != 0 || int(h.size) != a.OutSize {
+			return false
+		}
+	}
+	copy(a.Out[i*uint64(a.OutSize):], outs[:int(n)*stride])
+	return true
 }
 
 func (a *Array) size(uint64) int { return a.InSize }
@@ -26,10 +76,13 @@ func (a *Array) put(i uint64, dst []byte) {
 }
 
 func (a *Array) finish(i uint64, r *Result) {
+	if a.skip {
+		return
+	}
 	if (r.Outcome == OK || r.Outcome == Failed) && a.OutSize > 0 {
 		copy(a.Out[i*uint64(a.OutSize):][:a.OutSize], r.Data)
 	}
-	if a.Finish != nil {
+	if a.Finish != nil && !(a.Quiet && r.Outcome == OK) {
 		a.Finish(i, r)
 	}
 }
@@ -58,7 +111,7 @@ func (p *Pool) MapBytes(a *Array) error {
 	if p.closed {
 		return ErrClosed
 	}
-	j := &job{work: a, n: a.N, fn: a.Fn, outSize: uint32(a.OutSize), chunk: a.Chunk}
+	j := &job{work: a, n: a.N, fn: a.Fn, outSize: uint32(a.OutSize), chunk: a.Chunk, spanMax: a.spanMax()}
 	if err := p.attachCtx(j, a.Ctx); err != nil {
 		return err
 	}

@@ -55,6 +55,7 @@ type job struct {
 	fn      uint64
 	outSize uint32
 	flags   uint16     // of its records
+	spanMax uint64     // elements of one record, if more than 1 (C workers, see SPANS in lane.h)
 	chunk   uint64     // go to one lane at a time; 0: the pool decides
 	ctx     *shm.Block // for all its tasks, or nil
 	ctxSize uint64
@@ -67,6 +68,7 @@ type job struct {
 type again struct {
 	job   *job
 	i     uint64
+	n     uint32 // tasks from i on, in one record
 	block *shm.Block
 }
 
@@ -138,6 +140,13 @@ func (p *Pool) freeBlock(b *shm.Block) {
 	}
 }
 
+// completeAll gives tasks i to i + n - 1 of j the same outcome.
+func (p *Pool) completeAll(j *job, i uint64, n uint32, r *Result) {
+	for k := range uint64(n) {
+		p.complete(j, i+k, r)
+	}
+}
+
 // complete gives task i of j its outcome.
 func (p *Pool) complete(j *job, i uint64, r *Result) {
 	j.open--
@@ -164,7 +173,7 @@ func (p *Pool) complete(j *job, i uint64, r *Result) {
 func (p *Pool) dropQueued(r *Result) {
 	for _, a := range p.retry {
 		p.freeBlock(a.block)
-		p.complete(a.job, a.i, r)
+		p.completeAll(a.job, a.i, a.n, r)
 	}
 	p.retry = nil
 	for _, j := range p.queue {
@@ -185,7 +194,9 @@ func (p *Pool) abandon(j *job) {
 		}
 		for k := range ln.pending.len() {
 			if e := ln.pending.at(k); e.job == j && !e.revoked {
-				j.finish(e.i, &Result{Outcome: Abandoned})
+				for i := range uint64(e.n) {
+					j.finish(e.i+i, &Result{Outcome: Abandoned})
+				}
 			}
 		}
 	}
@@ -212,7 +223,7 @@ func (p *Pool) cancelWaiting(j *job) (running []*lane) {
 	p.retry = slices.DeleteFunc(p.retry, func(a again) bool {
 		if a.job == j {
 			p.freeBlock(a.block)
-			p.complete(j, a.i, none)
+			p.completeAll(j, a.i, a.n, none)
 		}
 		return a.job == j
 	})
@@ -228,8 +239,10 @@ func (p *Pool) cancelWaiting(j *job) (running []*lane) {
 			}
 			if block, ok := ln.revoke(e); ok {
 				p.freeBlock(block)
-				p.complete(j, e.i, none)
+				p.completeAll(j, e.i, e.n, none)
 			} else {
+				i, n := ln.cut(e)
+				p.completeAll(j, i, n, none)
 				runs = true
 			}
 		}

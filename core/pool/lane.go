@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 
 	"github.com/polyproc/polyproc/core/start"
 	"github.com/polyproc/polyproc/shm"
@@ -54,6 +55,8 @@ type entry struct {
 	number  uint64
 	head    *taskHead
 	block   *shm.Block
+	n       uint32 // tasks from i on: 1, but of a span, from which tasks were taken back perhaps
+	count   uint32 // of a span: how many it had at first; else 0
 	revoked bool
 }
 
@@ -104,9 +107,14 @@ var errLater = errors.New("pool: no memory now")
 
 // stage puts a task into the lane's ring; nobody sees it before publish. It reports false if the ring has no room. err means
 // that this task will not fit into memory, or not now.
-func (ln *lane) stage(j *job, i uint64, block *shm.Block) (ok bool, err error) {
-	n := j.size(i)
-	flags, body := j.flags, sizeTaskHead+n
+func (ln *lane) stage(j *job, i uint64, many uint32, block *shm.Block) (ok bool, err error) {
+	n, count := j.size(i), uint32(0)
+	flags := j.flags
+	if many > 1 {
+		n, count = sizeSpan+j.work.(*Array).spanSize(many), many
+		flags |= flagSpan
+	}
+	body := sizeTaskHead + n
 	if bulk := body > ln.tasks.Max(); bulk {
 		flags, body = flags|flagBulk, sizeTaskHead+sizeBulkRef
 	}
@@ -132,6 +140,12 @@ func (ln *lane) stage(j *job, i uint64, block *shm.Block) (ok bool, err error) {
 			j.put(i, block.Bytes)
 		}
 		*at[bulkRef](buf[sizeTaskHead:]) = bulkRef{off: uint64(block.Off), size: uint64(n)}
+	} else if count > 0 {
+		a := j.work.(*Array)
+		s := at[span](buf[sizeTaskHead:])
+		s.resultAt, s.count, s.inSize = 0, count, uint32(a.InSize)
+		s.claim.Store(uint64(count) << 32)
+		a.putSpan(i, count, buf[sizeTaskHead+sizeSpan:])
 	} else {
 		j.put(i, buf[sizeTaskHead:])
 	}
@@ -142,9 +156,9 @@ func (ln *lane) stage(j *job, i uint64, block *shm.Block) (ok bool, err error) {
 	if j.ctx != nil {
 		h.ctxOff, h.ctxSize = uint64(j.ctx.Off), j.ctxSize
 	}
-	ln.pending.push(entry{job: j, i: i, number: ln.number, head: h, block: block})
-	ln.waiting++
-	ln.assigned++
+	ln.pending.push(entry{job: j, i: i, number: ln.number, head: h, block: block, n: many, count: count})
+	ln.waiting += int(many)
+	ln.assigned += int(many)
 	ln.markDirty()
 	return true, nil
 }
@@ -170,10 +184,37 @@ func (ln *lane) revoke(e *entry) (*shm.Block, bool) {
 	}
 	block := e.block
 	e.revoked, e.block = true, nil
-	ln.waiting--
-	ln.assigned--
+	ln.waiting -= int(e.n)
+	ln.assigned -= int(e.n)
 	ln.p.retire(ln) // this may have been its last
 	return block, true
+}
+
+// span returns the shared words of an entry that is a span.
+func (e *entry) span() *span {
+	return (*span)(unsafe.Add(unsafe.Pointer(e.head), sizeTaskHead))
+}
+
+// cut takes the tasks back that have not begun of a span that has: n from i on.
+func (ln *lane) cut(e *entry) (i uint64, n uint32) {
+	if e.count == 0 {
+		return 0, 0
+	}
+	s := e.span()
+	for {
+		claim := s.claim.Load()
+		claimed := min(uint32(claim), e.n)
+		if claimed == e.n {
+			return 0, 0
+		}
+		if s.claim.CompareAndSwap(claim, uint64(claimed)<<32|uint64(claimed)) {
+			i, n = e.i+uint64(claimed), e.n-claimed
+			e.n = claimed
+			ln.waiting -= int(n)
+			ln.assigned -= int(n)
+			return i, n
+		}
+	}
 }
 
 // drain reads the results that are there. An error means that the worker has spoilt the lane; it stays so.
@@ -259,15 +300,22 @@ func (ln *lane) result(rec shm.Record, r *Result) error {
 	} else if h.status != 0 {
 		r.Outcome, r.Code = failureOf(h.status), h.code
 	}
-	ln.p.learn(h.runNS)
-	j, i, block := e.job, e.i, e.block
+	j, i, block, n, count := e.job, e.i, e.block, e.n, e.count
+	if count > 0 && h.status == 0 && err == nil && len(data) != int(count)*(sizeSpanOut+j.work.(*Array).outStride()) {
+		return fmt.Errorf("%w: result of %d bytes for %d elements", shm.ErrCorrupt, len(data), count)
+	}
+	ln.p.learn(h.runNS / uint64(max(n, 1)))
 	ln.pending.pop()
-	ln.waiting--
+	ln.waiting -= int(n)
 	ln.finished++
 	ln.slow, ln.fruitless = false, false
 	ln.p.barren = 0
 	ln.p.freeBlock(block)
-	ln.p.complete(j, i, r)
+	if count > 0 && r.Outcome == OK {
+		ln.p.completeSpan(j, i, n, count, data, r.PID)
+	} else {
+		ln.p.completeAll(j, i, n, r)
+	}
 	if slot >= 0 {
 		ln.release(slot, data)
 	}
@@ -285,6 +333,50 @@ func failureOf(status int32) Outcome {
 		return TooBig
 	}
 	return Failed
+}
+
+// completeSpan gives the first n tasks of a span of count, from task i of j on, the outcomes that the worker has left.
+func (p *Pool) completeSpan(j *job, i uint64, n, count uint32, data []byte, pid int) {
+	a := j.work.(*Array)
+	outs, stride := data[int(count)*sizeSpanOut:], a.outStride()
+	if n > 0 && a.Quiet && !j.dropped && a.copySpan(i, n, data, outs) {
+		p.outcomes += uint64(n) - 1
+		p.open -= uint64(n) - 1
+		j.open -= uint64(n) - 1
+		a.skip = true
+		p.complete(j, i, &Result{})
+		a.skip = false
+		return
+	}
+	for k := range uint64(n) {
+		h := *at[spanOut](data[k*sizeSpanOut:])
+		r := Result{Outcome: OK, PID: pid, Code: h.code, Data: outs[k*uint64(stride):][:min(int(h.size), a.OutSize)]}
+		if h.status != 0 {
+			r.Outcome = failureOf(h.status)
+		}
+		p.complete(j, i+k, &r)
+	}
+}
+
+// rescueSpan gives the tasks of a span that a dead worker has done the outcomes that it left in its result ring, and returns which task it
+// ran and which have not begun: lost is -1 if it ran none.
+func (ln *lane) rescueSpan(e *entry) (lost int64, rest again) {
+	s := e.span()
+	claimed := min(uint32(s.claim.Load()), e.n)
+	rest = again{job: e.job, i: e.i + uint64(claimed), n: e.n - claimed}
+	if claimed == 0 {
+		return -1, rest
+	}
+	a := e.job.work.(*Array)
+	size := uint64(e.count) * uint64(sizeSpanOut+a.outStride())
+	resultAt := s.resultAt
+	ring := ln.mem[laneHead+ln.p.ringCap:]
+	if size > uint64(len(ring)) || resultAt%8 != 0 || resultAt > uint64(len(ring))-size {
+		ln.p.completeAll(e.job, e.i, claimed-1, &Result{Outcome: Lost, PID: ln.proc.PID()})
+	} else if claimed > 1 {
+		ln.p.completeSpan(e.job, e.i, claimed-1, e.count, ring[resultAt:][:size], ln.proc.PID())
+	}
+	return int64(e.i) + int64(claimed) - 1, rest
 }
 
 // release gives a result block back to the worker.

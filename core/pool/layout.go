@@ -29,6 +29,7 @@ const (
 
 	flagBulk  = 1
 	flagRange = 2
+	flagSpan  = 4
 
 	// resultHead.status, besides 0 and the task's own error: PP_ERR_ codes.
 	statusNoMemory = -3
@@ -47,6 +48,8 @@ const (
 	sizeResultHead = 24
 	sizeBulkRef    = 24
 	sizeTaskRange  = 40
+	sizeSpan       = 24
+	sizeSpanOut    = 16
 
 	// outMaxDefault in taskHead.outSize means: as much as board.outMax says.
 	outMaxDefault = 0xffffffff
@@ -152,6 +155,22 @@ type taskRange struct {
 	off    uint64 // of the shared block in the file
 	size   uint64 // 0: there is none
 	offset uint64 // in the block, of what the task is given
+}
+
+// span begins the bytes of a task with flagSpan: see SPANS in lane.h.
+type span struct {
+	claim    atomic.Uint64
+	resultAt uint64
+	count    uint32
+	inSize   uint32
+}
+
+// spanOut is the outcome of an element of a span.
+type spanOut struct {
+	status int32
+	code   int32
+	size   uint32
+	_      uint32
 }
 
 // at sees the bytes at the start of b as a T. b is shared memory, 8-aligned, at least as long as T.

@@ -434,4 +434,6 @@ var (
 	_ = [1]struct{}{}[unsafe.Sizeof(resultHead{})-sizeResultHead]
 	_ = [1]struct{}{}[unsafe.Sizeof(bulkRef{})-sizeBulkRef]
 	_ = [1]struct{}{}[unsafe.Sizeof(taskRange{})-sizeTaskRange]
+	_ = [1]struct{}{}[unsafe.Sizeof(span{})-sizeSpan]
+	_ = [1]struct{}{}[unsafe.Sizeof(spanOut{})-sizeSpanOut]
 )

@@ -58,6 +58,9 @@ func (p *Pool) depth() int {
 	case p.meanNS > float64(laneFill)/2:
 		return 2
 	}
+	if len(p.queue) > 0 && p.queue[0].spanMax > 1 { // few records for many tasks
+		return min(int(float64(2*laneFill)/p.meanNS), 4*int(p.queue[0].spanMax))
+	}
 	return min(int(float64(laneFill)/p.meanNS), maxDepth)
 }
 
@@ -128,15 +131,15 @@ func (p *Pool) give(ln *lane) (more, room bool) {
 			p.retry[0] = again{}
 			p.retry = p.retry[1:]
 			p.freeBlock(a.block)
-			p.complete(a.job, a.i, &Result{Outcome: Cancelled})
+			p.completeAll(a.job, a.i, a.n, &Result{Outcome: Cancelled})
 			return true, true
 		}
-		ok, err := ln.stage(a.job, a.i, a.block)
+		ok, err := ln.stage(a.job, a.i, a.n, a.block)
 		if err == errLater {
 			return false, false
 		}
 		if err != nil {
-			p.complete(a.job, a.i, outcomeOf(err))
+			p.completeAll(a.job, a.i, a.n, outcomeOf(err))
 		}
 		if ok || err != nil {
 			p.retry[0] = again{}
@@ -151,12 +154,22 @@ func (p *Pool) give(ln *lane) (more, room bool) {
 			p.unqueue()
 			continue
 		}
+		if n := p.spanOf(j); n > 1 {
+			for k := uint64(0); k < max(j.chunk, 1) && j.next < j.n; k += n {
+				n = min(n, j.n-j.next, max(j.chunk, n)-k)
+				if ok, _ := ln.stage(j, j.next, uint32(n), nil); !ok {
+					return true, k > 0
+				}
+				j.next += n
+			}
+			return true, true
+		}
 		for k := uint64(0); k < max(j.chunk, 1) && j.next < j.n && p.hasQuota(ln); k++ {
 			if j.isOver(j.next) {
 				j.next++
 				continue
 			}
-			ok, err := ln.stage(j, j.next, nil)
+			ok, err := ln.stage(j, j.next, 1, nil)
 			if err == errLater { // nor will it for another lane
 				p.spent(ln)
 				return false, false
@@ -173,6 +186,25 @@ func (p *Pool) give(ln *lane) (more, room bool) {
 		return true, true
 	}
 	return false, false
+}
+
+// spanTime is how long the tasks of one record should run, if the caller does not say how many go together.
+const spanTime = 100 * time.Microsecond
+
+// spanOf is how many of a job's next tasks go into one record.
+func (p *Pool) spanOf(j *job) uint64 {
+	if j.spanMax < 2 || p.opt.MaxTasks > 0 {
+		return 1
+	}
+	if j.chunk > 0 {
+		return min(j.chunk, j.spanMax)
+	}
+	if p.meanNS == 0 {
+		return 1
+	}
+	// Towards the end of a job fewer, so that all workers end at about the same time.
+	share := (j.n - j.next) / uint64(2*p.opt.Workers)
+	return max(min(uint64(float64(spanTime)/p.meanNS), j.spanMax, share), 1)
 }
 
 func outcomeOf(err error) *Result {
@@ -270,7 +302,9 @@ func (p *Pool) steal(ln *lane, keep int) {
 			continue
 		}
 		if block, ok := ln.revoke(e); ok {
-			taken = append(taken, again{e.job, e.i, block})
+			taken = append(taken, again{e.job, e.i, e.n, block})
+		} else if i, n := ln.cut(e); n > 0 {
+			taken = append(taken, again{e.job, i, n, nil})
 		}
 	}
 	p.again(taken)

@@ -121,12 +121,21 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 		ln.pending.pop()
 		switch {
 		case e.revoked:
+		case e.head.state.Load() == taskTaken && e.count > 0:
+			which, rest := ln.rescueSpan(&e)
+			if which >= 0 {
+				p.complete(e.job, uint64(which), lost)
+				lostTasks = true
+			}
+			if rest.n > 0 {
+				untouched = append(untouched, rest)
+			}
 		case e.head.state.Load() == taskTaken:
 			p.freeBlock(e.block)
 			p.complete(e.job, e.i, lost)
 			lostTasks = true
 		default:
-			untouched = append(untouched, again{e.job, e.i, e.block})
+			untouched = append(untouched, again{e.job, e.i, e.n, e.block})
 		}
 	}
 	p.again(untouched)

@@ -119,6 +119,8 @@ var poolStructs = map[string]string{
 	"resultHead": "pp__result_head",
 	"bulkRef":    "pp__bulk_ref",
 	"taskRange":  "pp__task_range",
+	"span":       "pp__span",
+	"spanOut":    "pp__span_out",
 }
 
 var poolConstants = map[string]string{
@@ -136,6 +138,7 @@ var poolConstants = map[string]string{
 	"kindInitFailed": "PP__INIT_FAILED",
 	"flagBulk":       "PP__BULK",
 	"flagRange":      "PP__RANGE",
+	"flagSpan":       "PP__SPAN",
 	"taskReady":      "PP__T_READY",
 	"taskTaken":      "PP__T_TAKEN",
 	"taskRevoked":    "PP__T_REVOKED",
@@ -146,6 +149,8 @@ var poolConstants = map[string]string{
 	"sizeResultHead": "sizeof(pp__result_head)",
 	"sizeBulkRef":    "sizeof(pp__bulk_ref)",
 	"sizeTaskRange":  "sizeof(pp__task_range)",
+	"sizeSpan":       "sizeof(pp__span)",
+	"sizeSpanOut":    "sizeof(pp__span_out)",
 	"outMaxDefault":  "0xffffffff",
 }
 

@@ -1164,6 +1164,77 @@ static void loops(void)
 	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
 }
 
+static uint32_t *counts; /* how often each element ran, in memory that forked workers share with the test */
+
+/* counted says which it is, or does what it is told. */
+static int32_t counted(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
+{
+	uint32_t index;
+	int32_t what;
+
+	(void)ctx;
+	if (in_size != 9 || (ctx_size > 0 && *out_size != ctx_size))
+		return 99;
+	memcpy(&index, in, sizeof index);
+	memcpy(&what, (const uint8_t *)in + 4, sizeof what);
+	__atomic_fetch_add(&counts[index], 1, __ATOMIC_SEQ_CST);
+	if (what == KILL)
+		kill(getpid(), SIGKILL);
+	if (what == WELL && index % 1000 == 999)
+		nanosleep(&(struct timespec){0, 3000000}, NULL);
+	if (what == FAIL)
+		return 1000;
+	if (*out_size > 0)
+		memset(out, (int)(index % 251), *out_size);
+	return 0;
+}
+
+/* Small elements go many to a record: each runs once, a bad one costs itself, and what a worker had done when it died counts. */
+static void spans(void)
+{
+	enum { N = 20000 };
+	static const size_t chunks[] = {0, 2, 64, 1000, 7, N}, sizes[] = {8, 0, 3, 16};
+	static const uint8_t ctx[16];
+	static uint8_t in[N][9], out[N * 16];
+	static pp_outcome outcome[N];
+	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	pp_pool pool;
+
+	counts = mmap(NULL, N * sizeof *counts, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	REQUIRE(counts != MAP_FAILED);
+	options.workers = 3;
+	options.method = PP_START_FORK;
+	REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_OK);
+	for (size_t round = 0; round < COUNT(chunks) * COUNT(sizes) * 2; round++) {
+		const size_t size = sizes[round / 2 % COUNT(sizes)], chunk = chunks[round % COUNT(chunks)];
+		const bool quiet = round % 5 == 4;
+		uint64_t state = round + 1;
+		memset(counts, 0, N * sizeof *counts);
+		memset(out, 0xff, sizeof out);
+		for (uint32_t i = 0; i < N; i++) {
+			const uint64_t dice = next_random(&state) >> 8;
+			const int32_t what = quiet ? WELL : dice % 2000 == 0 ? KILL : dice % 300 == 1 ? FAIL : WELL;
+			memcpy(in[i], &i, sizeof i);
+			memcpy(in[i] + 4, &what, sizeof what);
+		}
+		const int32_t status = pp_pool_map(pool, counted, in, sizeof *in, out, size, N, chunk, ctx, size, quiet ? NULL : outcome);
+		if (quiet)
+			REQUIRE_STATUS(status, PP_OK);
+		for (uint32_t i = 0; i < N; i++) {
+			int32_t what;
+			memcpy(&what, in[i] + 4, sizeof what);
+			REQUIRE_EQ(counts[i], 1);
+			if (!quiet)
+				REQUIRE_EQ(outcome[i].status, what == KILL ? PP_ERR_WORKER_LOST : what == FAIL ? PP_ERR_TASK : PP_OK);
+			if (!quiet && what == FAIL)
+				REQUIRE_EQ(outcome[i].code, 1000);
+			for (size_t k = 0; k < size; k++)
+				REQUIRE_EQ(out[i * size + k], what == WELL ? i % 251 : 0xff);
+		}
+	}
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
 /* throws raises an exception as C++ does. Nobody catches it: if the library lets it pass, the call comes back. */
 static int32_t throws(const void *in, size_t in_size, void *out, size_t *out_size, const void *ctx, size_t ctx_size)
 {
@@ -1575,6 +1646,7 @@ int main(int argc, char **argv)
 		{"all_outcomes", all_outcomes, 0, 0},
 		{"failures", failures, 0, 0},
 		{"loops", loops, 0, 0},
+		{"spans", spans, 0, 0},
 		{"exceptions", exceptions, 0, 0},
 		{"surroundings", surroundings, 0, 0},
 		{"strange_options", strange_options, 0, 0},
