@@ -109,7 +109,7 @@ func FuzzLane(f *testing.F) {
 		j := &job{work: c, n: n, next: n, open: n}
 		staged := uint64(0)
 		for ; staged < n; staged++ {
-			if ok, err := ln.stage(j, staged, nil); !ok {
+			if ok, err := ln.stage(j, staged, 1, nil); !ok {
 				require.NoError(t, err)
 				break
 			}

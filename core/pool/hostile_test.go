@@ -523,7 +523,7 @@ func bareLane(t testing.TB, p *Pool, n uint64) (*lane, *forbidden) {
 		j := &job{work: f, n: n, next: n, open: n}
 		p.open += n
 		for i := range n {
-			ok, err := ln.stage(j, i, nil)
+			ok, err := ln.stage(j, i, 1, nil)
 			require.NoError(t, err)
 			require.True(t, ok)
 		}
@@ -541,7 +541,7 @@ func TestResultTooLargeForMemory(t *testing.T) {
 	b := &batch{p: p, ends: []uint64{0}}
 	b.job = &job{work: b, n: 1, next: 1, open: 1}
 	p.open++
-	_, err = ln.stage(b.job, 0, nil)
+	_, err = ln.stage(b.job, 0, 1, nil)
 	require.NoError(t, err)
 	p.feed()
 	ln.head.slots[3].Store(1)
