@@ -237,7 +237,7 @@ func FuzzServe(f *testing.F) {
 	require.NoError(f, err)
 	c := &counted{outcomes: make([]int, 10)}
 	for i := range uint64(5) {
-		ok, err := ln.stage(&job{work: c, n: 5, open: 5}, i, nil)
+		ok, err := ln.stage(&job{work: c, n: 5, open: 5}, i, 1, nil)
 		require.NoError(f, err)
 		require.True(f, ok)
 	}
