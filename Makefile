@@ -134,7 +134,7 @@ test-python-package: build $(VENV)/.made
 	PYTHONPATH=bindings/python/src $(VENV_PYTHON) $(PYTEST) tests/python
 
 test-python-programs: build $(VENV)/.made
-	PYTHONPATH=bindings/python/src $(VENV_PYTHON) $(PYTEST) tests/guide tests/fork
+	PYTHONPATH=bindings/python/src $(VENV_PYTHON) $(PYTEST) tests/guide tests/fork tests/typing
 
 test-python-short: build
 	@for python in $(PYTHONS); do \

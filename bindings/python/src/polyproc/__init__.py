@@ -112,18 +112,20 @@ if TYPE_CHECKING:
     from . import connection as connection
     from . import reduction as reducer
     from . import reduction as reduction
+else:
+
+    def __getattr__(name: str) -> object:
+        # The pickling machinery is loaded when it is first asked for: a child process needs only its unpickling half.
+        if name == "reducer":
+            return _default.reducer
+        if name in ("connection", "reduction"):
+            # Not "from . import reduction": that asks this function first.
+            __import__(f"{__name__}.{name}")
+            return sys.modules[f"{__name__}.{name}"]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 del TYPE_CHECKING  # no public name of this package
-
-
-def __getattr__(name: str) -> object:
-    # The pickling machinery is loaded when it is first asked for: a child process needs only its unpickling half.
-    if name == "reducer":
-        return _default.reducer
-    if name in ("connection", "reduction"):
-        # Not "from . import reduction": that asks this function first.
-        __import__(f"{__name__}.{name}")
-        return sys.modules[f"{__name__}.{name}"]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 if getattr(sys, "frozen", False):
     from .spawn import stand_in_for_stdlib

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Protocol, TypeVar, Union
 
+    from typing_extensions import Buffer
+
     Self = TypeVar("Self", bound="_Base")
     # The address of a socket, by family: a path or an abstract name, or (host, port, ...).
     Address = Union[str, bytes, tuple[Any, ...]]
@@ -398,7 +400,7 @@ class _Base:
         else:
             self._send_bytes(data)
 
-    def send_bytes(self, buf: Any, offset: int = 0, size: int | None = None) -> None:
+    def send_bytes(self, buf: Buffer, offset: int = 0, size: int | None = None) -> None:
         """Send ``size`` bytes (None: the rest) of a bytes-like object from ``offset`` on as one message.
 
         Raises:
@@ -447,7 +449,7 @@ class _Base:
         data = self._recv_bytes(maxlength)
         return data if type(data) is bytes else bytes(data)
 
-    def recv_bytes_into(self, buf: Any, offset: int = 0) -> int:
+    def recv_bytes_into(self, buf: Buffer, offset: int = 0) -> int:
         """Receive one message of bytes into a writable buffer, from byte ``offset`` on; waits for it. Returns its size in bytes.
 
         Raises:

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from logging import Logger
     from types import ModuleType
-    from typing import Any, NoReturn, Protocol
+    from typing import Any, ClassVar, Generic, Literal, NoReturn, Protocol, TypeVar, overload
 
+    from . import pool, queues, synchronize
     from ._pipe import Connection
-    from .pool import Pool as PoolType
-    from .queues import JoinableQueue as JoinableQueueType
-    from .queues import Queue as QueueType
-    from .queues import SimpleQueue as SimpleQueueType
+
+    LockLike = synchronize.Lock | synchronize.RLock
+    T = TypeVar("T")
+
+    class Subscriptable(Generic[T]):
+        pass
 
     class SpawningPopen(Protocol):
         """What objects may ask of the start that they are being pickled for."""
@@ -35,6 +38,21 @@ if TYPE_CHECKING:
         def DupFd(self, fd: int) -> Any: ...
 
         def duplicate_for_child(self, fd: int) -> int: ...
+
+
+else:
+    # Importing the module typing costs more than the rest of this package.
+    T = None
+
+    class Subscriptable:
+        """Base of what type checkers know as generic in T: Queue[int] is its class with a note."""
+
+        __slots__ = ()
+
+        def __class_getitem__(cls, item: object) -> Any:
+            from types import GenericAlias
+
+            return GenericAlias(cls, item)
 
 
 __all__ = ()
@@ -168,7 +186,7 @@ class BaseContext:
     active_children = staticmethod(process.active_children)
 
     if TYPE_CHECKING:
-        Process: type[process.BaseProcess]
+        Process: ClassVar[type[process.BaseProcess]]
         _name: str
 
     if not TYPE_CHECKING:
@@ -202,37 +220,37 @@ class BaseContext:
 
         return Pipe(duplex)
 
-    def Lock(self) -> Any:
+    def Lock(self) -> synchronize.Lock:
         """Return a lock."""
         from .synchronize import Lock
 
         return Lock(ctx=self.get_context())
 
-    def RLock(self) -> Any:
+    def RLock(self) -> synchronize.RLock:
         """Return a recursive lock."""
         from .synchronize import RLock
 
         return RLock(ctx=self.get_context())
 
-    def Condition(self, lock: Any = None) -> Any:
+    def Condition(self, lock: LockLike | None = None) -> synchronize.Condition:
         """Return a condition."""
         from .synchronize import Condition
 
         return Condition(lock, ctx=self.get_context())
 
-    def Semaphore(self, value: int = 1, *, recover: bool = False) -> Any:
+    def Semaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.Semaphore:
         """Return a semaphore. ``recover``: what a process has acquired that dies is released again."""
         from .synchronize import Semaphore
 
         return Semaphore(value, ctx=self.get_context(), recover=recover)
 
-    def BoundedSemaphore(self, value: int = 1, *, recover: bool = False) -> Any:
+    def BoundedSemaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.BoundedSemaphore:
         """Return a semaphore that is never released more often than acquired. ``recover``: as of Semaphore."""
         from .synchronize import BoundedSemaphore
 
         return BoundedSemaphore(value, ctx=self.get_context(), recover=recover)
 
-    def Event(self) -> Any:
+    def Event(self) -> synchronize.Event:
         """Return an event."""
         from .synchronize import Event
 
@@ -240,25 +258,25 @@ class BaseContext:
 
     def Barrier(
         self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
-    ) -> Any:
+    ) -> synchronize.Barrier:
         """Return a barrier."""
         from .synchronize import Barrier
 
         return Barrier(parties, action, timeout, ctx=self.get_context())
 
-    def Queue(self, maxsize: int = 0, *, name: str | None = None) -> QueueType:
+    def Queue(self, maxsize: int = 0, *, name: str | None = None) -> queues.Queue[Any]:
         """Return a queue; one that other processes of this user open too, if it has a name."""
         from .queues import Queue
 
         return Queue(maxsize, ctx=self.get_context(), name=name)
 
-    def JoinableQueue(self, maxsize: int = 0, *, name: str | None = None) -> JoinableQueueType:
+    def JoinableQueue(self, maxsize: int = 0, *, name: str | None = None) -> queues.JoinableQueue[Any]:
         """Return a queue that knows when all its items are done."""
         from .queues import JoinableQueue
 
         return JoinableQueue(maxsize, ctx=self.get_context(), name=name)
 
-    def SimpleQueue(self, *, name: str | None = None) -> SimpleQueueType:
+    def SimpleQueue(self, *, name: str | None = None) -> queues.SimpleQueue[Any]:
         """Return a queue with nothing but put and get."""
         from .queues import SimpleQueue
 
@@ -270,7 +288,7 @@ class BaseContext:
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
-    ) -> PoolType:
+    ) -> pool.Pool:
         """Return a pool of worker processes."""
         from .pool import Pool
 
@@ -331,6 +349,23 @@ class BaseContext:
             raise TypeError("module_names must be a list of strings")
         forkserver_preload = list(module_names)
 
+    if TYPE_CHECKING:
+
+        @overload
+        def get_context(self, method: None = None) -> DefaultContext: ...
+
+        @overload
+        def get_context(self, method: Literal["spawn"]) -> SpawnContext: ...
+
+        @overload
+        def get_context(self, method: Literal["fork"]) -> ForkContext: ...
+
+        @overload
+        def get_context(self, method: Literal["forkserver"]) -> ForkServerContext: ...
+
+        @overload
+        def get_context(self, method: str) -> BaseContext: ...
+
     def get_context(self, method: str | None = None) -> BaseContext:
         """The context of a start method; None: this one.
 
@@ -345,6 +380,14 @@ class BaseContext:
             raise ValueError(f"cannot find context for {method!r}") from None
         context._check_available()
         return context
+
+    if TYPE_CHECKING:
+
+        @overload
+        def get_start_method(self, allow_none: Literal[False] = False) -> str: ...
+
+        @overload
+        def get_start_method(self, allow_none: bool) -> str | None: ...
 
     def get_start_method(self, allow_none: bool = False) -> str | None:
         """The name of the start method."""
@@ -431,8 +474,8 @@ class ForkServerProcess(process.BaseProcess):
 
 
 class ForkContext(BaseContext):
-    _name = "fork"
-    Process = ForkProcess
+    _name: str = "fork"
+    Process: ClassVar[type[ForkProcess]] = ForkProcess
 
     def _check_available(self) -> None:
         if not hasattr(os, "fork"):
@@ -440,13 +483,13 @@ class ForkContext(BaseContext):
 
 
 class SpawnContext(BaseContext):
-    _name = "spawn"
-    Process = SpawnProcess
+    _name: str = "spawn"
+    Process: ClassVar[type[SpawnProcess]] = SpawnProcess
 
 
 class ForkServerContext(BaseContext):
-    _name = "forkserver"
-    Process = ForkServerProcess
+    _name: str = "forkserver"
+    Process: ClassVar[type[ForkServerProcess]] = ForkServerProcess
 
     def _check_available(self) -> None:
         # Memory files and sockets that pass descriptors: Linux.
@@ -463,12 +506,14 @@ class DefaultContext(BaseContext):
         self._default_context = context
         self._actual_context: BaseContext | None = None
 
-    def get_context(self, method: str | None = None) -> BaseContext:
-        if method is not None:
-            return super().get_context(method)
-        if self._actual_context is None:
-            self._actual_context = self._default_context
-        return self._actual_context
+    if not TYPE_CHECKING:  # checkers know the overloads of the base
+
+        def get_context(self, method: str | None = None) -> BaseContext:
+            if method is not None:
+                return super().get_context(method)
+            if self._actual_context is None:
+                self._actual_context = self._default_context
+            return self._actual_context
 
     def set_start_method(self, method: str | None, force: bool = False) -> None:
         """Set the start method of the program.
@@ -488,11 +533,13 @@ class DefaultContext(BaseContext):
         else:
             self._actual_context = self.get_context(method)
 
-    def get_start_method(self, allow_none: bool = False) -> str | None:
-        """The name of the start method; None if allow_none and none was set or used yet."""
-        if self._actual_context is None and allow_none:
-            return None
-        return self.get_context()._name
+    if not TYPE_CHECKING:
+
+        def get_start_method(self, allow_none: bool = False) -> str | None:
+            """The name of the start method; None if allow_none and none was set or used yet."""
+            if self._actual_context is None and allow_none:
+                return None
+            return self.get_context()._name
 
     def get_all_start_methods(self) -> list[str]:
         """The start methods that can be used here, default first."""

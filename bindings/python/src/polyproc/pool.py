@@ -38,6 +38,7 @@ import weakref
 
 from . import _stdlib, _worker, context, process, util
 from ._worker import CALL, ITEM, MAP, PLAIN, PROTOCOL, STARMAP
+from .context import T
 
 try:
     from _pickle import dumps as _dumps
@@ -49,8 +50,11 @@ except ImportError:
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import Any
+    from typing import Any, TypeVar
 
+    from typing_extensions import Self
+
+    S = TypeVar("S")
     Func = Callable[..., Any]
     Callback = Callable[[Any], object]
 
@@ -150,7 +154,7 @@ def _rebuild(description: bytes | memoryview) -> BaseException:
 # ---- jobs: what was asked for, until all of it is there
 
 
-class ApplyResult:
+class ApplyResult(context.Subscriptable[T]):
     """What apply_async returns: the result, as soon as it is there."""
 
     _ready = False  # the outcome is there, and callbacks were called
@@ -166,9 +170,6 @@ class ApplyResult:
         self._callback = callback
         self._error_callback = error_callback
         self._number = self._core.register(self)
-
-    def __class_getitem__(cls, item: object) -> types.GenericAlias:
-        return types.GenericAlias(cls, item)
 
     def ready(self) -> bool:
         """Whether the call has completed."""
@@ -191,7 +192,7 @@ class ApplyResult:
         if not self._ready:
             self._core.wait(self, timeout)
 
-    def get(self, timeout: float | None = None) -> Any:
+    def get(self, timeout: float | None = None) -> T:
         """Wait for the result and return it.
 
         Raises:
@@ -204,7 +205,7 @@ class ApplyResult:
         value = self._value
         if type(value) is _Failed:
             raise value.error
-        return value
+        return value  # type: ignore[no-any-return]
 
     def _put(self, index: int, value: Any) -> None:
         """Take the outcome of task ``index``. A second outcome of the same task is ignored: see _ProcessCore.dispatch."""
@@ -244,7 +245,7 @@ def _name(func: object) -> str:
 AsyncResult = ApplyResult
 
 
-class MapResult(ApplyResult):
+class MapResult(ApplyResult[list[T]]):
     """What map_async returns: the list of results, as soon as all are there."""
 
     def __init__(
@@ -585,7 +586,7 @@ def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
         yield chunk
 
 
-class IMapIterator:
+class IMapIterator(context.Subscriptable[T]):
     """What imap returns: an iterator over the results, in the order of the input."""
 
     def __init__(self, pool: Pool, func: Func, iterable: Iterable[Any], chunksize: int) -> None:
@@ -596,13 +597,10 @@ class IMapIterator:
         self._waiting = 0  # threads that wait
         self._refill_at = self._stream.refill()
 
-    def __class_getitem__(cls, item: object) -> types.GenericAlias:
-        return types.GenericAlias(cls, item)
-
-    def __iter__(self) -> IMapIterator:
+    def __iter__(self) -> Self:
         return self
 
-    def next(self, timeout: float | None = None) -> Any:
+    def next(self, timeout: float | None = None) -> T:
         """The next result.
 
         Raises:
@@ -615,7 +613,7 @@ class IMapIterator:
         while True:
             with self._lock:
                 if self._flat:
-                    return self._flat.popleft()
+                    return self._flat.popleft()  # type: ignore[no-any-return]
                 over = stream.over()
                 value = stream.take()
                 if value is not _NOTHING:
@@ -630,7 +628,7 @@ class IMapIterator:
                         stream._core.wake()  # what comes next may be there as well
                     if type(value) is _Failed:
                         raise value.error
-                    return value
+                    return value  # type: ignore[no-any-return]
                 if over:
                     raise StopIteration
                 self._refill_at = stream.taken + stream.refill()
@@ -656,7 +654,7 @@ class IMapIterator:
             pass  # __init__ did not get that far, or the interpreter is shutting down
 
 
-class IMapUnorderedIterator(IMapIterator):
+class IMapUnorderedIterator(IMapIterator[T]):
     """What imap_unordered returns: an iterator over the results, in the order in which they are done."""
 
 
@@ -849,7 +847,7 @@ class _Core:
             self.wake()
             raise
 
-    def abandon(self, job: ApplyResult) -> None:
+    def abandon(self, job: ApplyResult[Any]) -> None:
         """Nobody can ask for the job's outcome any more. The job is run all the same, as in the
         standard library, and the pool lives until then."""
         if job._number not in self.jobs or self.stopped:
@@ -1736,18 +1734,18 @@ class Pool:
 
     # -- calls
 
-    def apply(self, func: Func, args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> Any:
+    def apply(self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> T:
         """Return ``func(*args, **kwds)``, called in a worker."""
         return self.apply_async(func, args, kwds).get()
 
     def apply_async(
         self,
-        func: Func,
+        func: Callable[..., T],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] = {},
-        callback: Callback | None = None,
-        error_callback: Callback | None = None,
-    ) -> ApplyResult:
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> ApplyResult[T]:
         """Start a call and return at once.
 
         Args:
@@ -1755,7 +1753,7 @@ class Pool:
             error_callback: called with the exception instead, if there is one.
         """
         self._check_running()
-        result = ApplyResult(self, func, callback, error_callback)
+        result: ApplyResult[T] = ApplyResult(self, func, callback, error_callback)
         try:
             self._core.submit(result, CALL, func, [(args, kwds)], 0)
         except BaseException as e:  # Ctrl-C
@@ -1764,47 +1762,47 @@ class Pool:
         self._core.handing.pop(result._number, None)
         return result
 
-    def map(self, func: Func, iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
+    def map(self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int | None = None) -> list[T]:
         """Return ``[func(item) for item in iterable]``.
 
         Args:
             chunksize: so many items go to a worker as one task; None: the pool decides.
         """
-        return self._map_async(func, iterable, MAP, chunksize).get()  # type: ignore[no-any-return]
+        return self._map_async(func, iterable, MAP, chunksize).get()
 
-    def starmap(self, func: Func, iterable: Iterable[Iterable[Any]], chunksize: int | None = None) -> list[Any]:
+    def starmap(self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None) -> list[T]:
         """Return ``[func(*item) for item in iterable]``."""
-        return self._map_async(func, iterable, STARMAP, chunksize).get()  # type: ignore[no-any-return]
+        return self._map_async(func, iterable, STARMAP, chunksize).get()
 
     def map_async(
         self,
-        func: Func,
-        iterable: Iterable[Any],
+        func: Callable[[S], T],
+        iterable: Iterable[S],
         chunksize: int | None = None,
-        callback: Callback | None = None,
-        error_callback: Callback | None = None,
-    ) -> MapResult:
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[T]:
         """Start what map does and return at once; callbacks as for apply_async."""
         return self._map_async(func, iterable, MAP, chunksize, callback, error_callback)
 
     def starmap_async(
         self,
-        func: Func,
+        func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-        callback: Callback | None = None,
-        error_callback: Callback | None = None,
-    ) -> MapResult:
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[T]:
         """Start what starmap does and return at once; callbacks as for apply_async."""
         return self._map_async(func, iterable, STARMAP, chunksize, callback, error_callback)
 
-    def imap(self, func: Func, iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
+    def imap(self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int = 1) -> IMapIterator[T]:
         """Return an iterator over ``func(item)`` for each item, in that order. The input is read as results are taken."""
         self._check_running()
         _check_chunksize(chunksize)
         return IMapIterator(self, func, iterable, chunksize)
 
-    def imap_unordered(self, func: Func, iterable: Iterable[Any], chunksize: int = 1) -> IMapUnorderedIterator:
+    def imap_unordered(self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int = 1) -> IMapUnorderedIterator[T]:
         """As imap, with the results in the order in which they are done."""
         self._check_running()
         _check_chunksize(chunksize)
@@ -1818,7 +1816,7 @@ class Pool:
         chunksize: int | None,
         callback: Callback | None = None,
         error_callback: Callback | None = None,
-    ) -> MapResult:
+    ) -> MapResult[Any]:
         self._check_running()
         if chunksize is not None:
             _check_chunksize(chunksize)
@@ -1840,7 +1838,7 @@ class Pool:
             bounds = [*range(0, n, chunksize), n]
         single = kind == MAP and len(bounds) == n + 1
         if failure is not None:
-            result = MapResult(self, func, [0, 0], False, callback, error_callback)
+            result: MapResult[Any] = MapResult(self, func, [0, 0], False, callback, error_callback)
             result._put(0, _Failed(failure))
             return result
         if n == 0:

@@ -20,10 +20,10 @@ import os
 import sys
 import time
 from queue import Empty, Full
-from types import GenericAlias
 
 from . import _abi, _errors, _stdlib, context, reduction
 from ._lib import lib, pylib
+from .context import T
 
 try:
     from _pickle import dumps as _c_dumps
@@ -422,10 +422,8 @@ class _Base(_Channel):
             if status != _errors.INTERRUPTED:
                 return status
 
-    __class_getitem__ = classmethod(GenericAlias)  # type: ignore[var-annotated]
 
-
-class Queue(_Base):
+class Queue(_Base, context.Subscriptable[T]):
     """A queue with the interface of queue.Queue, but for task_done and join.
 
     Args:
@@ -442,7 +440,7 @@ class Queue(_Base):
     def __init__(self, maxsize: int = 0, *, ctx: context.BaseContext, name: str | None = None) -> None:
         self._open(maxsize, name, ctx)
 
-    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
         """Put ``obj`` into the queue; it is pickled here and now.
 
         Args:
@@ -458,7 +456,7 @@ class Queue(_Base):
         """
         self._slow_put(obj, block, timeout)
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the next object out of the queue.
 
         Args:
@@ -469,7 +467,7 @@ class Queue(_Base):
             queue.Empty: there was none (in time).
             ValueError: the queue is closed.
         """
-        return self._slow_get(block, timeout)
+        return self._slow_get(block, timeout)  # type: ignore[no-any-return]
 
     def put_bytes(self, data: bytes, block: bool = True, timeout: float | None = None) -> None:
         """Put bytes as they are, for consumers in any language: what ``Connection.send_bytes`` is to ``send``. Python's
@@ -483,11 +481,11 @@ class Queue(_Base):
             raise self._closed_error()
         self._put_waiting(self._put_raw, data if type(data) is bytes else bytes(memoryview(data)), _errors.TIMEOUT, block, timeout)
 
-    def put_nowait(self, obj: Any) -> None:
+    def put_nowait(self, obj: T) -> None:
         """``put(obj, False)``"""
         self.put(obj, False)
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> T:
         """``get(False)``"""
         return self.get(False)
 
@@ -528,7 +526,7 @@ class Queue(_Base):
         """Do nothing: there is no thread."""
 
 
-class JoinableQueue(Queue):
+class JoinableQueue(Queue[T]):
     """A Queue that knows when everything that was put into it has been dealt with."""
 
     def task_done(self) -> None:
@@ -560,7 +558,7 @@ class _End:
     closed = False
 
 
-class SimpleQueue(_Base):
+class SimpleQueue(_Base, context.Subscriptable[T]):
     """A queue with put, get, empty and close."""
 
     def __init__(self, *, ctx: context.BaseContext, name: str | None = None) -> None:
@@ -585,15 +583,15 @@ class SimpleQueue(_Base):
             raise self._closed_error()
         return not self._state().size
 
-    def get(self) -> Any:
+    def get(self) -> T:
         """Take the next object out of the queue; wait for one.
 
         Raises:
             OSError: the queue is closed.
         """
-        return self._slow_get()
+        return self._slow_get()  # type: ignore[no-any-return]
 
-    def put(self, obj: Any) -> None:
+    def put(self, obj: T) -> None:
         """Put ``obj`` into the queue; it is pickled here and now. This never waits for a reader.
 
         Raises:
