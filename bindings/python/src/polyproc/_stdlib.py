@@ -47,7 +47,7 @@ def unpatched(module: str, name: str) -> Any:
     if gevent is not None:
         return gevent.get_original(module, name)
     eventlet = sys.modules.get("eventlet.patcher")
-    if eventlet is not None:
+    if eventlet is not None and eventlet.already_patched:
         return getattr(eventlet.original(module), name)
     return getattr(sys.modules.get(module) or __import__(module), name)
 
