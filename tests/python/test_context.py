@@ -7,6 +7,7 @@ import inspect
 import multiprocessing
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -535,3 +536,21 @@ def test_no_module_comes_from_the_working_directory(tmp_path):
     hijacked = tmp_path / "hijacked"
     assert not hijacked.exists() or hijacked.read_text() == ""
     assert (ran.stdout, ran.stderr) == ("spawn\n0\n[1]\nforkserver\n0\n[1]\n", "")
+
+
+@pytest.mark.parametrize("name", [
+    "Barrier", "BoundedSemaphore", "Condition", "Event", "JoinableQueue", "Lock", "Pipe", "Pool", "Queue", "RLock", "Semaphore",
+    "SimpleQueue",
+])  # fmt: skip
+def test_help_of_a_factory(name):
+    """help() says what each argument is, and what is raised."""
+    factory = getattr(polyproc, name)
+    text = inspect.getdoc(factory)
+    assert "Raises:" in text
+    for parameter in inspect.signature(factory).parameters:
+        assert re.search(rf"\b{parameter}\b", text), parameter
+
+
+@pytest.mark.parametrize("name", ["Array", "Manager", "RawArray", "RawValue", "Value"])
+def test_help_of_what_is_not_there_yet(name):
+    assert "raises NotImplementedError" in inspect.getdoc(getattr(polyproc, name))

@@ -71,6 +71,26 @@ def test_main_prints_the_facts():
     assert "spawn" in facts["start methods"]
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_main_help(option):
+    ran = python("-m", "polyproc", option)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("usage: python -m polyproc")
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_main_version(option):
+    ran = python("-m", "polyproc", option)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"polyproc {polyproc.__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["bogus"], ["--bogus"], ["--help", "bogus"]])
+def test_main_unknown_argument(arguments):
+    ran = python("-m", "polyproc", *arguments)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.endswith(f"unknown argument: {' '.join(arguments)}\n")
+
+
 def test_typed():
     assert os.path.exists(os.path.join(PACKAGE, "py.typed"))
 

@@ -8,8 +8,33 @@ import sys
 
 from . import __version__, _lib, cpu_count, get_all_start_methods
 
+USAGE = """\
+usage: python -m polyproc [--help | --version]
 
-def main() -> int:
+Without an option: print the facts of this installation, one a line. The exit status is 1 if the library cannot be
+used, 2 for an unknown argument.
+
+  -h, --help     print this
+  -V, --version  print the version
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line asks for. Returns the exit status, see USAGE."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words in (["-h"], ["--help"]):
+        print(USAGE, end="")
+        return 0
+    if words in (["-V"], ["--version"]):
+        print(f"polyproc {__version__}")
+        return 0
+    if words:
+        print(f"{USAGE}\npython -m polyproc: unknown argument: {' '.join(words)}", file=sys.stderr)
+        return 2
+    return print_facts()
+
+
+def print_facts() -> int:
     """Print the facts. Returns 0, or 1 if the library cannot be used."""
     library = problem = None
     try:

@@ -211,47 +211,99 @@ class BaseContext:
         return count
 
     def Manager(self) -> Any:
-        """Return a manager of shared objects."""
+        """Not there yet: raises NotImplementedError."""
         _missing("Manager")
 
     def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:
-        """Return the two ends of a pipe; if not duplex, the one that receives first."""
+        """Return the two ends of a pipe, as two connections.
+
+        Args:
+            duplex: both ends send and receive. False: the first one receives and the second one sends.
+
+        Raises:
+            OSError: no descriptor is left.
+            MemoryError: no shared memory is left, or a limit on it.
+        """
         from ._pipe import Pipe
 
         return Pipe(duplex)
 
     def Lock(self) -> synchronize.Lock:
-        """Return a lock."""
+        """Return a lock: one thread of one process holds it at a time, and any may release it.
+
+        acquire() raises OwnerDiedError when the process that held the lock has died.
+
+        Raises:
+            MemoryError: no shared memory is left, or a limit on it.
+        """
         from .synchronize import Lock
 
         return Lock(ctx=self.get_context())
 
     def RLock(self) -> synchronize.RLock:
-        """Return a recursive lock."""
+        """Return a lock that the thread that holds it may acquire again, and must release as often.
+
+        acquire() raises OwnerDiedError when the process that held the lock has died.
+
+        Raises:
+            MemoryError: no shared memory is left, or a limit on it.
+        """
         from .synchronize import RLock
 
         return RLock(ctx=self.get_context())
 
     def Condition(self, lock: LockLike | None = None) -> synchronize.Condition:
-        """Return a condition."""
+        """Return a condition variable, as threading.Condition between processes.
+
+        Args:
+            lock: the Lock or RLock that it works with; None: an RLock of its own.
+
+        Raises:
+            TypeError: lock is not a lock of this package.
+            MemoryError: no shared memory is left, or a limit on it.
+        """
         from .synchronize import Condition
 
         return Condition(lock, ctx=self.get_context())
 
     def Semaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.Semaphore:
-        """Return a semaphore. ``recover``: what a process has acquired that dies is released again."""
+        """Return a counter that acquire() makes smaller, waiting while it is zero, and release() larger.
+
+        Args:
+            value: its initial count.
+            recover: what a process has acquired that dies is released again. value is at most 65535 then.
+
+        Raises:
+            OSError: value is negative.
+            OverflowError: value is too large.
+            MemoryError: no shared memory is left, or a limit on it.
+        """
         from .synchronize import Semaphore
 
         return Semaphore(value, ctx=self.get_context(), recover=recover)
 
     def BoundedSemaphore(self, value: int = 1, *, recover: bool = False) -> synchronize.BoundedSemaphore:
-        """Return a semaphore that is never released more often than acquired. ``recover``: as of Semaphore."""
+        """Return a semaphore whose count never exceeds its initial one: release() raises ValueError instead.
+
+        Args:
+            value: its initial count.
+            recover: what a process has acquired that dies is released again. value is at most 65535 then.
+
+        Raises:
+            OSError: value is negative.
+            OverflowError: value is too large.
+            MemoryError: no shared memory is left, or a limit on it.
+        """
         from .synchronize import BoundedSemaphore
 
         return BoundedSemaphore(value, ctx=self.get_context(), recover=recover)
 
     def Event(self) -> synchronize.Event:
-        """Return an event."""
+        """Return a flag that processes wait for: set(), clear(), is_set(), wait(timeout).
+
+        Raises:
+            MemoryError: no shared memory is left, or a limit on it.
+        """
         from .synchronize import Event
 
         return Event(ctx=self.get_context())
@@ -259,25 +311,69 @@ class BaseContext:
     def Barrier(
         self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
     ) -> synchronize.Barrier:
-        """Return a barrier."""
+        """Return a point at which processes wait until a number of them have reached it.
+
+        Args:
+            parties: that number.
+            action: what one of them calls when all have arrived, before they go on.
+            timeout: the default of wait(), in seconds; None: no limit.
+
+        Raises:
+            ValueError: parties is not positive.
+            MemoryError: no shared memory is left, or a limit on it.
+        """
         from .synchronize import Barrier
 
         return Barrier(parties, action, timeout, ctx=self.get_context())
 
     def Queue(self, maxsize: int = 0, *, name: str | None = None) -> queues.Queue[Any]:
-        """Return a queue; one that other processes of this user open too, if it has a name."""
+        """Return a queue between processes, with the methods of queue.Queue but for task_done() and join().
+
+        put() pickles at once, and what it has put arrives even if this process is killed then.
+
+        Args:
+            maxsize: the most items that it holds; put() waits when it is full. 0 or less: no bound.
+            name: processes of this user that open the same name have the same queue, whoever started them. It stays until
+                unlink(). None: only this process and those that it gives the queue to have it.
+
+        Raises:
+            ValueError: maxsize is too large, or the name cannot be one.
+            MemoryError: no shared memory is left, or a limit on it.
+            OSError: the named queue cannot be opened.
+        """
         from .queues import Queue
 
         return Queue(maxsize, ctx=self.get_context(), name=name)
 
     def JoinableQueue(self, maxsize: int = 0, *, name: str | None = None) -> queues.JoinableQueue[Any]:
-        """Return a queue that knows when all its items are done."""
+        """Return a Queue with task_done() and join(), which waits until task_done() was called for each item.
+
+        Args:
+            maxsize: the most items that it holds; put() waits when it is full. 0 or less: no bound.
+            name: processes of this user that open the same name have the same queue, whoever started them. It stays until
+                unlink(). None: only this process and those that it gives the queue to have it.
+
+        Raises:
+            ValueError: maxsize is too large, or the name cannot be one.
+            MemoryError: no shared memory is left, or a limit on it.
+            OSError: the named queue cannot be opened.
+        """
         from .queues import JoinableQueue
 
         return JoinableQueue(maxsize, ctx=self.get_context(), name=name)
 
     def SimpleQueue(self, *, name: str | None = None) -> queues.SimpleQueue[Any]:
-        """Return a queue with nothing but put and get."""
+        """Return a queue with put(), get(), empty() and close() only, and without a bound.
+
+        Args:
+            name: processes of this user that open the same name have the same queue, whoever started them. It stays until
+                unlink(). None: only this process and those that it gives the queue to have it.
+
+        Raises:
+            ValueError: the name cannot be one.
+            MemoryError: no shared memory is left, or a limit on it.
+            OSError: the named queue cannot be opened.
+        """
         from .queues import SimpleQueue
 
         return SimpleQueue(ctx=self.get_context(), name=name)
@@ -289,25 +385,38 @@ class BaseContext:
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
     ) -> pool.Pool:
-        """Return a pool of worker processes."""
+        """Return a pool of worker processes that run calls: apply(), map(), imap() and their kin.
+
+        A worker that dies costs the task that it ran, which raises WorkerLost, and is replaced.
+
+        Args:
+            processes: the number of workers, at most 1024; None: one per CPU that this process may use.
+            initializer, initargs: each worker calls ``initializer(*initargs)`` at its start.
+            maxtasksperchild: a worker is replaced after so many tasks (for map: chunks); None: never.
+
+        Raises:
+            ValueError, TypeError: an argument is not what it must be.
+            AssertionError: this process is a daemon, which cannot have children.
+            OSError, MemoryError: processes could not be started.
+        """
         from .pool import Pool
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
-        """Return a C object in shared memory."""
+        """Not there yet, a C object in shared memory: raises NotImplementedError."""
         _missing("RawValue")
 
     def RawArray(self, typecode_or_type: Any, size_or_initializer: Any) -> Any:
-        """Return a C array in shared memory."""
+        """Not there yet, a C array in shared memory: raises NotImplementedError."""
         _missing("RawArray")
 
     def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
-        """Return a C object in shared memory, with a lock."""
+        """Not there yet, a C object in shared memory, with a lock: raises NotImplementedError."""
         _missing("Value")
 
     def Array(self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True) -> Any:
-        """Return a C array in shared memory, with a lock."""
+        """Not there yet, a C array in shared memory, with a lock: raises NotImplementedError."""
         _missing("Array")
 
     def freeze_support(self) -> None:
