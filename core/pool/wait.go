@@ -3,6 +3,7 @@ package pool
 import (
 	"errors"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/polyproc/polyproc/shm"
@@ -156,6 +157,7 @@ func (p *Pool) ticked(err error, pause time.Duration) {
 
 // background reads results when no thread waits in a call.
 func (p *Pool) background() {
+	runtime.LockOSThread() // for good: it sleeps in a system call, so its thread is the pool's and ends with it
 	defer close(p.stopped)
 	p.mu.Lock()
 	defer p.mu.Unlock()

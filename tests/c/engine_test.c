@@ -2,6 +2,7 @@
  *
  * deadline: 200 s
  */
+#include "procfs.h"
 #include "scenarios.h"
 
 #include <linux/audit.h>
@@ -200,6 +201,23 @@ static void signal_stacks(void)
 	REQUIRE(now.ss_sp == own);
 }
 
+/* A pool's thread ends with it. */
+static void threads_of_many_pools(void)
+{
+	pp_pool pools[30];
+
+	REQUIRE_STATUS(pp_pool_free(open_pool(PP_START_FORK)), PP_OK);
+	for (size_t i = 0; i < COUNT(pools); i++)
+		pools[i] = open_pool(PP_START_FORK);
+	const int64_t most = status_number(getpid(), "Threads:");
+	for (size_t i = 0; i < COUNT(pools); i++) {
+		REQUIRE_STATUS(map_with(pools[i]), PP_OK);
+		REQUIRE_STATUS(pp_pool_free(pools[i]), PP_OK);
+	}
+	REQUIRE(most >= (int64_t)COUNT(pools));
+	WITHIN(10000, status_number(getpid(), "Threads:") < most - (int64_t)COUNT(pools) / 2);
+}
+
 int main(int argc, char **argv)
 {
 	static const scenario list[] = {
@@ -208,6 +226,7 @@ int main(int argc, char **argv)
 		{"closed_descriptors", closed_descriptors, 0, 0},
 		{"small_stack", small_stack, 0, 0},
 		{"signal_stacks", signal_stacks, 0, 0},
+		{"threads_of_many_pools", threads_of_many_pools, 0, 0},
 	};
 
 	return run_scenarios(argc, argv, list, COUNT(list));
