@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -407,3 +408,42 @@ def test_abstract_sockets(any_util):
         assert any_util.is_abstract_socket_namespace(address) is abstract
     with pytest.raises(TypeError):
         any_util.is_abstract_socket_namespace(3)
+
+
+# ---- names that others import
+
+
+@pytest.mark.parametrize("package", ["multiprocessing", "polyproc"])
+def test_private_names(package):
+    """joblib, loky, and the standard library's managers on top of this package, import or use these."""
+    for module, name in (("queues", "_sentinel"), ("synchronize", "SemLock._rand"), ("util", "spawnv_passfds"), ("context", "reduction")):
+        value = importlib.import_module(f"{package}.{module}")
+        for part in name.split("."):
+            value = getattr(value, part)
+    assert importlib.import_module(f"{package}.context").reduction is importlib.import_module(f"{package}.reduction")
+    rand = importlib.import_module(f"{package}.synchronize").SemLock._rand
+    words = [next(rand) for _ in range(4)]
+    assert len(set(words)) == 4
+    assert all(word.replace("_", "").isalnum() for word in words)
+
+
+def test_spawnv_passfds(any_util):
+    """The program has the descriptors that are passed, under their numbers, and no others."""
+    r, w = os.pipe()
+    kept, mine = os.dup(w), os.dup(w)
+    os.set_inheritable(mine, True)
+    source = "import os, sys; os.write(int(sys.argv[1]), repr(sorted(map(int, os.listdir('/proc/self/fd')))).encode())"
+    try:
+        pid = any_util.spawnv_passfds(os.fsencode(sys.executable), [sys.executable, "-c", source, str(kept)], [kept])
+        assert os.waitpid(pid, 0) == (pid, 0)
+        numbers = eval(os.read(r, 1000))
+        assert kept in numbers
+        assert not {r, w, mine} & set(numbers)
+        assert not os.get_inheritable(kept)
+    finally:
+        for fd in (r, w, kept, mine):
+            os.close(fd)
+    if any_util is not util:
+        return  # the standard library's function does not tell
+    with pytest.raises(OSError):
+        os.waitpid(any_util.spawnv_passfds(b"/nonexistent", [b"x"], []), 0)

@@ -738,3 +738,13 @@ def assert_spawning(obj: object) -> None:
         raise RuntimeError(
             f"{type(obj).__name__} objects should only be shared between processes through inheritance"
         )
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        # The standard library's managers and loky import the module from here.
+        if name == "reduction":
+            __import__(f"{__package__}.reduction")
+            return sys.modules[f"{__package__}.reduction"]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -47,6 +47,9 @@ _SLICE = 1.0  # seconds: a signal that comes just before a wait begins is notice
 # pp_message as words: data, size, codec | kind << 32, cell, owner. What a pickle in the caller's buffer is:
 _SMALL_PICKLE = _abi.CODEC_PICKLE | 1 << 32
 
+# loky imports it, for feeder threads of its own.
+_sentinel = object()
+
 _forking_pickler = reduction.ForkingPickler
 _loads = _forking_pickler.loads
 

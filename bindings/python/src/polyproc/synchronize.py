@@ -270,6 +270,9 @@ class SemLock(_Base):
     # Not in __dict__: as long as that does not exist, Python finds methods faster.
     __slots__ = ("__dict__", "__weakref__", "_handle", "_is_fork_ctx", "_maxvalue", "_silent", "_what")
 
+    # Random words: loky makes the names of its own semaphores of them.
+    _rand = iter(lambda: os.urandom(4).hex(), None)
+
     def __init__(self, kind: int, value: int, maxvalue: int, *, ctx: BaseContext | None) -> None:
         self._is_fork_ctx = _is_fork(ctx)
         if kind == RECURSIVE_MUTEX:

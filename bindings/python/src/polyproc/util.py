@@ -361,6 +361,28 @@ def close_fds(*fds: int) -> None:
         os.close(fd)
 
 
+def spawnv_passfds(path: str | bytes, args: Iterable[str | bytes], passfds: Iterable[int]) -> int:
+    """Execute a program in a new process, for the standard library's managers and resource trackers, and loky's.
+
+    Args:
+        path: the program's file.
+        args: its arguments, the first of which is its name.
+        passfds: the descriptors that it inherits, besides the standard three.
+
+    Returns:
+        its process id: the caller collects its status.
+
+    Raises:
+        OSError: it cannot be executed.
+    """
+    passed = {int(fd) for fd in passfds}
+    others = {int(name) for name in os.listdir("/dev/fd")} - passed - {0, 1, 2}
+    # An action on a descriptor that is closed meanwhile does nothing. That of dup2 to itself makes it inheritable.
+    actions: list[Any] = [(os.POSIX_SPAWN_CLOSE, fd) for fd in others]
+    actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in sorted(passed)]
+    return os.posix_spawn(path, list(args), os.environ, file_actions=actions)
+
+
 # Unix sockets whose names are no files.
 abstract_sockets_supported = sys.platform in ("linux", "android")
 
