@@ -1511,6 +1511,8 @@ class _ProcessCore(_Core):
         if status == errors.WORKER_LOST:
             return context.WorkerLost("", pid or None, known, job._describe(index))
         if status == errors.START:
+            if data:
+                return context.StartError(f"no worker can be started: {str(data, 'utf-8', 'replace')}")
             how = "" if known is None else f" ({_how(known)})"
             return context.StartError(
                 f"the workers of the pool end before they are ready{how}; what they wrote to stderr may say why"
