@@ -171,7 +171,8 @@ PP_API const char *pp_library_path(void);
 	X(ERR_EMPTY, -23, "empty")                                                         \
 	X(ERR_FULL, -24, "full")                                                           \
 	X(ERR_BROKEN, -25, "the barrier is broken")                                        \
-	X(ERR_EOF, -26, "the other end is closed")
+	X(ERR_EOF, -26, "the other end is closed")                                         \
+	X(ERR_PERMISSION, -27, "the object belongs to another user, or others have access to it")
 
 enum {
 #define PP__X(name, number, message) PP_##name = number,
@@ -615,7 +616,8 @@ PP_API int32_t pp_pipe_free(pp_pipe end);
  * one producer stay in their order, and each is taken once. There is no process and no thread behind it. A message that was put is in the queue,
  * whatever becomes of the process that has put it; a process that dies in the middle of a call, by SIGKILL too, leaves the queue as it was
  * before the call or as it is after it. Handles are good in forked children; other processes of the family are sent a pp_ref. A named queue
- * (file /dev/shm/pp.q.NAME, for this user only) is open to any process, and stays until pp_queue_unlink.
+ * (file /dev/shm/pp.q.NAME) is open to any process of the user who made it, and stays until pp_queue_unlink. A file of that name that
+ * belongs to another user, or that others may read or write, is never opened.
  *
  * timeout_ms: -1 waits for ever. 0 does not wait for messages or room, but up to 50 ms for another process that is in the middle of a call; PP_TRY not
  * even for that, and then answers PP_ERR_TIMEOUT. Functions that wait return PP_ERR_INTERRUPTED when a signal handler has run; call again. */
@@ -653,7 +655,9 @@ typedef struct pp_message {
 } pp_message;
 
 /* pp_queue_create makes a queue, or opens a named one. options may be NULL. Returns PP_OK and the handle; PP_ERR_INVALID; PP_ERR_NOMEM (memory, or a limit on
- * file size or address space); PP_ERR_EXISTS; PP_ERR_NOT_FOUND; PP_ERR_CORRUPT (the named file is no queue); PP_ERR_SYSTEM. */
+ * file size or address space); PP_ERR_EXISTS; PP_ERR_NOT_FOUND; PP_ERR_CORRUPT (the named file is no queue);
+ * PP_ERR_PERMISSION (the named file is another user's, others may read or write it, it has a second link, or it is no regular file);
+ * PP_ERR_UNSUPPORTED (processes of another pid namespace have it open); PP_ERR_SYSTEM. */
 PP_API int32_t pp_queue_create(const pp_queue_options *options, pp_queue *queue_out);
 
 /* pp_queue_free gives the handle back. The queue and its messages stay as long as any process has a handle of it, or a reference is on

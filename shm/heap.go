@@ -90,7 +90,8 @@ func CreateNamedHeap(name string) (*Heap, error) {
 	return h, wrap("create the heap "+name, err)
 }
 
-// OpenNamedHeap opens a heap that has a name. Errors: [fs.ErrNotExist], [ErrCorrupt], [ErrNoMemory], [ErrUnsupported].
+// OpenNamedHeap opens a heap that has a name. Errors: [fs.ErrNotExist], [fs.ErrPermission] (it is not of this user alone), [ErrCorrupt],
+// [ErrNoMemory], [ErrUnsupported] (processes of another pid namespace have it open).
 func OpenNamedHeap(name string) (*Heap, error) {
 	name, err := checkName(name)
 	if err != nil {
@@ -100,7 +101,7 @@ func OpenNamedHeap(name string) (*Heap, error) {
 	if err != nil {
 		return nil, wrap("open the heap "+name, err)
 	}
-	h, err := AttachHeap(fd)
+	h, err := attachHeap(fd, true)
 	if err != nil {
 		_ = closeFD(fd)
 	}
@@ -109,7 +110,9 @@ func OpenNamedHeap(name string) (*Heap, error) {
 
 // AttachHeap maps the heap behind a descriptor, which belongs to it from now on and becomes close-on-exec; if it fails the descriptor stays the
 // caller's. Errors: [ErrCorrupt] (no heap, or of another version), [ErrNoMemory] (address space), [ErrUnsupported] (another pid namespace).
-func AttachHeap(fd int) (*Heap, error) {
+func AttachHeap(fd int) (*Heap, error) { return attachHeap(fd, false) }
+
+func attachHeap(fd int, named bool) (*Heap, error) {
 	seg, err := AttachSparse(fd)
 	if err != nil {
 		return nil, err
@@ -138,7 +141,10 @@ func AttachHeap(fd int) (*Heap, error) {
 	h.base = addressOf(h.mem)
 	h.head = (*heapHead)(h.base)
 	h.slabs = uint32(len(h.mem) / slabSize)
-	if err = h.initialize(size); err == nil {
+	if err = h.initialize(size); err == nil && named {
+		err = wrap("open a named heap", h.openNamed())
+	}
+	if err == nil {
 		h.members, err = NewMembers(seg, h.mem[membersOff:membersOff+MembersSize(heapMembers)])
 	}
 	if err != nil {
@@ -416,6 +422,9 @@ func familyFiles() error {
 func init() {
 	if value, ok := os.LookupEnv(FamilyVar); ok {
 		_ = os.Unsetenv(FamilyVar) // it is not for the programs that this one starts
+		if Privileged() {
+			return
+		}
 		if fds, err := takeFamily(value); err == nil {
 			family.fds, family.have = fds, true
 		}

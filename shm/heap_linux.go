@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -53,13 +54,13 @@ func createNamedHeap(name string) (*Heap, error) {
 	}
 	var h *Heap
 	if err = unix.Ftruncate(fd, size); err == nil {
-		h, err = AttachHeap(fd)
+		h, err = attachHeap(fd, true)
 	}
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	if err = unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err != nil {
+	if err = nameFile(from, path); err != nil {
 		_ = h.Close()
 		return nil, err
 	}
@@ -76,11 +77,52 @@ func stored(fd int) int64 {
 }
 
 func openHeapFile(name string) (int, error) {
-	fd, err := unix.Open(filepath.Join(shmDir, name), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	return openOwn(filepath.Join(shmDir, name))
+}
+
+// openNamed readies the table of members of a named heap whose descriptor this process has opened itself. Its file may be older than this
+// pid namespace: if no process has it open any more, those in the table are dead, and the table is taken over.
+//
+// Each opener holds a shared lock on its own open file description: it ends when the last process that has the description, or maps the
+// file by it, has ended. So who gets the exclusive lock is alone.
+func (h *Heap) openNamed() error {
+	space, err := pidSpace()
 	if err != nil {
-		return -1, err
+		return err
 	}
-	return aboveStdio(fd)
+	head := (*uint64)(unsafe.Add(h.base, membersOff))
+	slots := unsafe.Slice((*uint64)(unsafe.Add(h.base, membersOff+membersHead)), heapMembers)
+	for {
+		if err := lockFile(h.FD(), unix.LOCK_SH); err != nil {
+			return err
+		}
+		is := atomic.LoadUint64(head)
+		if is == 0 || is == space {
+			return nil
+		}
+		if err := lockFile(h.FD(), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+			return nil // NewMembers says what is wrong
+		} else if err != nil {
+			return err
+		}
+		if atomic.LoadUint64(head) != is { // between the two locks another one has come first
+			continue
+		}
+		for i := range slots {
+			if word := atomic.LoadUint64(&slots[i]); word&memberTaken != 0 {
+				atomic.CompareAndSwapUint64(&slots[i], word, word&(genMask|memberTaken))
+			}
+		}
+		atomic.StoreUint64(head, space)
+	}
+}
+
+func lockFile(fd, how int) error {
+	for {
+		if err := unix.Flock(fd, how); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // mapHeap maps as much as there is room for. A limit on address space is the program's too: it gets at least three quarters.
@@ -144,16 +186,14 @@ func takeFamily(value string) (fds [2]int, err error) {
 	if err = unix.Fstat(fds[0], &st); err != nil {
 		return fds, err
 	}
-	seals, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GET_SEALS, 0)
-	if err != nil {
+	if err = CheckInherited(fds[0]); err != nil {
 		return fds, err
 	}
 	kind, err := unix.GetsockoptInt(fds[1], unix.SOL_SOCKET, unix.SO_TYPE)
 	if err != nil {
 		return fds, err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || uint64(st.Dev) != device || st.Ino != inode || seals&unix.F_SEAL_SHRINK == 0 ||
-		st.Size < heapLeast || kind != unix.SOCK_DGRAM {
+	if uint64(st.Dev) != device || st.Ino != inode || st.Size < heapLeast || kind != unix.SOCK_DGRAM {
 		return fds, fmt.Errorf("%w: descriptors %d and %d are not those of the family %q", ErrInvalid, fds[0], fds[1], value)
 	}
 	unix.CloseOnExec(fds[0])

@@ -12,3 +12,5 @@ func mapHeap(int, uint64) ([]byte, error)       { return nil, ErrUnsupported }
 func createDepot() (int, error)                 { return -1, ErrUnsupported }
 func describeFamily([2]int) (string, error)     { return "", ErrUnsupported }
 func takeFamily(string) (fds [2]int, err error) { return fds, ErrUnsupported }
+
+func (h *Heap) openNamed() error { return ErrUnsupported }

@@ -2,6 +2,8 @@
 
 package shm
 
+import "os"
+
 // What follows needs a proof of death and a look at another process's mappings, which only Linux offers here.
 
 // Identify returns the identity of a process: Linux only, else [ErrUnsupported].
@@ -9,6 +11,13 @@ func Identify(int) (Identity, error) { return 0, wrap("identify", ErrUnsupported
 
 // Gone reports whether a process is proven dead: on Linux only, else nothing is ever proven.
 func (i Identity) Gone() bool { return false }
+
+// Privileged reports whether the system gave this program rights that its caller lacks. Such a program believes nothing that its environment
+// says.
+func Privileged() bool { return os.Getuid() != os.Geteuid() || os.Getgid() != os.Getegid() }
+
+// CheckInherited has something to check on Linux only.
+func CheckInherited(int) error { return nil }
 
 type fileID struct{}
 

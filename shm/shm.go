@@ -97,8 +97,9 @@ func CreateNamed(name string, size int64) (*Segment, error) {
 	return s, nil
 }
 
-// OpenNamed opens a segment that [CreateNamed], or shm_open(3) of another program, made. Errors: [fs.ErrNotExist], [ErrCorrupt]
-// (it has no size, or is no regular file), [ErrNoMemory].
+// OpenNamed opens a segment that [CreateNamed], or shm_open(3) of another program, made. Errors: [fs.ErrNotExist],
+// [fs.ErrPermission] (it is not of this user alone: its owner, its mode or a second link; or it is no regular file), [ErrCorrupt] (it has no
+// size), [ErrNoMemory].
 func OpenNamed(name string) (*Segment, error) {
 	name, err := checkName(name)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -81,7 +82,7 @@ func createNamed(name string, size int64) (*Segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err != nil {
+	if err = nameFile(from, path); err != nil {
 		_ = s.Close()
 		return nil, err
 	}
@@ -104,11 +105,8 @@ func unnamed() (fd int, name string, err error) {
 }
 
 func openNamed(name string) (*Segment, error) {
-	fd, err := unix.Open(filepath.Join(shmDir, name), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	fd, err := openOwn(filepath.Join(shmDir, name))
 	if err != nil {
-		return nil, err
-	}
-	if fd, err = aboveStdio(fd); err != nil {
 		return nil, err
 	}
 	s, err := Attach(fd)
@@ -117,6 +115,41 @@ func openNamed(name string) (*Segment, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// nameFile gives a file its name: from a name that unnamed has returned, or from /proc/self/fd. Never two: a file with another link is not opened.
+func nameFile(from, path string) error {
+	if strings.HasPrefix(from, shmDir) {
+		return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	}
+	return unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+}
+
+// openOwn opens a file by its name and checks whose it is: anybody can make one in /dev/shm. Errors: [fs.ErrPermission].
+func openOwn(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err == unix.ELOOP || err == unix.EISDIR {
+		return -1, fmt.Errorf("%w: %w", fs.ErrPermission, err)
+	}
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	switch err = unix.Fstat(fd, &st); {
+	case err != nil:
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		err = fmt.Errorf("it is no regular file: %w", fs.ErrPermission)
+	case int(st.Uid) != os.Geteuid():
+		err = fmt.Errorf("it belongs to user %d, not to user %d: %w", st.Uid, os.Geteuid(), fs.ErrPermission)
+	case st.Mode&0o077 != 0:
+		err = fmt.Errorf("it has mode %04o, and others have access to it: %w", st.Mode&0o7777, fs.ErrPermission)
+	case st.Nlink > 1:
+		err = fmt.Errorf("it has another link: %w", fs.ErrPermission)
+	default:
+		return aboveStdio(fd)
+	}
+	_ = unix.Close(fd)
+	return -1, err
 }
 
 func unlinkNamed(name string) error { return unix.Unlink(filepath.Join(shmDir, name)) }
@@ -137,6 +170,36 @@ func adopt(fd int) (int64, error) {
 	}
 	unix.CloseOnExec(fd)
 	return st.Size, nil
+}
+
+// Privileged reports whether the kernel gave this program rights that its caller lacks, because it is set-uid or set-gid or has file
+// capabilities (AT_SECURE). Such a program believes nothing that its environment says.
+func Privileged() bool {
+	const atSecure = 23
+	auxv, err := unix.Auxv()
+	for _, entry := range auxv {
+		if entry[0] == atSecure {
+			return entry[1] != 0
+		}
+	}
+	return err != nil || os.Getuid() != os.Geteuid() || os.Getgid() != os.Getegid()
+}
+
+// CheckInherited checks a descriptor that the environment names: it must be such as only this user, or root, can have made, a memory file that
+// nobody can shrink. Errors: [ErrCorrupt], [fs.ErrPermission].
+func CheckInherited(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return wrap("an inherited descriptor", err)
+	}
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || seals&unix.F_SEAL_SHRINK == 0 {
+		return fmt.Errorf("%w: descriptor %d is no sealed memory file", ErrCorrupt, fd)
+	}
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("shm: descriptor %d belongs to user %d: %w", fd, st.Uid, fs.ErrPermission)
+	}
+	return nil
 }
 
 func openOf(pid, fd int) (int, error) {

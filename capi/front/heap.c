@@ -119,7 +119,7 @@ static void forget(pp__heap *heap)
 	free(heap);
 }
 
-int32_t pp__heap_attach(int fd, pp__heap **heap_out)
+static int32_t attach(int fd, bool named, pp__heap **heap_out)
 {
 	PP__NO_CANCEL();
 	struct stat st;
@@ -160,7 +160,7 @@ int32_t pp__heap_attach(int fd, pp__heap **heap_out)
 		status = initialize(pp__head(heap), heap->size);
 	}
 	if (status == PP_OK)
-		status = pp__members_in(heap);
+		status = named ? pp__members_open(heap) : pp__members_in(heap);
 	if (status != PP_OK) {
 		forget(heap);
 		return status;
@@ -177,6 +177,11 @@ int32_t pp__heap_attach(int fd, pp__heap **heap_out)
 	pthread_mutex_unlock(&open_lock);
 	*heap_out = heap;
 	return PP_OK;
+}
+
+int32_t pp__heap_attach(int fd, pp__heap **heap_out)
+{
+	return attach(fd, false, heap_out);
 }
 
 static bool path_of(const char *name, char *path, size_t size)
@@ -253,11 +258,13 @@ int32_t pp__heap_create(const char *name, pp__heap **heap_out)
 	}
 	pp__heap *heap = NULL;
 	if (status == PP_OK)
-		status = pp__heap_attach(fd, &heap);
+		status = attach(fd, name != NULL, &heap);
 	if (status == PP_OK && name != NULL) {
 		char proc[48];
 		snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
-		if (linkat(AT_FDCWD, from[0] != '\0' ? from : proc, AT_FDCWD, path, AT_SYMLINK_FOLLOW) != 0)
+		/* Never with two names: a file with another link is not opened. */
+		if (from[0] != '\0' ? renameat2(AT_FDCWD, from, AT_FDCWD, path, RENAME_NOREPLACE) != 0
+		                    : linkat(AT_FDCWD, proc, AT_FDCWD, path, AT_SYMLINK_FOLLOW) != 0)
 			status = errno == EEXIST ? pp__fail(PP_ERR_EXISTS, "%s exists", path) : pp__fail(PP_ERR_SYSTEM, "%s: %s", path, strerror(errno));
 	}
 	if (from[0] != '\0')
@@ -273,6 +280,24 @@ int32_t pp__heap_create(const char *name, pp__heap **heap_out)
 	return status;
 }
 
+/* own_file checks a file that was found by its name: anybody can make one in /dev/shm. */
+static int32_t own_file(int fd, const char *path)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) != 0)
+		return pp__fail(PP_ERR_SYSTEM, "%s: %s", path, strerror(errno));
+	if (!S_ISREG(st.st_mode))
+		return pp__fail(PP_ERR_PERMISSION, "%s is no regular file", path);
+	if (st.st_uid != geteuid())
+		return pp__fail(PP_ERR_PERMISSION, "%s belongs to user %u, not to user %u", path, (unsigned)st.st_uid, (unsigned)geteuid());
+	if ((st.st_mode & 077) != 0)
+		return pp__fail(PP_ERR_PERMISSION, "%s has mode %04o: others have access to it", path, (unsigned)st.st_mode & 07777);
+	if (st.st_nlink > 1)
+		return pp__fail(PP_ERR_PERMISSION, "%s has another link", path);
+	return PP_OK;
+}
+
 int32_t pp__heap_open(const char *name, pp__heap **heap_out)
 {
 	PP__NO_CANCEL();
@@ -282,8 +307,13 @@ int32_t pp__heap_open(const char *name, pp__heap **heap_out)
 		return pp__fail(PP_ERR_INVALID, "\"%s\" cannot be a file of /dev/shm", name);
 	const int fd = pp__above_stdio(open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
 	if (fd < 0)
-		return pp__fail(errno == ENOENT ? PP_ERR_NOT_FOUND : PP_ERR_SYSTEM, "%s: %s", path, strerror(errno));
-	const int32_t status = pp__heap_attach(fd, heap_out);
+		return pp__fail(errno == ENOENT                                                         ? PP_ERR_NOT_FOUND
+		                : errno == EACCES || errno == EPERM || errno == ELOOP || errno == EISDIR ? PP_ERR_PERMISSION
+		                                                                                         : PP_ERR_SYSTEM,
+		                "%s: %s", path, strerror(errno));
+	int32_t status = own_file(fd, path);
+	if (status == PP_OK)
+		status = attach(fd, true, heap_out);
 	if (status != PP_OK)
 		close(fd);
 	return status;

@@ -158,7 +158,7 @@ int32_t pp__heap_create(const char *name, pp__heap **heap_out);
 /* pp__heap_attach maps the heap behind fd, which belongs to it from now on if that succeeds. PP_OK, PP_ERR_CORRUPT, PP_ERR_NOMEM. */
 int32_t pp__heap_attach(int fd, pp__heap **heap_out);
 
-/* pp__heap_open opens a named heap: PP_ERR_NOT_FOUND too. */
+/* pp__heap_open opens a named heap: PP_ERR_NOT_FOUND, PP_ERR_PERMISSION (not a file of this user alone), PP_ERR_UNSUPPORTED too. */
 int32_t pp__heap_open(const char *name, pp__heap **heap_out);
 
 /* pp__heap_close unmaps a heap (named ones; the family's stays). Nobody may use it any more; references held by this process are dropped. */

@@ -92,6 +92,9 @@ uint64_t pp__random(void);
 
 /* pp__members_in checks the namespace and names the table: before the first use. */
 int32_t pp__members_in(pp__heap *heap);
+/* pp__members_open is pp__members_in for a named heap whose descriptor this process has opened itself. Its file may be older than this pid
+ * namespace: if no process has it open any more, those in the table are dead, and the table is taken over. */
+int32_t pp__members_open(pp__heap *heap);
 bool pp__members_gone(pp__heap *heap, uint32_t owner, bool deep);
 /* pp__members_take takes a place for this process: the owner, 0 with a message if there is none. *before is the owner before the place is. dead_out not NULL: the place of a dead
  * member too, *dead_out: that owner, or 0. Its place being another's, whoever sweeps finds what it held; but who took it is to do so. */

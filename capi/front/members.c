@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -342,6 +343,44 @@ int32_t pp__members_in(pp__heap *heap)
 	expected = 0;
 	__atomic_compare_exchange_n(&head->id, &expected, pp__random() | 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 	return PP_OK;
+}
+
+static int lock_file(int fd, int how)
+{
+	int result;
+
+	while ((result = flock(fd, how)) != 0 && errno == EINTR)
+		;
+	return result;
+}
+
+/* Each opener holds a shared lock on its own open file description: it ends when the last process that has the description, or maps the
+ * file by it, has ended. So who gets the exclusive lock is alone. */
+int32_t pp__members_open(pp__heap *heap)
+{
+	pp__members_head *const head = members(heap);
+	const uint64_t space = pid_space();
+
+	while (lock_file(heap->fd, LOCK_SH) == 0) {
+		const uint64_t is = __atomic_load_n(&head->space, __ATOMIC_SEQ_CST);
+		if (space == 0 || is == 0 || is == space)
+			return pp__members_in(heap);
+		if (lock_file(heap->fd, LOCK_EX | LOCK_NB) != 0) {
+			if (errno == EWOULDBLOCK)
+				return pp__members_in(heap); /* which says what is wrong */
+			break;
+		}
+		/* Between the two locks another one may have come first. */
+		if (__atomic_load_n(&head->space, __ATOMIC_SEQ_CST) != is)
+			continue;
+		for (uint32_t i = 0; i < PP__MEMBERS; i++) {
+			const uint64_t word = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
+			if ((word & TAKEN) != 0)
+				pp__members_revoke(heap, member_owner(word, i), word);
+		}
+		__atomic_store_n(&head->space, space, __ATOMIC_SEQ_CST);
+	}
+	return pp__fail(PP_ERR_SYSTEM, "flock: %s", strerror(errno));
 }
 
 bool pp__members_current(const pp__heap *heap, uint32_t owner)

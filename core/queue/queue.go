@@ -102,7 +102,8 @@ func Create[T any](name string, o Options) (*Queue[T], error) {
 	return inNamed[T](h, name, o)
 }
 
-// Open finds the queue with that name. Errors: [fs.ErrNotExist], [shm.ErrCorrupt], [shm.ErrNoMemory].
+// Open finds the queue with that name. Errors: [fs.ErrNotExist], [fs.ErrPermission] (it is not of this user alone), [shm.ErrCorrupt],
+// [shm.ErrNoMemory], [shm.ErrUnsupported] (processes of another pid namespace have it open).
 func Open[T any](name string) (*Queue[T], error) {
 	file, err := fileName(name)
 	if err != nil {

@@ -236,6 +236,7 @@ func TestStatusCodesKeepTheirNumbers(t *testing.T) {
 		"ERR_CANCELLED": "-11", "ERR_TASK": "-12", "ERR_NOT_FOUND": "-13", "ERR_EXISTS": "-14", "ERR_TOO_BIG": "-15",
 		"ERR_CORRUPT": "-16", "ERR_UNSUPPORTED": "-17", "ERR_FORKED": "-18", "ERR_ENGINE": "-19", "ERR_SYSTEM": "-20",
 		"ERR_PANIC": "-21", "ERR_OWNER_DIED": "-22", "ERR_EMPTY": "-23", "ERR_FULL": "-24", "ERR_BROKEN": "-25", "ERR_EOF": "-26",
+		"ERR_PERMISSION": "-27",
 	}
 	found := map[string]string{}
 	for _, m := range regexp.MustCompile(`X\((OK|ERR_\w+), (-?\d+),`).FindAllStringSubmatch(read(t, header), -1) {

@@ -35,6 +35,7 @@ EMPTY = -23
 FULL = -24
 BROKEN = -25
 EOF = -26
+PERMISSION = -27
 
 _CLASSES: dict[int, type[Exception]] = {
     INVALID: ValueError,
@@ -64,12 +65,14 @@ _CLASSES: dict[int, type[Exception]] = {
     FULL: context.ProcessError,
     BROKEN: threading.BrokenBarrierError,
     EOF: EOFError,
+    PERMISSION: PermissionError,
 }
 
 _ERRNO = {
     INTERRUPTED: errno.EINTR,
     NOT_FOUND: errno.ENOENT,
     EXISTS: errno.EEXIST,
+    PERMISSION: errno.EACCES,
 }
 
 
@@ -114,7 +117,8 @@ def check(status: int) -> None:
         ValueError: invalid argument, stale handle, closed, too big.
         MemoryError: out of memory, or a limit on memory, file size or address space.
         TimeoutError: this package's.
-        OSError: a system call failed; FileNotFoundError, FileExistsError and InterruptedError where they say more.
+        OSError: a system call failed; FileNotFoundError, FileExistsError, PermissionError and InterruptedError where they say
+            more.
         RuntimeError: not possible in this state; a handle of the process that forked this one.
         ProcessError: WorkerLost, StartError, InitializerError, and shared memory that is corrupt.
         NotImplementedError: not supported on this platform.
