@@ -9,12 +9,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define VARIABLE "POLYPROC_FAMILY"
+
+static pid_t denied; /* who started this program as its worker or child; 0: nobody, or it may believe it */
 
 /* Both descriptors + 1 in one word, so that whoever makes them first wins, and no lock can be left behind by a fork: heap << 32 | depot. */
 static uint64_t family;
@@ -90,6 +93,14 @@ int32_t pp__family_fds(int *heap_out, int *depot_out)
 	return PP_OK;
 }
 
+bool pp__inherited_file(int fd, struct stat *st_out)
+{
+	const int seals = fcntl(fd, F_GET_SEALS);
+
+	return fstat(fd, st_out) == 0 && S_ISREG(st_out->st_mode) && (st_out->st_uid == geteuid() || st_out->st_uid == 0) && seals >= 0 &&
+	       (seals & F_SEAL_SHRINK) != 0;
+}
+
 /* take adopts the descriptors that a value of the variable names, if they are what it says: numbers may have been inherited by a
  * program whose descriptors were not. */
 static int32_t take(const char *value)
@@ -104,8 +115,8 @@ static int32_t take(const char *value)
 
 	if (sscanf(value, "%d,%d,%llx:%llx%c", &heap, &depot, &device, &inode, &end) != 4 || heap < 0 || depot < 0)
 		return pp__fail(PP_ERR_INVALID, "%.60s is no family", value);
-	if (fstat(heap, &st) != 0 || !S_ISREG(st.st_mode) || st.st_dev != (dev_t)device || st.st_ino != (ino_t)inode ||
-	    (fcntl(heap, F_GET_SEALS) & F_SEAL_SHRINK) == 0 || (uint64_t)st.st_size <= PP__SLAB_FIRST * PP__SLAB_SIZE ||
+	if (!pp__inherited_file(heap, &st) || st.st_dev != (dev_t)device || st.st_ino != (ino_t)inode ||
+	    (uint64_t)st.st_size <= PP__SLAB_FIRST * PP__SLAB_SIZE ||
 	    getsockopt(depot, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_DGRAM)
 		return pp__fail(PP_ERR_INVALID, "descriptors %d and %d are not those of the family %.60s", heap, depot, value);
 	if (!__atomic_compare_exchange_n(&family, &none, pack(heap, depot), false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
@@ -119,9 +130,33 @@ static int32_t take(const char *value)
 	return PP_OK;
 }
 
+/* distrust takes all that a parent tells out of the environment of a program that has more rights than its caller. A program that was to be
+ * a worker must not go on as if it had been started by a user: it would start workers of its own, and these again. */
+static void distrust(void)
+{
+	const char *const worker = getenv("POLYPROC_WORKER"), *const process = getenv("POLYPROC_PROCESS");
+	int parent = 0;
+	unsigned flags = 0;
+
+	if (worker != NULL && sscanf(worker, "%*d,%*u,%*u,%d", &parent) == 1)
+		denied = (pid_t)parent;
+	else if (process != NULL && sscanf(process, "%*d,%d,%u", &parent, &flags) == 2 && (flags & PP__CHILD_FN) != 0)
+		denied = (pid_t)parent;
+	unsetenv("POLYPROC_WORKER");
+	unsetenv("POLYPROC_PROCESS");
+	unsetenv(VARIABLE);
+}
+
+bool pp__denied(void)
+{
+	return denied != 0 && denied == getppid();
+}
+
 __attribute__((constructor)) static void on_load(void)
 {
-	const char *const value = getenv(VARIABLE);
+	if (getauxval(AT_SECURE) != 0)
+		distrust();
+	const char *const value = secure_getenv(VARIABLE);
 
 	if (value != NULL) {
 		take(value);

@@ -131,6 +131,15 @@ typedef struct pp__started {
 
 enum { PP__CHILD_WATCH = 1, PP__CHILD_FN = 2 };
 
+/* The environment is believed only if its writer can do no more than this process: never in a set-uid or set-gid program, nor in one with file
+ * capabilities (secure_getenv(3)); and the descriptors that it names must be such as only this user, or root, can have made.
+ * pp__inherited_file checks one: a memory file that nobody can shrink. */
+struct stat;
+bool pp__inherited_file(int fd, struct stat *st_out);
+
+/* pp__denied reports whether this program was started as a worker, or to run one function, and cannot believe it. */
+bool pp__denied(void);
+
 /* pp__started_as takes POLYPROC_PROCESS from the environment on the first call. */
 const pp__started *pp__started_as(void);
 

@@ -355,6 +355,12 @@ static char *const *keep_arguments(int argc, char **argv)
 
 int32_t pp_init(int *argc, char ***argv)
 {
+	if (pp__denied()) {
+		fputs("polyproc: a set-uid program, or one with file capabilities, does not believe its environment, and so can be no worker or "
+		      "child of itself: use PP_START_FORK\n",
+		      stderr);
+		_exit(1);
+	}
 	const bool first = !pp__the_host.initialized;
 	if (first) {
 		char *const *arguments = keep_arguments(argc != NULL ? *argc : 0, argc != NULL && argv != NULL ? *argv : NULL);

@@ -41,7 +41,7 @@ const pp__started *pp__started_as(void)
 {
 	pthread_mutex_lock(&lock);
 	if (parsed_by == 0) {
-		const char *text = getenv("POLYPROC_PROCESS");
+		const char *text = secure_getenv("POLYPROC_PROCESS");
 		parsed_by = getpid();
 		if (text != NULL && parse(text, &started)) {
 			started.known = true;
@@ -72,8 +72,8 @@ int32_t pp__payload_raw(const void **data_out, size_t *size_out)
 		struct stat st;
 		if (!child->known || child->payload_fd < 0) {
 			status = pp__fail(PP_ERR_STATE, "this process was not given a payload");
-		} else if (fstat(child->payload_fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size <= 0) {
-			status = pp__fail(PP_ERR_STATE, "the descriptor of the payload was closed or is another's");
+		} else if (!pp__inherited_file(child->payload_fd, &st) || st.st_size <= 0) {
+			status = pp__fail(PP_ERR_STATE, "the descriptor of the payload was closed, or is not a sealed memory file of this user");
 		} else {
 			const int error = pp__view_map(&payload, child->payload_fd, 0, (uint64_t)st.st_size, PROT_READ);
 			if (error != 0) {

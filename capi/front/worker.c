@@ -97,7 +97,7 @@ typedef struct assignment {
 /* assigned reads POLYPROC_WORKER: "fd,lane,generation,parent_pid". */
 static bool assigned(assignment *out)
 {
-	const char *text = getenv("POLYPROC_WORKER");
+	const char *text = secure_getenv("POLYPROC_WORKER");
 	unsigned long long value[4];
 	char *end;
 
@@ -163,8 +163,8 @@ static int32_t attach_lane(const assignment *a)
 	struct stat st;
 	int32_t status;
 
-	if (fstat(w.fd, &st) != 0 || !S_ISREG(st.st_mode))
-		return pp__fail(PP_ERR_SYSTEM, "descriptor %d is not the pool's memory", w.fd);
+	if (!pp__inherited_file(w.fd, &st))
+		return pp__fail(PP_ERR_SYSTEM, "descriptor %d is not the pool's memory: a sealed memory file of this user", w.fd);
 	const uint64_t file = (uint64_t)st.st_size;
 	if (file < PP__BOARD_SIZE)
 		return misfit("too small");

@@ -29,6 +29,14 @@ func Init() {
 	}
 	// Programs that a task starts are not workers.
 	_ = os.Unsetenv(EnvWorker)
+	if shm.Privileged() {
+		// It believes nothing; but one that was to be a worker must not go on to start workers of its own, and these again.
+		if a, err := parseAssignment(value); err == nil && a.parent == os.Getppid() {
+			fmt.Fprintln(os.Stderr, "pool: a set-uid program, or one with file capabilities, can be no worker of itself")
+			os.Exit(1)
+		}
+		return
+	}
 	if err := serve(value); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -117,6 +125,9 @@ func (h *host) begin() {
 }
 
 func attach(a assignment) (*host, error) {
+	if err := shm.CheckInherited(a.fd); err != nil {
+		return nil, err
+	}
 	seg, err := shm.AttachSparse(a.fd)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/polyproc/polyproc/shm"
 )
 
 // EnvProcess names the environment variable that tells a child what it was given:
@@ -162,13 +164,17 @@ type Received struct {
 }
 
 // Receive takes what [EnvProcess] announces: it removes the variable, reads the payload whole and
-// closes its descriptor. ok is false if this process was not told anything (or Receive ran before).
+// closes its descriptor. ok is false if this process was not told anything (or Receive ran before), or is
+// [shm.Privileged] and so believes nothing. The descriptor must be one of this user's, see [shm.CheckInherited].
 func Receive() (r Received, ok bool, err error) {
 	value, ok := os.LookupEnv(EnvProcess)
 	if !ok {
 		return r, false, nil
 	}
 	_ = os.Unsetenv(EnvProcess) // cannot fail for this name
+	if shm.Privileged() {
+		return r, false, nil
+	}
 	parts := strings.Split(value, ",")
 	var n [3]int
 	if len(parts) != len(n) {
@@ -183,7 +189,9 @@ func Receive() (r Received, ok bool, err error) {
 	if n[0] < 0 {
 		return r, true, nil
 	}
-	r.Payload, err = readPayload(n[0])
+	if err = shm.CheckInherited(n[0]); err == nil {
+		r.Payload, err = readPayload(n[0])
+	}
 	if err != nil {
 		return r, true, fmt.Errorf("start: reading the payload: %w", err)
 	}

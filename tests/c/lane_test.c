@@ -59,9 +59,10 @@ static void open_pool(void)
 	const uint64_t lane_size = PP__LANE_HEAD + 2 * CAP;
 	const uint64_t task_off = (PP__BOARD_SIZE + LANES * lane_size + 65535) / 65536 * 65536;
 	p.size = task_off + TASK_SIZE + LANES * result_size;
-	p.fd = memfd_create("lane_test", MFD_CLOEXEC);
+	p.fd = memfd_create("lane_test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	REQUIRE(p.fd >= 0);
 	REQUIRE_EQ(ftruncate(p.fd, (off_t)p.size), 0);
+	REQUIRE_EQ(fcntl(p.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), 0);
 	p.file = mmap(NULL, p.size, PROT_READ | PROT_WRITE, MAP_SHARED, p.fd, 0);
 	REQUIRE(p.file != MAP_FAILED);
 	p.board = (pp__board *)(void *)p.file;
