@@ -29,6 +29,9 @@
  * result ring, at result_at, where they become a record when the last is done. If it dies before, all that were claimed but for the last
  * one are done, and the parent finds them there: it is the last one that is lost.
  *
+ * CANCELLATION. The parent stores the number of a task that runs to cancel, wakes who sleeps there, and gives the task some time to
+ * return before it kills the worker. Go workers cancel the task's context; C workers do not look.
+ *
  * BELLS. The parent sleeps on the board, a worker on its lane. A bell is an eventcount: the sleeper stores 1 to waiters, reads
  * seq, looks again, and waits (futex) while seq is unchanged; the ringer publishes, then looks at waiters, and only if it
  * is 1 stores 0 there, adds 1 to seq and wakes all. Both sides use sequentially consistent operations, so one of the two sees the other. A wake that was
@@ -43,7 +46,7 @@
 #include <stdint.h>
 
 #define PP__MAGIC 0x31304c4f4f505050ull /* "PPPOOL01" */
-#define PP__ABI 1u
+#define PP__ABI 2u
 #define PP__BOARD_SIZE 65536u
 #define PP__LANE_HEAD 8192u /* lane header; rings follow: task ring, then result ring, ring_cap bytes each */
 #define PP__MAX_LANES 1152u /* 1,024 workers and room for replacements */
@@ -120,7 +123,9 @@ typedef struct pp__lane {
 	uint8_t pad6[128 - 8];
 	pp__bell space_bell; /* 896, the worker sleeps: room in the result ring, a released block */
 	uint8_t pad7[128 - 8];
-	uint8_t reserved[4096 - 1024];
+	uint64_t cancel; /* 1024, parent: number of the task that is to end early; 0: none. A worker may sleep on its low half */
+	uint8_t pad9[128 - 8];
+	uint8_t reserved[4096 - 1152];
 	uint32_t slots[PP__SLOTS]; /* 4096: result block i: 0 free, 1 published by the worker; the parent stores 0 to release */
 	uint8_t pad8[4096 - 4 * PP__SLOTS];
 } pp__lane;
@@ -133,6 +138,7 @@ typedef struct pp__task_head {
 	uint32_t out_size; /* C map: bytes of room for the result; 0xffffffff: board.out_max */
 	uint64_t ctx_off;  /* C map: ctx lies once in the task arena, at this file offset; 0: no ctx */
 	uint64_t ctx_size;
+	uint64_t deadline; /* when the caller stops to wait, CLOCK_MONOTONIC, ns; 0: never. Go workers tell the task */
 } pp__task_head;
 
 /* the bytes of a PP__TASK with PP__RANGE, which is for a pp_range_fn: */
@@ -189,8 +195,9 @@ PP__ASSERT(offsetof(pp__lane, task_bell) == 512);
 PP__ASSERT(offsetof(pp__lane, result_tail) == 640);
 PP__ASSERT(offsetof(pp__lane, result_head) == 768);
 PP__ASSERT(offsetof(pp__lane, space_bell) == 896);
+PP__ASSERT(offsetof(pp__lane, cancel) == 1024);
 PP__ASSERT(offsetof(pp__lane, slots) == 4096);
-PP__ASSERT(sizeof(pp__task_head) == 40);
+PP__ASSERT(sizeof(pp__task_head) == 48);
 PP__ASSERT(sizeof(pp__result_head) == 24);
 PP__ASSERT(sizeof(pp__bulk_ref) == 24);
 PP__ASSERT(sizeof(pp__task_range) == 40);

@@ -49,7 +49,12 @@ func nameID(name string) uint64 {
 //
 //	var square = pool.Register("square", func(ctx context.Context, n int) (int, error) { return n * n, nil })
 //
-// Arguments and results travel as bytes, as Codec describes. It panics if the name is taken.
+// Arguments and results travel as bytes: []byte and string as they are, numbers in 8 bytes, everything else by encoding/gob.
+// Register panics if the name is taken.
+//
+// The context that fn gets has the deadline of the caller's context, but not its values. It ends when the caller's does, when the pool
+// is closed, and when fn has returned. Then fn has Options.Grace, one second by default, to return; if it has not by then, its worker
+// is killed and replaced. The caller waits for neither.
 func Register[In, Out any](name string, fn func(ctx context.Context, in In) (Out, error)) *Func[In, Out] {
 	f := &Func[In, Out]{name: name, id: nameID(name), encode: encoder[In](), decode: decoder[Out]()}
 	decode, encode := decoder[In](), encoder[Out]()
@@ -176,11 +181,12 @@ func newCalls[In, Out any](p *Pool, f *Func[In, Out], ins []In, errs []error) (*
 	return c, nil
 }
 
-// run queues the calls; when ctx ends, what has not started is dropped and what runs is killed. stop undoes that.
+// run queues the calls; when ctx ends, what has not started is dropped and what runs is cancelled. stop undoes that.
 func (c *calls) run(ctx context.Context) (stop func() bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	c.job.deadline = deadlineOf(ctx)
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
 	if err := c.p.add(c.job); err != nil {
@@ -194,7 +200,7 @@ func (c *calls) run(ctx context.Context) (stop func() bool, err error) {
 	return stop, nil
 }
 
-// abandon drops the calls, and kills the workers that run them.
+// abandon drops the calls, and cancels those that run.
 func (c *calls) abandon() {
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
@@ -303,8 +309,8 @@ type Task[Out any] struct {
 	stop   func() bool
 }
 
-// Submit hands one call to the pool and does not wait. When ctx ends before the call does, the call is dropped, or its worker
-// killed, and Wait returns ctx.Err().
+// Submit hands one call to the pool and does not wait. When ctx ends before the call does, the call is dropped, or cancelled if it
+// runs (see [Register]), and Wait returns ctx.Err().
 func Submit[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], in In) (*Task[Out], error) {
 	c, err := newCalls(p, f, []In{in}, nil)
 	if err != nil {
@@ -373,6 +379,7 @@ func stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins ite
 	return func(yield func(Out, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
+		deadline := deadlineOf(ctx)
 		next, stopIns := iter.Pull(ins)
 		defer stopIns()
 		flight := map[*calls]struct{}{} // in the pool
@@ -405,6 +412,7 @@ func stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins ite
 				var unsent [1]error
 				c, _ := newCalls(p, f, []In{in}, unsent[:])
 				c.index, c.unsent = taken, unsent[0]
+				c.job.deadline = deadline
 				taken++
 				flight[c] = struct{}{}
 				if ordered {

@@ -48,20 +48,21 @@ type work interface {
 // job is a row of n tasks that were handed over together.
 type job struct {
 	work
-	first   uint64 // number of its first task
-	n       uint64
-	next    uint64 // tasks from here on are in no lane yet
-	open    uint64 // tasks without an outcome
-	fn      uint64
-	outSize uint32
-	flags   uint16     // of its records
-	spanMax uint64     // elements of one record, if more than 1 (C workers, see SPANS in lane.h)
-	chunk   uint64     // go to one lane at a time; 0: the pool decides
-	ctx     *shm.Block // for all its tasks, or nil
-	ctxSize uint64
-	holes   map[uint64]struct{} // tasks from next on that have an outcome already
-	dropped bool                // no more tasks of it are started, and nobody waits for outcomes
-	ended   func()              // called, with the pool's lock held, when open is 0; may be nil
+	first    uint64 // number of its first task
+	n        uint64
+	next     uint64 // tasks from here on are in no lane yet
+	open     uint64 // tasks without an outcome
+	fn       uint64
+	outSize  uint32
+	flags    uint16     // of its records
+	spanMax  uint64     // elements of one record, if more than 1 (C workers, see SPANS in lane.h)
+	chunk    uint64     // go to one lane at a time; 0: the pool decides
+	ctx      *shm.Block // for all its tasks, or nil
+	ctxSize  uint64
+	deadline uint64              // when its caller stops to wait: see taskHead
+	holes    map[uint64]struct{} // tasks from next on that have an outcome already
+	dropped  bool                // no more tasks of it are started, and nobody waits for outcomes
+	ended    func()              // called, with the pool's lock held, when open is 0; may be nil
 }
 
 // again is a task that goes to another lane, with the block that its bytes lie in, if they do.
@@ -203,12 +204,12 @@ func (p *Pool) abandon(j *job) {
 }
 
 // drop takes back what has not started of a job whose caller is gone; outcomes of what has started go nowhere.
-// kill ends the workers that run tasks of it.
-func (p *Pool) drop(j *job, kill bool) {
+// running says that what runs is cancelled, too.
+func (p *Pool) drop(j *job, running bool) {
 	j.dropped = true
 	for _, ln := range p.cancelWaiting(j) {
-		if kill {
-			p.killRunning(ln, j)
+		if running {
+			p.cancelRunning(ln, j)
 		}
 	}
 }

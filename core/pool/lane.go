@@ -151,7 +151,7 @@ func (ln *lane) stage(j *job, i uint64, many uint32, block *shm.Block) (ok bool,
 	}
 	ln.number++
 	h := at[taskHead](buf)
-	h.number, h.fn, h.outSize, h.ctxOff, h.ctxSize = ln.number, j.fn, j.outSize, 0, 0
+	h.number, h.fn, h.outSize, h.ctxOff, h.ctxSize, h.deadline = ln.number, j.fn, j.outSize, 0, 0, j.deadline
 	h.state.Store(taskReady)
 	if j.ctx != nil {
 		h.ctxOff, h.ctxSize = uint64(j.ctx.Off), j.ctxSize

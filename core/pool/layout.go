@@ -12,7 +12,7 @@ import (
 // tests/abi compares every number and offset here with that header.
 const (
 	magic       = 0x31304c4f4f505050 // "PPPOOL01"
-	abiVersion  = 1
+	abiVersion  = 2
 	boardSize   = 65536
 	laneHead    = 8192
 	maxLanes    = 1152
@@ -44,7 +44,7 @@ const (
 	laneOpen    = 1
 	laneClosing = 2
 
-	sizeTaskHead   = 40
+	sizeTaskHead   = 48
 	sizeResultHead = 24
 	sizeBulkRef    = 24
 	sizeTaskRange  = 40
@@ -117,19 +117,22 @@ type laneHeader struct {
 	_          [120]byte
 	spaceBell  bell // W sleeps
 	_          [120]byte
-	_          [4096 - 1024]byte
+	cancel     atomic.Uint64 // P; W sleeps on its low half
+	_          [120]byte
+	_          [4096 - 1152]byte
 	slots      [maxSlots]atomic.Uint32 // W publishes, P releases
 	_          [4096 - 4*maxSlots]byte
 }
 
 // taskHead begins the payload of a task record.
 type taskHead struct {
-	number  uint64
-	fn      uint64
-	state   atomic.Uint32
-	outSize uint32
-	ctxOff  uint64
-	ctxSize uint64
+	number   uint64
+	fn       uint64
+	state    atomic.Uint32
+	outSize  uint32
+	ctxOff   uint64
+	ctxSize  uint64
+	deadline uint64 // monotonic clock, ns; 0: none
 }
 
 // resultHead begins the payload of a result record.

@@ -32,6 +32,10 @@ type Options struct {
 	// Files are descriptors that workers inherit under the same numbers, besides 0, 1, 2 and the pool's own.
 	Files []int
 
+	// Grace is how long a task may go on after its context was cancelled, before its worker is killed. 0: a second; < 0: it is killed
+	// at once.
+	Grace time.Duration
+
 	// HostStarts leaves the starting of processes to the host, see Vacancy. Path, Args, Env, Dir and Method mean nothing then.
 	HostStarts bool
 
@@ -147,6 +151,9 @@ func Open(opt Options) (*Pool, error) {
 	}
 	if opt.OutMax == 0 {
 		opt.OutMax = 64 << 10
+	}
+	if opt.Grace == 0 {
+		opt.Grace = time.Second
 	}
 	if opt.Method == nil {
 		opt.Method = start.Spawn()
@@ -383,12 +390,14 @@ func (p *Pool) Join(timeout time.Duration) error {
 // empty reports whether there is neither a task nor a worker.
 func (p *Pool) empty() bool { return p.open == 0 && p.alive() == 0 && p.respawns == 0 }
 
-// Close kills the workers, waits for their end, and releases everything that the pool has. Tasks without an outcome fail with
-// [ErrClosed]. To let the pool finish its tasks first, call [Pool.Shutdown]. Close returns nil, also when it is called again.
+// Close ends the pool and releases everything that it has. Tasks that have not started fail with [ErrClosed]; those that run are
+// cancelled and have Options.Grace to return. Then the workers are killed, and Close waits for their end. To let the pool finish its
+// tasks first, call [Pool.Shutdown]; to give them no time, [Pool.Terminate] before Close. Close returns nil, also when it is called again.
 func (p *Pool) Close() error {
-	p.Terminate()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.cancelAll()
+	p.terminateLocked()
 	if p.freed {
 		p.mu.Unlock()
 		<-p.stopped // the call that came first waits for the workers

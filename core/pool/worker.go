@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/polyproc/polyproc/core/start"
@@ -56,6 +58,8 @@ type host struct {
 	large             *shm.Windows // task blocks
 	arena             *shm.Arena   // for results
 	ended             chan error   // the worker is to end
+	running           atomic.Pointer[taskContext]
+	watching          sync.Once // see watchCancel
 	blocks            [maxSlots]*shm.Block
 }
 
@@ -252,9 +256,13 @@ func (h *host) loop() {
 			return
 		}
 		begun := time.Now()
+		head := at[taskHead](rec.Body)
+		ctx := &taskContext{h: h, number: head.number, deadline: head.deadline}
+		h.running.Store(ctx)
 		in, err := h.input(rec)
 		if err == nil {
-			out, err = h.run(at[taskHead](rec.Body).fn, in, out[:0], func(err error) {
+			out, err = h.run(ctx, head.fn, in, out[:0], func(err error) {
+				ctx.end()
 				if err := h.reply(rec, begun, in, nil, err); err != nil {
 					h.ended <- err
 					return
@@ -262,6 +270,7 @@ func (h *host) loop() {
 				h.loop()
 			})
 		}
+		ctx.end()
 		if err := h.reply(rec, begun, in, out, err); err != nil {
 			h.ended <- err
 			return
@@ -309,12 +318,12 @@ func describe(out []byte, err, cause error) (data []byte, code int32) {
 	return appendFailure(out, err.Error(), cause)
 }
 
-func (h *host) run(fn uint64, in, out []byte, fail func(error)) ([]byte, error) {
+func (h *host) run(ctx context.Context, fn uint64, in, out []byte, fail func(error)) ([]byte, error) {
 	t, ok := registry.tasks[fn]
 	if !ok {
 		return out, fmt.Errorf("no function %#x is registered in this program: call Register while packages are initialized", fn)
 	}
-	return guard(func() ([]byte, error) { return t.run(context.Background(), in, out) }, fail)
+	return guard(func() ([]byte, error) { return t.run(ctx, in, out) }, fail)
 }
 
 // input returns a task's bytes where they lie.
