@@ -167,7 +167,7 @@ PP_API const char *pp_library_path(void);
 	X(ERR_ENGINE, -19, "the Go engine could not be loaded")                            \
 	X(ERR_SYSTEM, -20, "a system call failed")                                         \
 	X(ERR_PANIC, -21, "internal error: please report it")                              \
-	X(ERR_OWNER_DIED, -22, "the holder of the lock died; the lock is free now, and was not acquired") \
+	X(ERR_OWNER_DIED, -22, "the holder of the lock has died; the lock was not acquired: see pp_lock_recover") \
 	X(ERR_EMPTY, -23, "empty")                                                         \
 	X(ERR_FULL, -24, "full")                                                           \
 	X(ERR_BROKEN, -25, "the barrier is broken")                                        \
@@ -773,28 +773,46 @@ PP_API int32_t pp_ref_forget(const void *ref);
 
 typedef uint64_t pp_lock;
 
-enum { PP_LOCK_RECURSIVE = 1 };
+enum {
+	PP_LOCK_RECURSIVE = 1, /* the thread that holds the lock may acquire it again, and only that thread may release it */
+	PP_LOCK_RECOVER = 2    /* the lock of a process that has died is acquired as if it had been released */
+};
 
-/* pp_lock_new makes a lock. flags: PP_LOCK_RECURSIVE: the thread that holds it may acquire it again, and only that thread may release it. Without, whoever holds
- * it waits for itself, and any thread of any process may release it. Returns PP_OK; PP_ERR_INVALID; PP_ERR_NOMEM; PP_ERR_SYSTEM. */
+/* pp_lock_new makes a lock. flags: PP_LOCK_ values. Without PP_LOCK_RECURSIVE, a thread that holds the lock and acquires it again
+ * waits for itself, and any thread of any process may release the lock.
+ * Returns PP_OK; PP_ERR_INVALID; PP_ERR_NOMEM; PP_ERR_SYSTEM. */
 PP_API int32_t pp_lock_new(uint32_t flags, pp_lock *lock_out);
 
-/* pp_lock_acquire takes the lock. Returns PP_OK; PP_ERR_OWNER_DIED: the process that held it has died, what the lock protects may be half done; the lock
- * was NOT acquired, it is free and works: exactly one call of one process is told; PP_ERR_STATE (recursive: 2^32 levels).
- * Waiting is fair: newcomers may overtake those who wait, but not for more than some milliseconds. */
+/* pp_lock_acquire takes the lock. Waiting is fair: newcomers may overtake those who wait, but not for more than some milliseconds.
+ * Returns PP_OK
+ *         PP_ERR_OWNER_DIED: a process has died while it held the lock, and what the lock protects may be half done. The lock was
+ *                            NOT acquired. The lock is poisoned from then on: every call, of every process, returns this, until
+ *                            one has called pp_lock_recover. Not of locks with PP_LOCK_RECOVER
+ *         PP_ERR_STATE: (recursive) 2^32 levels
+ * A lock belongs to a process. One whose thread has ended holds it still: any thread may release the lock, and pp_lock_recover takes
+ * it over if it is recursive. */
 PP_API int32_t pp_lock_acquire(pp_lock lock, int64_t timeout_ms);
 
-/* pp_lock_release gives the lock up, or one of its levels. Returns PP_OK; PP_ERR_STATE: nobody holds it, or (recursive) not this thread. */
+/* pp_lock_recover is pp_lock_acquire for a caller that can repair, or does not mind, what the death of a holder has left half done.
+ * It acquires a poisoned lock, which is then as any other: it is free when it has been released. If the caller dies first, the lock is poisoned
+ * again. If the lock is not poisoned, or another call has recovered it first, it waits and acquires as pp_lock_acquire does.
+ * It also acquires a recursive lock whose holder is a thread of this process that has ended.
+ * Returns PP_OK, but not whether the lock was poisoned; never PP_ERR_OWNER_DIED. */
+PP_API int32_t pp_lock_recover(pp_lock lock, int64_t timeout_ms);
+
+/* pp_lock_release gives the lock up, or one of its levels. Returns PP_OK; PP_ERR_STATE: nobody holds it, or (recursive) not this thread;
+ * PP_ERR_OWNER_DIED: nobody holds it, and it is poisoned: it stays so. */
 PP_API int32_t pp_lock_release(pp_lock lock);
 
 /* pp_lock_state tells who holds a lock at this moment. */
 typedef struct pp_lock_state {
-	int32_t held;    /* PP_LOCK_FREE, _BY_ME (this thread), _BY_THREAD (another of this process), _BY_PROCESS (another) */
+	int32_t held;    /* PP_LOCK_FREE, _BY_ME (this thread), _BY_THREAD (another of this process), _BY_PROCESS (another; it may have
+	                  * died unnoticed), _POISONED (known to have died) */
 	int32_t pid;     /* the holder's process, 0: nobody's, or one that is gone */
 	uint32_t levels; /* how often it holds it */
 } pp_lock_state;
 
-enum { PP_LOCK_FREE = 0, PP_LOCK_BY_ME = 1, PP_LOCK_BY_THREAD = 2, PP_LOCK_BY_PROCESS = 3 };
+enum { PP_LOCK_FREE = 0, PP_LOCK_BY_ME = 1, PP_LOCK_BY_THREAD = 2, PP_LOCK_BY_PROCESS = 3, PP_LOCK_POISONED = 4 };
 
 PP_API int32_t pp_lock_info(pp_lock lock, pp_lock_state *state_out);
 
@@ -828,9 +846,9 @@ typedef uint64_t pp_condition;
 
 PP_API int32_t pp_condition_new(pp_condition *condition_out);
 
-/* pp_condition_wait gives the lock up, all its levels, waits to be notified, and takes the lock back, however long that takes, with as many levels; silently if its holder
- * has died meanwhile. All who wait at a condition should use the same lock. Returns PP_OK: notified; PP_ERR_TIMEOUT or PP_ERR_INTERRUPTED: not notified (a notification that arrived at
- * the same moment goes to the next), and the lock is held again; PP_ERR_STATE: this thread does not hold the lock. */
+/* pp_condition_wait gives the lock up, all its levels, waits to be notified, and takes the lock back, however long that takes, with as many levels. All who wait at a condition should use the same lock. Returns PP_OK: notified; PP_ERR_TIMEOUT or PP_ERR_INTERRUPTED: not notified (a notification that arrived at
+ * the same moment goes to the next), and the lock is held again; PP_ERR_OWNER_DIED: the lock is NOT held, as a holder has died
+ * meanwhile (pp_lock_acquire), notified or not: after pp_lock_recover, which gives it one level, look at what was waited for; PP_ERR_STATE: this thread does not hold the lock. */
 PP_API int32_t pp_condition_wait(pp_condition condition, pp_lock lock, int64_t timeout_ms);
 
 /* pp_condition_notify wakes n of those who wait, in the order in which they came, or all if they are fewer; who has died does not count. It may be called

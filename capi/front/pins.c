@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 __thread pp__pins *pp__pins_mine;
+__thread uint32_t pp__thread_number;
 bool pp__pins_asymmetric;
 
 static pp__pins *all; /* only ever grows: to as many as there were threads at once */
@@ -37,6 +38,7 @@ static void ended(void *object)
 		pp__pins_order();
 		pp__handle_settle(h);
 	}
+	__atomic_store_n(&pins->thread, 0, __ATOMIC_RELEASE);
 	__atomic_store_n(&pins->taken, 0, __ATOMIC_RELEASE);
 }
 
@@ -82,6 +84,8 @@ static pp__pins *find_pins(void)
 		__atomic_store_n(&pins->taken, 0, __ATOMIC_RELEASE);
 		return NULL;
 	}
+	if (pins != NULL)
+		__atomic_store_n(&pins->thread, pp__thread_number, __ATOMIC_SEQ_CST);
 	return pins;
 }
 
@@ -96,6 +100,34 @@ pp__pins *pp__pins_new(void)
 		pp__pins_mine = find_pins();
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return pp__pins_mine;
+}
+
+static bool unknown; /* there are threads with numbers and without places */
+
+uint32_t pp__thread_new(void)
+{
+	static uint32_t count;
+	uint32_t number = __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED);
+
+	while (number == 0)
+		number = __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED);
+	pp__thread_number = number;
+	pp__pins *const mine = pp__pins_mine != NULL ? pp__pins_mine : pp__pins_new();
+	if (mine != NULL)
+		__atomic_store_n(&mine->thread, number, __ATOMIC_SEQ_CST);
+	else
+		__atomic_store_n(&unknown, true, __ATOMIC_SEQ_CST);
+	return number;
+}
+
+bool pp__thread_ended(uint32_t number)
+{
+	if (number == 0 || __atomic_load_n(&unknown, __ATOMIC_SEQ_CST))
+		return false;
+	for (const pp__pins *pins = __atomic_load_n(&all, __ATOMIC_ACQUIRE); pins != NULL; pins = pins->next)
+		if (__atomic_load_n(&pins->thread, __ATOMIC_SEQ_CST) == number)
+			return false;
+	return true;
 }
 
 /* barrier has every thread pass a full barrier. A filter of system calls that has come later than the library may forbid that: from then on calls pass barriers themselves, and what
@@ -131,5 +163,7 @@ void pp__pins_in_child(void)
 		for (int i = 0; i < PP__PINS; i++)
 			pins->held[i] = NULL;
 		pins->taken = pins == pp__pins_mine;
+		if (pins != pp__pins_mine)
+			pins->thread = 0;
 	}
 }

@@ -20,6 +20,7 @@ typedef struct pp__pins {
 	pp__handle *held[PP__PINS];
 	struct pp__pins *next; /* of all threads that there have been */
 	uint32_t taken;        /* by a thread that lives */
+	uint32_t thread;       /* its number (pp__thread), 0: none yet */
 } __attribute__((aligned(64))) pp__pins;
 
 /* Not initial-exec, which is no faster here: it would take all of this library's thread-local memory from the little that the C library keeps for libraries that are loaded
@@ -64,6 +65,18 @@ static inline bool pp__pins_drop(const pp__handle *h)
 		}
 	return false;
 }
+
+/* pp__thread is this thread's number, from 1. No other thread of this process gets it, nor one of a forked child, which counts on. */
+extern __thread uint32_t pp__thread_number __attribute__((visibility("hidden")));
+uint32_t pp__thread_new(void);
+static inline uint32_t pp__thread(void)
+{
+	const uint32_t number = pp__thread_number;
+	return number != 0 ? number : pp__thread_new();
+}
+
+/* pp__thread_ended reports that the thread of this process with this number has ended. False: it lives, or that is not known. */
+bool pp__thread_ended(uint32_t number);
 
 /* pp__pins_any reports whether a call uses the handle, which is marked already. */
 bool pp__pins_any(const pp__handle *h);

@@ -52,6 +52,7 @@ enum { BASETYPE = 1 << 10 };
 	X(void, PyEval_RestoreThread, (void *))                              \
 	X(int, PyErr_CheckSignals, (void))                                   \
 	X(py_object *, PyErr_Occurred, (void))                               \
+	X(int, PyErr_GivenExceptionMatches, (py_object *, py_object *))      \
 	X(void, PyErr_SetString, (py_object *, const char *))                \
 	X(py_object *, PyErr_Format, (py_object *, const char *, ...))       \
 	X(int, PyObject_IsTrue, (py_object *))                               \

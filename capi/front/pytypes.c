@@ -46,8 +46,8 @@ typedef struct semlock {
 	void *object;       /* what it is of */
 	uint64_t number;
 	py_object *fail;    /* called with a status, raises */
+	py_object *died;    /* OwnerDiedError */
 	uint32_t kind;
-	uint32_t silent;    /* the death of a holder is not told */
 } semlock;
 
 static py_object *failed(semlock *self, int32_t status)
@@ -110,7 +110,7 @@ static py_object *semlock_take(semlock *self, uint64_t deadline)
 		}
 		if ((status == PP_ERR_INTERRUPTED || again) && py.PyErr_CheckSignals() != 0)
 			return NULL;
-	} while (again || status == PP_ERR_INTERRUPTED || (status == PP_ERR_OWNER_DIED && self->silent));
+	} while (again || status == PP_ERR_INTERRUPTED);
 	return status == PP_OK ? constant(py.true_) : status == PP_ERR_TIMEOUT ? constant(py.false_) : failed(self, status);
 }
 
@@ -181,11 +181,32 @@ static py_object *semlock_release(semlock *self, py_object *none)
 	return status == PP_OK ? constant(py.none) : failed(self, status);
 }
 
+/* __exit__(): a wait at a condition that has raised OwnerDiedError has lost the lock, and another process may have recovered it since. */
 static py_object *semlock_exit(semlock *self, py_object *const *args, py_size n)
 {
-	(void)args;
-	(void)n;
+	if (n > 0 && args[0] != py.none && self->kind == PP__KIND_LOCK && usable(self) && pp__lock_mine(self->handle) == 0 &&
+	    py.PyErr_GivenExceptionMatches(args[0], self->died))
+		return constant(py.none);
 	return semlock_release(self, NULL);
+}
+
+/* _notify(condition, n): whether this thread holds the lock; then n waiters at the condition are notified. */
+static py_object *semlock_notify(semlock *self, py_object *const *args, py_size n)
+{
+	if (!usable(self))
+		return failed(self, PP_ERR_HANDLE);
+	if (n != 2) {
+		py.PyErr_SetString(*py.type_error, "_notify(condition, n)");
+		return NULL;
+	}
+	if (self->kind != PP__KIND_LOCK || pp__lock_mine(self->handle) == 0)
+		return constant(py.false_);
+	const uint64_t condition = py.PyLong_AsUnsignedLongLong(args[0]);
+	const unsigned long long count = py.PyLong_AsUnsignedLongLong(args[1]);
+	if (py.PyErr_Occurred() != NULL)
+		return NULL;
+	const int32_t status = pp_condition_notify(condition, count > PP__SYNC_VALUE_MOST ? PP__SYNC_VALUE_MOST : (uint32_t)count);
+	return status == PP_OK ? constant(py.true_) : failed(self, status);
 }
 
 /* _is_mine(): does this thread hold the lock? Of semaphores: no. */
@@ -216,16 +237,15 @@ static py_object *semlock_get_value(semlock *self, py_object *none)
 	return py.PyLong_FromUnsignedLong(value);
 }
 
-/* _adopt(handle, kind, silent, fail): the instance owns the handle from now on. */
+/* _adopt(handle, kind, died, fail): the instance owns the handle from now on. */
 static py_object *semlock_adopt(semlock *self, py_object *const *args, py_size n)
 {
 	if (n != 4 || self->number != 0) {
-		py.PyErr_SetString(*py.type_error, "_adopt(handle, kind, silent, fail), once");
+		py.PyErr_SetString(*py.type_error, "_adopt(handle, kind, died, fail), once");
 		return NULL;
 	}
 	const uint64_t number = py.PyLong_AsUnsignedLongLong(args[0]);
 	const long kind = py.PyLong_AsLong(args[1]);
-	const int silent = py.PyObject_IsTrue(args[2]);
 	if (py.PyErr_Occurred() != NULL)
 		return NULL;
 	if (kind != PP__KIND_LOCK && kind != PP__KIND_SEMAPHORE) {
@@ -237,11 +257,14 @@ static py_object *semlock_adopt(semlock *self, py_object *const *args, py_size n
 	py.Py_IncRef(args[3]);
 	if (before != NULL)
 		py.Py_DecRef(before);
+	if (self->died == NULL) {
+		self->died = args[2];
+		py.Py_IncRef(args[2]);
+	}
 	pp__handle *const handle = pp__pin(number, (uint32_t)kind);
 	if (handle == NULL)
 		return failed(self, PP_ERR_HANDLE);
 	self->kind = (uint32_t)kind;
-	self->silent = (uint32_t)silent;
 	self->number = number;
 	self->object = pp__at(handle->heap, handle->off);
 	self->handle = handle;
@@ -255,6 +278,8 @@ static void semlock_dealloc(semlock *self)
 		pp__handle_free(self->number, self->kind);
 	if (self->fail != NULL)
 		py.Py_DecRef(self->fail);
+	if (self->died != NULL)
+		py.Py_DecRef(self->died);
 	pp__py_release(&self->head);
 }
 
@@ -265,6 +290,7 @@ static py_method semlock_methods[] = {
 	{"__exit__", PY_FUNCTION(semlock_exit), FASTCALL, "__exit__($self, /, *args)\n--\n\nRelease the semaphore or lock."},
 	{"_is_mine", PY_FUNCTION(semlock_is_mine), NOARGS, "_is_mine($self, /)\n--\n\nWhether this thread holds the lock."},
 	{"_get_value", PY_FUNCTION(semlock_get_value), NOARGS, "_get_value($self, /)\n--\n\nHow often it can be acquired now."},
+	{"_notify", PY_FUNCTION(semlock_notify), FASTCALL, NULL},
 	{"_adopt", PY_FUNCTION(semlock_adopt), FASTCALL, NULL},
 	{NULL, NULL, 0, NULL},
 };

@@ -1,6 +1,7 @@
 /* sync.c - locks, semaphores, conditions, events and barriers in the family heap: see sync.h for layouts, algorithms and what a death leaves. */
 #include "front.h"
 
+#include "pins.h"
 #include "spin.h"
 #include "sync.h"
 #include "wait.h"
@@ -239,15 +240,6 @@ static int32_t interrupted(void)
 	return pp__fail(PP_ERR_INTERRUPTED, "a signal handler ran");
 }
 
-__thread uint32_t pp__thread_number;
-
-uint32_t pp__thread_new(void)
-{
-	static uint32_t count; /* a forked child counts on, so its threads are not taken for the parent's */
-
-	return pp__thread_number = __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED);
-}
-
 /* ---- lock ----------------------------------------------------------------------------------------------------------------- */
 
 static uint64_t my_word(const pp__heap *heap)
@@ -255,47 +247,92 @@ static uint64_t my_word(const pp__heap *heap)
 	return (uint64_t)pp__thread() << 32 | heap->me;
 }
 
-/* lock_recover frees the lock if the holder in v is dead. */
-static bool lock_recover(pp__handle *handle, pp__lock *lock, uint64_t v)
+static bool is_poisoned(uint64_t v)
 {
-	const uint32_t owner = (uint32_t)v & ~PP__SYNC_SLEEPERS;
-
-	if (owner == handle->heap->me || !pp__gone(handle->heap, owner) || !CAS(&lock->word, v, 0))
-		return false;
-	PP__POINT(lock_recovered);
-	if ((v & SLEEPERS) != 0)
-		wake(low(&lock->word), 1);
-	return true;
+	return ((uint32_t)v & ~PP__SYNC_SLEEPERS) == PP__LOCK_POISONED;
 }
 
 static int32_t owner_died(void)
 {
-	return pp__fail(PP_ERR_OWNER_DIED, "the process that held the lock has died; the lock is free now, and was not acquired");
+	return pp__fail(PP_ERR_OWNER_DIED, "the holder of the lock has died, and what it protects may be half done. The lock was not acquired: "
+	                                   "acquire it by pp_lock_recover, or create it with PP_LOCK_RECOVER");
 }
 
-/* lock_try is for who does not wait, or not any longer. */
-static int32_t lock_try(pp__handle *handle, pp__lock *lock, uint64_t mine)
-{
-	const uint64_t v = LOAD(&lock->word);
+/* A call that takes a lock. */
+typedef struct taking {
+	pp__handle *handle;
+	pp__lock *lock;
+	uint64_t mine; /* the word that says that this thread holds the lock */
+	bool recovers; /* pp_lock_recover */
+	bool anyway;   /* a dead holder does not matter: pp_lock_recover, or a lock with PP__SYNC_RECOVER */
+} taking;
 
-	if (CAS(&lock->word, 0, mine)) {
+/* holder_ended reports whether the holder in v is a thread of this process that has ended, for a call that recovers an RLock. */
+static bool holder_ended(const taking *t, uint64_t v)
+{
+	return t->recovers && (t->lock->object.flags & PP__SYNC_RECURSIVE) != 0 && ((uint32_t)v & ~PP__SYNC_SLEEPERS) == t->handle->heap->me &&
+	       pp__thread_ended((uint32_t)(v >> 32));
+}
+
+/* lock_inherit is called when the lock has been held in v for some time. PP_OK: the holder was dead, the lock is taken; PP_ERR_OWNER_DIED; PP_ERR_TIMEOUT: the holder
+ * lives, or v has changed. */
+static int32_t lock_inherit(const taking *t, uint64_t v)
+{
+	const uint32_t owner = (uint32_t)v & ~PP__SYNC_SLEEPERS;
+	uint64_t *const word = &t->lock->word;
+
+	if (!holder_ended(t, v) && (owner == t->handle->heap->me || !pp__gone(t->handle->heap, owner)))
+		return PP_ERR_TIMEOUT;
+	if (t->anyway) {
+		if (!CAS(word, v, t->mine | (v & SLEEPERS)))
+			return PP_ERR_TIMEOUT;
+		PP__POINT(lock_inherited);
+		return PP_OK;
+	}
+	if (!CAS(word, v, PP__LOCK_POISONED))
+		return PP_ERR_TIMEOUT;
+	PP__POINT(lock_poisoned);
+	if ((v & SLEEPERS) != 0)
+		wake(low(word), INT_MAX);
+	return owner_died();
+}
+
+/* lock_try is for a call that does not wait, or not any longer. mine may have the sleepers' bit. */
+static int32_t lock_try(const taking *t, uint64_t mine)
+{
+	uint64_t *const word = &t->lock->word;
+	int32_t status;
+
+	if (CAS(word, 0, mine)) {
 		PP__POINT(lock_taken);
 		return PP_OK;
 	}
+	const uint64_t v = LOAD(word);
+	if (is_poisoned(v)) {
+		if (!t->anyway)
+			return owner_died();
+		if (!CAS(word, v, mine))
+			return timed_out();
+		PP__POINT(lock_recovered);
+		return PP_OK;
+	}
 	if (v != 0 && ((uint32_t)v & ~PP__SYNC_SLEEPERS) == 0)
-		return corrupt(handle, "lock", v);
-	if (v != 0 && suspicious(handle, v) && lock_recover(handle, lock, v))
-		return owner_died();
+		return corrupt(t->handle, "lock", v);
+	if (v != 0 && (holder_ended(t, v) || suspicious(t->handle, v)) && (status = lock_inherit(t, v)) != PP_ERR_TIMEOUT)
+		return status;
 	return timed_out();
 }
 
-static int32_t lock_slow(pp__handle *handle, pp__lock *lock, uint64_t mine, uint64_t deadline)
+static int32_t lock_slow(const taking *t, uint64_t deadline)
 {
+	pp__handle *const handle = t->handle;
+	pp__lock *const lock = t->lock;
+	const uint64_t mine = t->mine;
 	pace p;
 	int32_t status;
 
 	if (deadline == 0)
-		return lock_try(handle, lock, mine);
+		return lock_try(t, mine);
 	for (int i = 0; i < SPINS && LOAD(&lock->turn) == 0; i++) {
 		if (LOAD(&lock->word) == 0 && CAS(&lock->word, 0, mine)) {
 			PP__POINT(lock_taken);
@@ -316,9 +353,24 @@ static int32_t lock_slow(pp__handle *handle, pp__lock *lock, uint64_t mine, uint
 			}
 			continue;
 		}
+		if (is_poisoned(v)) {
+			if (!t->anyway) {
+				status = owner_died();
+				break;
+			}
+			if (!CAS(&lock->word, v, p.slept ? mine | SLEEPERS : mine))
+				continue;
+			PP__POINT(lock_recovered);
+			break;
+		}
 		if (((uint32_t)v & ~PP__SYNC_SLEEPERS) == 0) {
 			status = corrupt(handle, "lock", v);
 			break;
+		}
+		if (holder_ended(t, v)) {
+			if ((status = lock_inherit(t, v)) != PP_ERR_TIMEOUT)
+				break;
+			continue;
 		}
 		if ((v & SLEEPERS) == 0 && !CAS(&lock->word, v, v | SLEEPERS))
 			continue;
@@ -327,21 +379,19 @@ static int32_t lock_slow(pp__handle *handle, pp__lock *lock, uint64_t mine, uint
 		if (status == PP_OK)
 			continue;
 		if (status == SLICE_OVER) {
-			if (LOAD(&lock->word) == v && lock_recover(handle, lock, v)) {
-				status = owner_died();
+			if (LOAD(&lock->word) == v && (status = lock_inherit(t, v)) != PP_ERR_TIMEOUT)
 				break;
-			}
 			continue;
 		}
 		if (status == PP_ERR_TIMEOUT)
-			status = lock_try(handle, lock, mine | SLEEPERS);
+			status = lock_try(t, mine | SLEEPERS);
 		break;
 	}
 	pace_end(&p);
 	return status == PP_ERR_INTERRUPTED ? interrupted() : status;
 }
 
-int32_t pp__lock_take(pp__handle *handle, uint64_t deadline, uint32_t levels)
+static int32_t lock_take(pp__handle *handle, uint64_t deadline, uint32_t levels, bool recovers)
 {
 	pp__lock *const lock = object_of(handle);
 
@@ -351,18 +401,30 @@ int32_t pp__lock_take(pp__handle *handle, uint64_t deadline, uint32_t levels)
 	if (__atomic_load_n(&lock->turn, __ATOMIC_RELAXED) == 0 && CAS(&lock->word, 0, mine)) {
 		PP__POINT(lock_taken);
 	} else if ((lock->object.flags & PP__SYNC_RECURSIVE) != 0 && (LOAD(&lock->word) & ~SLEEPERS) == mine) {
-		if (levels > UINT32_MAX - lock->count)
-			return pp__fail(PP_ERR_STATE, "the lock is held %u times", lock->count);
-		lock->count += levels;
+		const uint32_t count = __atomic_load_n(&lock->count, __ATOMIC_RELAXED);
+		if (levels > UINT32_MAX - count)
+			return pp__fail(PP_ERR_STATE, "the lock is held %u times", count);
+		__atomic_store_n(&lock->count, count + levels, __ATOMIC_RELAXED);
 		PP__POINT(lock_deeper);
 		return PP_OK;
 	} else {
-		const int32_t status = lock_slow(handle, lock, mine, deadline);
+		const taking t = {handle, lock, mine, recovers, recovers || (lock->object.flags & PP__SYNC_RECOVER) != 0};
+		const int32_t status = lock_slow(&t, deadline);
 		if (status != PP_OK)
 			return status;
 	}
 	__atomic_store_n(&lock->count, levels, __ATOMIC_RELAXED);
 	return PP_OK;
+}
+
+int32_t pp__lock_take(pp__handle *handle, uint64_t deadline, uint32_t levels)
+{
+	return lock_take(handle, deadline, levels, false);
+}
+
+int32_t pp__lock_recover(pp__handle *handle, uint64_t deadline)
+{
+	return lock_take(handle, deadline, 1, true);
 }
 
 uint32_t pp__lock_mine(const pp__handle *handle)
@@ -375,13 +437,19 @@ uint32_t pp__lock_mine(const pp__handle *handle)
 	return (lock->object.flags & PP__SYNC_RECURSIVE) == 0 || count == 0 ? 1 : count;
 }
 
-static void lock_open(pp__lock *lock)
+/* lock_open frees the lock, unless it is free or poisoned, and returns what it was. */
+static uint64_t lock_open(pp__lock *lock)
 {
-	const uint64_t old = __atomic_exchange_n(&lock->word, 0, __ATOMIC_SEQ_CST);
+	uint64_t old = LOAD(&lock->word);
 
+	do {
+		if (old == 0 || is_poisoned(old))
+			return old;
+	} while (!__atomic_compare_exchange_n(&lock->word, &old, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
 	PP__POINT(lock_free);
 	if ((old & SLEEPERS) != 0)
 		wake(low(&lock->word), 1);
+	return old;
 }
 
 int32_t pp__lock_give(pp__handle *handle)
@@ -390,6 +458,8 @@ int32_t pp__lock_give(pp__handle *handle)
 
 	if ((lock->object.flags & PP__SYNC_RECURSIVE) != 0) {
 		const uint32_t levels = pp__lock_mine(handle);
+		if (levels == 0 && is_poisoned(LOAD(&lock->word)))
+			return owner_died();
 		if (levels == 0)
 			return pp__fail(PP_ERR_STATE, "attempt to release recursive lock not owned by thread");
 		if (levels > 1) {
@@ -399,13 +469,10 @@ int32_t pp__lock_give(pp__handle *handle)
 		lock_open(lock);
 		return PP_OK;
 	}
-	const uint64_t old = __atomic_exchange_n(&lock->word, 0, __ATOMIC_SEQ_CST);
-	PP__POINT(lock_free);
-	if (old == 0)
-		return pp__fail(PP_ERR_STATE, "semaphore or lock released too many times");
-	if ((old & SLEEPERS) != 0)
-		wake(low(&lock->word), 1);
-	return PP_OK;
+	const uint64_t old = lock_open(lock);
+	if (is_poisoned(old))
+		return owner_died();
+	return old == 0 ? pp__fail(PP_ERR_STATE, "semaphore or lock released too many times") : PP_OK;
 }
 
 /* ---- semaphore -------------------------------------------------------------------------------------------------------------- */
@@ -1250,7 +1317,7 @@ int32_t pp_lock_new(uint32_t flags, pp_lock *lock_out)
 {
 	pp__handle *handle;
 
-	if ((flags & ~(uint32_t)PP_LOCK_RECURSIVE) != 0)
+	if ((flags & ~(uint32_t)(PP_LOCK_RECURSIVE | PP_LOCK_RECOVER)) != 0)
 		return pp__fail(PP_ERR_INVALID, "pp_lock_new: flags %#x", flags);
 	const int32_t status = new_object(PP__KIND_LOCK, sizeof(pp__lock), flags, lock_out, &handle);
 	if (status == PP_OK)
@@ -1261,6 +1328,11 @@ int32_t pp_lock_new(uint32_t flags, pp_lock *lock_out)
 int32_t pp_lock_acquire(pp_lock lock, int64_t timeout_ms)
 {
 	WAITS(lock, PP__KIND_LOCK, pp__lock_take(handle, deadline, 1));
+}
+
+int32_t pp_lock_recover(pp_lock lock, int64_t timeout_ms)
+{
+	WAITS(lock, PP__KIND_LOCK, pp__lock_recover(handle, deadline));
 }
 
 int32_t pp_lock_release(pp_lock lock)
@@ -1274,6 +1346,10 @@ static int32_t lock_info(pp__handle *handle, pp_lock_state *state)
 	const uint64_t v = LOAD(&lock->word);
 	const uint32_t owner = (uint32_t)v & ~PP__SYNC_SLEEPERS;
 
+	if (is_poisoned(v)) {
+		*state = (pp_lock_state){.held = PP_LOCK_POISONED};
+		return PP_OK;
+	}
 	state->levels = owner == 0 ? 0 : __atomic_load_n(&lock->count, __ATOMIC_RELAXED);
 	if (owner != 0 && (state->levels == 0 || (lock->object.flags & PP__SYNC_RECURSIVE) == 0))
 		state->levels = 1;
@@ -1414,7 +1490,7 @@ static int32_t condition_wait(pp__handle *condition, pp__handle *lock, int64_t t
 		again = pp__lock_take(lock, FOR_EVER, levels);
 		if (again == PP_ERR_INTERRUPTED && status == PP_ERR_TIMEOUT)
 			status = again;
-	} while (again == PP_ERR_INTERRUPTED || again == PP_ERR_OWNER_DIED);
+	} while (again == PP_ERR_INTERRUPTED);
 	return again != PP_OK ? again : status;
 }
 

@@ -12,13 +12,19 @@
  *   acquire   if turn is 0: CAS 0 -> thread, owner                                      [lock_taken]
  *             RLock: the word is mine (owner and thread): count + 1, no CAS.            [lock_deeper]
  *             after the CAS the holder writes count = 1: nobody but the holder believes count.
+ *             poisoned: PP_ERR_OWNER_DIED, at once.
  *             else sleep: CAS in the sleepers' bit, FUTEX_WAIT on the low half. Who has slept takes the lock with the bit set: there may be others.
- *   release   Lock: by anybody. exchange 0 (PP_ERR_STATE if it was 0)                   [lock_free]   wake 1 if the bit was set.
- *             RLock: only where the word is mine. count > 1: count - 1. Else exchange 0.
- *   death of the holder: who finds the owner gone (at the end of a slice; with timeout 0 too, if the word has been the same for some ms) does
- *             CAS word -> 0, [lock_recovered], wakes 1, and answers PP_ERR_OWNER_DIED: whoever wins the CAS, nobody else. So the lock is free, and was not acquired.
- *   dies before lock_taken: nothing. After: it is the dead holder. After lock_free, before the wake: sleepers wait for a slice. After lock_recovered: it was
- *             the one that was told.
+ *   release   Lock: by anybody. CAS word -> 0 (PP_ERR_STATE if it was 0)                [lock_free]   wake 1 if the bit was set.
+ *             RLock: only where the word is mine. count > 1: count - 1. Else CAS word -> 0.
+ *             poisoned: PP_ERR_OWNER_DIED, and it stays poisoned.
+ *   death of the holder: an acquirer that finds the owner gone (at the end of a slice; with timeout 0 too, if the word has been the same for some ms)
+ *             does CAS word -> PP__LOCK_POISONED [lock_poisoned], wakes all, and answers PP_ERR_OWNER_DIED.
+ *             PP__SYNC_RECOVER in object.flags: CAS word -> thread, owner, with the bit kept [lock_inherited]: it has the lock.
+ *   recover   as acquire, but PP__LOCK_POISONED -> thread, owner [lock_recovered], and of a dead holder [lock_inherited]. So too if the holder of an RLock is a thread of
+ *             this process that has ended (pp__thread_ended).
+ *   dies before lock_taken: nothing. After lock_taken, lock_recovered or lock_inherited: it is the dead holder. After lock_free, before the wake: sleepers wait for
+ *             a slice. After lock_poisoned: all the same; sleepers learn of it at the ends of their slices. So the word says at each moment either that the holder is to be
+ *             asked about, or that it has died: nobody acquires the lock unaware.
  *   condition wait releases all levels at once and takes them back by one CAS and count = levels.
  *
  * TURN (locks and semaphores): newcomers may overtake, but not for ever. turn = until << 32 | ticket, or 0. A waiter that was woken PP__SYNC_PATIENCE
@@ -78,12 +84,14 @@
 #define PP_SYNC_H
 
 #include "heap.h"
+#include "pins.h"
 
 #define PP__SYNC_SLICE_MIN_NS 10000000ull
 #define PP__SYNC_SLICE_MAX_NS 160000000ull
 #define PP__SYNC_PATIENCE 4
 #define PP__SYNC_PATIENT_NS 4000000ull
 #define PP__SYNC_SLEEPERS 0x80000000u
+#define PP__LOCK_POISONED 0x7fffffffu /* the word of a lock whose holder has died; no process has this owner (PP__IN_FLIGHT) */
 #define PP__SYNC_VALUE_MOST 0x7fffffffu
 #define PP__SYNC_PERMITS_MOST 65535u /* of semaphores with PP__SYNC_RECOVER */
 #define PP__BARRIER_MOST 65535u
@@ -149,19 +157,11 @@ PP__ASSERT_HEAP(sizeof(pp__event) == 128 && sizeof(pp__barrier) == 128 && offset
 
 /* ---- this process's side: sync.c; the handles are pinned by the caller. Deadlines as pp__mutex_lock's -------------------------------- */
 
-/* pp__thread is this thread's number. */
-extern __thread uint32_t pp__thread_number __attribute__((visibility("hidden")));
-uint32_t pp__thread_new(void);
-static inline uint32_t pp__thread(void)
-{
-	const uint32_t number = pp__thread_number;
-	return number != 0 ? number : pp__thread_new();
-}
-
 /* PP_OK, PP_ERR_TIMEOUT, PP_ERR_OWNER_DIED, PP_ERR_INTERRUPTED, PP_ERR_STATE (RLock: too many levels), PP_ERR_NOMEM (cannot join).
  * levels: 1, or what pp__lock_release_all has returned. */
 int32_t pp__lock_take(pp__handle *handle, uint64_t deadline, uint32_t levels);
-int32_t pp__lock_give(pp__handle *handle); /* PP_OK, PP_ERR_STATE */
+int32_t pp__lock_recover(pp__handle *handle, uint64_t deadline);
+int32_t pp__lock_give(pp__handle *handle); /* PP_OK, PP_ERR_STATE, PP_ERR_OWNER_DIED */
 
 /* pp__lock_mine reports whether this thread holds the lock: how often, 0: it does not. */
 uint32_t pp__lock_mine(const pp__handle *handle);

@@ -27,10 +27,11 @@ func (c *Condition) UnmarshalBinary(data []byte) error {
 	return c.receive(data, shm.KindCondition, 0, 0)
 }
 
-// Wait gives up the lock, all levels of it, waits to be notified, and takes the lock back as it was: whatever it returns but [ErrNotHeld], [ErrClosed] and
-// [shm.ErrCorrupt], the lock is held again, however long that took, also if its holder in between has died. As always with conditions, look again whether what was
+// Wait gives up the lock, all levels of it, waits to be notified, and takes the lock back as it was: whatever it returns but [ErrNotHeld], [ErrOwnerDied], [ErrClosed] and
+// [shm.ErrCorrupt], the lock is held again, however long that took. As always with conditions, look again whether what was
 // waited for is so. Errors: [ErrNotHeld] (this process, or this Holder, does not have the lock), the context's (not
-// notified), [ErrClosed], [shm.ErrNoMemory], [shm.ErrCorrupt].
+// notified), [ErrOwnerDied] (a holder has died meanwhile: the lock is not held and must not be released; Recover acquires it, with
+// one level), [ErrClosed], [shm.ErrNoMemory], [shm.ErrCorrupt].
 func (c *Condition) Wait(ctx context.Context, lock Held) error {
 	s, err := c.enter()
 	if err != nil {
@@ -50,16 +51,15 @@ func (c *Condition) Wait(ctx context.Context, lock Held) error {
 	if err != nil {
 		return err
 	}
-	l.openLock()
+	if err = l.openLock(); err != nil {
+		s.leaveCondition(cell, waiting)
+		return err
+	}
 	err = s.sleepInCell(ctx, cell, waiting)
 	if err != nil {
 		s.leaveCondition(cell, waiting)
 	}
-	again := ErrOwnerDied
-	for again == ErrOwnerDied {
-		again = l.take(context.Background(), thread, levels, false)
-	}
-	if again != nil {
+	if again := l.take(context.Background(), taking{thread: thread, levels: levels}); again != nil {
 		return again
 	}
 	return err

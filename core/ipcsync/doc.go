@@ -9,7 +9,8 @@ system call; ten thousand of them cost no descriptor; and who is killed, at what
 	switch err := l.Acquire(ctx); err {
 	case nil:
 		defer l.Release()
-	case ipcsync.ErrOwnerDied:             // told once: look after what the lock guards, then Acquire again
+	case ipcsync.ErrOwnerDied:             // not acquired, nor by anybody else until
+		err = l.Recover(ctx)           // acquires it: repair what it guards, then Release
 	}
 
 An object is sent to another process as 32 bytes (MarshalBinary, which encoding/gob calls): to a Go program that was started with
@@ -22,13 +23,13 @@ pp_barrier_*) or Python (polyproc.Lock and its like): they read and write the sa
 	CAS 0 -> me  ------------->  lock: 128 bytes {holder | sleepers' bit}
 	  not free: set the bit,       ^                                 \---- not free: ------> sleeps on the word (futex)
 	  sleep, at most 160 ms        |                                                         looks at the end of each slice:
-	Release: swap 0, wake one ---- /                                                         is the holder dead? (pidfd)
-	                                                                                           CAS dead -> 0: ErrOwnerDied
+	Release: CAS 0, wake one ----- /                                                         is the holder dead? (pidfd)
+	                                                                                           CAS dead -> poisoned: ErrOwnerDied
 
 Each operation is over with one store or compare-and-swap of one word. Whoever dies before it has changed nothing; after it, at most a wake-up is missing, and no sleep is
 longer than 160 ms. capi/front/sync.h has the words, the algorithms, and what a death at each point leaves.
 
-	held by the dead             one acquirer gets ErrOwnerDied, the lock is free
+	held by the dead             every acquirer gets ErrOwnerDied, until one calls Recover (or the lock is a recoverable one)
 	permits of the dead          come back if the semaphore is a recoverable one
 	notified, and died           the notification goes to the next
 	dead at a barrier            it is broken

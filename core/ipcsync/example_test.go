@@ -22,8 +22,8 @@ func ExampleLock() {
 	defer cancel()
 	err = l.Acquire(ctx)
 	if errors.Is(err, ipcsync.ErrOwnerDied) {
-		// Some process was killed while it held the lock: put in order what that has left, then
-		err = l.Acquire(ctx)
+		// Some process was killed while it held the lock. Nobody acquires it until one recovers it, and puts in order what is half done.
+		err = l.Recover(ctx)
 	}
 	state, _ := l.State()
 	fmt.Println(err, state.Held)

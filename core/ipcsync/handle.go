@@ -14,9 +14,10 @@ import (
 )
 
 var (
-	// ErrOwnerDied says that the process that held the lock has died. The lock is free now, and the caller has not got it; what it guards may be half
-	// done. One acquirer in the whole family is told of each such death.
-	ErrOwnerDied = errors.New("ipcsync: the process that held the lock has died; the lock is free now, and was not acquired")
+	// ErrOwnerDied says that a process has died while it held the lock: what the lock guards may be half done, and the caller has not got the lock. The
+	// lock is poisoned: each acquirer, of every process, gets this error until one has acquired it by [Lock.Recover] or [Holder.Recover]. Locks made by
+	// [NewRecoverableLock] and [NewRecoverableRLock] do not have it.
+	ErrOwnerDied = errors.New("ipcsync: the holder of the lock has died, and what it guards may be half done; the lock was not acquired: acquire it by Recover, or make it by NewRecoverableLock")
 	// ErrNotHeld says that the lock is not held, or not by this holder.
 	ErrNotHeld = errors.New("ipcsync: the lock is not held")
 	// ErrTooMany says that a semaphore was released too often, or that an RLock has 2^32-1 levels.

@@ -56,21 +56,29 @@ type step struct {
 
 func lockWorks(t *testing.T, o *things) {
 	ctx := patient(t)
-	held := state(t, o.l).Held
-	err := o.l.Acquire(ctx)
-	require.Equal(t, held, err == ipcsync.ErrOwnerDied, "told of a death, and only then: %v", err)
-	if err != nil {
-		require.NoError(t, o.l.Acquire(ctx))
+	held := state(t, o.l).Held || state(t, o.l).Poisoned
+	for range 3 {
+		err := o.l.Acquire(ctx)
+		require.Equal(t, held, err == ipcsync.ErrOwnerDied, "told of a death, each time, and only then: %v", err)
+		if err == nil {
+			require.NoError(t, o.l.Release())
+		}
 	}
+	require.NoError(t, o.l.Recover(ctx))
+	require.NoError(t, o.l.Release())
+	require.NoError(t, o.l.Acquire(ctx))
 	require.NoError(t, o.l.Release())
 }
 
 func rlockWorks(t *testing.T, o *things) {
 	ctx := patient(t)
-	held, h := state(t, o.r).Held, o.r.Holder()
-	err := h.Acquire(ctx)
-	require.Equal(t, held, err == ipcsync.ErrOwnerDied, "told of a death, and only then: %v", err)
-	if err != nil {
+	held, h := state(t, o.r).Held || state(t, o.r).Poisoned, o.r.Holder()
+	if held {
+		require.ErrorIs(t, h.Acquire(ctx), ipcsync.ErrOwnerDied)
+		require.ErrorIs(t, h.Release(), ipcsync.ErrOwnerDied)
+		require.ErrorIs(t, o.r.Holder().Acquire(ctx), ipcsync.ErrOwnerDied)
+		require.NoError(t, h.Recover(ctx))
+	} else {
 		require.NoError(t, h.Acquire(ctx))
 	}
 	require.Equal(t, 1, levels(t, h))
@@ -109,6 +117,16 @@ var steps = []step{
 		h := o.r.Holder()
 		return errors.Join(h.Acquire(over), h.Acquire(over), h.Release(), h.Release())
 	}, then: rlockWorks},
+	{name: "lock recover", what: 0, mine: func(o *things) error { ipcsync.Poison(o.l); return nil },
+		op: func(o *things) error { return errors.Join(o.l.Recover(over), o.l.Release()) }, then: lockWorks},
+	{name: "rlock recover", what: 1, mine: func(o *things) error { ipcsync.Poison(o.r); return nil },
+		op: func(o *things) error {
+			h := o.r.Holder()
+			return errors.Join(h.Recover(over), h.Recover(over), h.Release(), h.Release())
+		}, then: rlockWorks},
+	{name: "lock poisoned", what: 0, mine: func(o *things) error { ipcsync.Poison(o.l); return nil },
+		op:   func(o *things) error { _, _ = o.l.Acquire(over), o.l.Release(); return nil },
+		then: func(t *testing.T, o *things) { require.True(t, state(t, o.l).Poisoned); lockWorks(t, o) }},
 	{name: "semaphore acquire", what: 2, op: func(o *things) error { return o.m.Acquire(over) },
 		then: func(t *testing.T, o *things) { require.Contains(t, []int{2, 3}, value(t, o.m)) }},
 	{name: "semaphore release", what: 2, its: func(o *things) error { return o.m.Acquire(over) }, op: func(o *things) error { return o.m.Release() },

@@ -16,6 +16,7 @@ const (
 	patientNS       = 4_000_000
 	sleepers        = 0x80000000
 	valueMost       = 0x7fffffff
+	poisoned        = 0x7fffffff // the word of a lock whose holder has died; no process has this owner
 	permitsMost     = 65535
 	barrierMost     = 65535
 	conditionCells  = 112

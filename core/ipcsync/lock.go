@@ -19,31 +19,39 @@ func (s *shared) lock() *lockHead { return (*lockHead)(s.object.Pointer()) }
 
 func (s *shared) mine(thread uint32) uint64 { return uint64(thread)<<32 | uint64(s.heap.Me()) }
 
-// take acquires levels of the lock. try: without waiting.
-func (s *shared) take(ctx context.Context, thread, levels uint32, try bool) error {
+// taking is a call that takes a lock.
+type taking struct {
+	thread, levels uint32
+	try            bool // without waiting
+	recover        bool // in spite of the death of a holder
+}
+
+// take acquires the lock.
+func (s *shared) take(ctx context.Context, t taking) error {
 	if _, err := s.heap.Join(); err != nil {
 		return fmt.Errorf("ipcsync: %w", err)
 	}
-	l, mine := s.lock(), s.mine(thread)
+	l, mine := s.lock(), s.mine(t.thread)
+	anyway := t.recover || l.object.flags&flagRecover != 0
 	switch {
 	case atomic.LoadUint64(&l.turn) == 0 && atomic.CompareAndSwapUint64(&l.word, 0, mine):
 	case l.object.flags&flagRecursive != 0 && atomic.LoadUint64(&l.word)&^sleepers == mine:
 		count := atomic.LoadUint32(&l.count)
-		if levels > math.MaxUint32-count {
+		if t.levels > math.MaxUint32-count {
 			return ErrTooMany
 		}
-		atomic.StoreUint32(&l.count, count+levels)
+		atomic.StoreUint32(&l.count, count+t.levels)
 		return nil
-	case try:
-		if err := s.tryLock(mine); err != nil {
+	case t.try:
+		if err := s.tryLock(mine, anyway); err != nil {
 			return err
 		}
 	default:
-		if err := s.lockSlow(ctx, mine); err != nil {
+		if err := s.lockSlow(ctx, mine, anyway); err != nil {
 			return err
 		}
 	}
-	atomic.StoreUint32(&l.count, levels)
+	atomic.StoreUint32(&l.count, t.levels)
 	s.object.Acquired()
 	return nil
 }
@@ -51,36 +59,53 @@ func (s *shared) take(ctx context.Context, thread, levels uint32, try bool) erro
 // errHeld: somebody has it. It does not leave the package.
 var errHeld = fmt.Errorf("ipcsync: the lock is held")
 
-// tryLock is for who does not wait, or not any longer.
-func (s *shared) tryLock(mine uint64) error {
+func isPoisoned(v uint64) bool { return v&valueMost == poisoned }
+
+// tryLock is for a call that does not wait, or not any longer. mine may have the sleepers' bit.
+func (s *shared) tryLock(mine uint64, anyway bool) error {
 	l := s.lock()
-	v := atomic.LoadUint64(&l.word)
 	if atomic.CompareAndSwapUint64(&l.word, 0, mine) {
 		return nil
 	}
-	if v != 0 && v&valueMost == 0 {
-		return s.corrupt("lock", v)
-	}
-	if v != 0 && s.suspicious(v) && s.recoverLock(v) {
+	switch v := atomic.LoadUint64(&l.word); {
+	case isPoisoned(v) && !anyway:
 		return ErrOwnerDied
+	case isPoisoned(v):
+		if atomic.CompareAndSwapUint64(&l.word, v, mine) {
+			return nil
+		}
+	case v == 0:
+	case v&valueMost == 0:
+		return s.corrupt("lock", v)
+	case s.suspicious(v):
+		return s.inheritLock(v, mine, anyway)
 	}
 	return errHeld
 }
 
-// recoverLock frees the lock if the holder in v is dead.
-func (s *shared) recoverLock(v uint64) bool {
-	owner := shm.Owner(v & valueMost)
+// inheritLock is called when the lock has been held in v for some time. nil: the holder was dead, the lock is taken (anyway); ErrOwnerDied; errHeld: the holder
+// lives, or v has changed.
+func (s *shared) inheritLock(v, mine uint64, anyway bool) error {
 	l := s.lock()
-	if owner == s.heap.Me() || !s.heap.Gone(owner) || !atomic.CompareAndSwapUint64(&l.word, v, 0) {
-		return false
+	if owner := shm.Owner(v & valueMost); owner == s.heap.Me() || !s.heap.Gone(owner) {
+		return errHeld
+	}
+	if anyway {
+		if !atomic.CompareAndSwapUint64(&l.word, v, mine|v&sleepers) {
+			return errHeld
+		}
+		return nil
+	}
+	if !atomic.CompareAndSwapUint64(&l.word, v, poisoned) {
+		return errHeld
 	}
 	if v&sleepers != 0 {
-		shm.FutexWake(low(&l.word), 1)
+		shm.FutexWake(low(&l.word), math.MaxInt32)
 	}
-	return true
+	return ErrOwnerDied
 }
 
-func (s *shared) lockSlow(ctx context.Context, mine uint64) error {
+func (s *shared) lockSlow(ctx context.Context, mine uint64, anyway bool) error {
 	l := s.lock()
 	for range lockSpins {
 		if atomic.LoadUint64(&l.turn) != 0 {
@@ -98,13 +123,16 @@ func (s *shared) lockSlow(ctx context.Context, mine uint64) error {
 			break
 		}
 		v := atomic.LoadUint64(&l.word)
-		if v == 0 {
+		if isPoisoned(v) && !anyway {
+			return ErrOwnerDied
+		}
+		if v == 0 || isPoisoned(v) {
 			// Who has slept leaves the bit: there may be others, and only the bit has them woken.
 			to := mine
 			if p.slept {
 				to |= sleepers
 			}
-			if atomic.CompareAndSwapUint64(&l.word, 0, to) {
+			if atomic.CompareAndSwapUint64(&l.word, v, to) {
 				return nil
 			}
 			continue
@@ -117,12 +145,14 @@ func (s *shared) lockSlow(ctx context.Context, mine uint64) error {
 		}
 		v |= sleepers
 		var late bool
-		if late, err = p.sleep(low(&l.word), uint32(v)); late && err == nil && atomic.LoadUint64(&l.word) == v && s.recoverLock(v) {
-			return ErrOwnerDied
+		if late, err = p.sleep(low(&l.word), uint32(v)); late && err == nil && atomic.LoadUint64(&l.word) == v {
+			if found := s.inheritLock(v, mine, anyway); found != errHeld {
+				return found
+			}
 		}
 	}
 	if ended(err) { // a wake-up that it got is not lost
-		if last := s.tryLock(mine | sleepers); last != errHeld {
+		if last := s.tryLock(mine|sleepers, anyway); last != errHeld {
 			return last
 		}
 	}
@@ -141,23 +171,33 @@ func (s *shared) levels(thread uint32) uint32 {
 	return 1
 }
 
-// openLock frees the lock and reports whether it was held.
-func (s *shared) openLock() bool {
+// openLock frees the lock, unless it is free (ErrNotHeld) or poisoned (ErrOwnerDied).
+func (s *shared) openLock() error {
 	l := s.lock()
 	s.object.Released()
-	old := atomic.SwapUint64(&l.word, 0)
-	if old&sleepers != 0 {
-		shm.FutexWake(low(&l.word), 1)
+	for {
+		old := atomic.LoadUint64(&l.word)
+		switch {
+		case old == 0:
+			return ErrNotHeld
+		case isPoisoned(old):
+			return ErrOwnerDied
+		case !atomic.CompareAndSwapUint64(&l.word, old, 0):
+			continue
+		case old&sleepers != 0:
+			shm.FutexWake(low(&l.word), 1)
+		}
+		return nil
 	}
-	return old != 0
 }
 
 // LockState is what a lock says of itself.
 type LockState struct {
-	Held   bool
-	Mine   bool // by this process
-	PID    int  // of the holder, 0 if it is not known any more
-	Levels int  // of an RLock; 1 of a Lock that is held
+	Held     bool // also by a process that has died unnoticed
+	Mine     bool // by this process
+	PID      int  // of the holder, 0 if it is not known any more
+	Levels   int  // of an RLock; 1 of a Lock that is held
+	Poisoned bool // its holder has died: Acquire returns [ErrOwnerDied] until Recover has acquired it
 }
 
 func (b *base) state() (LockState, error) {
@@ -168,8 +208,8 @@ func (b *base) state() (LockState, error) {
 	defer s.leave()
 	l := s.lock()
 	owner := shm.Owner(atomic.LoadUint64(&l.word) & valueMost)
-	if owner == 0 {
-		return LockState{}, nil
+	if owner == 0 || owner == poisoned {
+		return LockState{Poisoned: owner == poisoned}, nil
 	}
 	levels := atomic.LoadUint32(&l.count)
 	if levels == 0 || l.object.flags&flagRecursive == 0 {
@@ -190,9 +230,15 @@ func try(err error) (bool, error) {
 type Lock struct{ base }
 
 // NewLock makes a lock in a heap; nil: that of this process's family, [shm.Family]. Errors: [shm.ErrNoMemory], [shm.ErrUnsupported].
-func NewLock(h *shm.Heap) (*Lock, error) {
+func NewLock(h *shm.Heap) (*Lock, error) { return newLock(h, 0) }
+
+// NewRecoverableLock makes a lock that is acquired from a process that has died as if that had released it: there is no [ErrOwnerDied]. Errors as
+// [NewLock]'s.
+func NewRecoverableLock(h *shm.Heap) (*Lock, error) { return newLock(h, flagRecover) }
+
+func newLock(h *shm.Heap, flags uint32) (*Lock, error) {
 	l := &Lock{}
-	if err := l.make(h, shm.KindLock, sizeLock, 0, nil); err != nil {
+	if err := l.make(h, shm.KindLock, sizeLock, flags, nil); err != nil {
 		return nil, err
 	}
 	l.ready()
@@ -222,7 +268,19 @@ func (l *Lock) Acquire(ctx context.Context) error {
 		return err
 	}
 	defer s.leave()
-	return s.take(ctx, anyGoroutine, 1, false)
+	return s.take(ctx, taking{thread: anyGoroutine, levels: 1})
+}
+
+// Recover is [Lock.Acquire] for a caller that can repair, or does not mind, what the death of a holder has left half done. It acquires a poisoned lock, which is
+// then as any other: Release frees it. If the caller's process dies first, the lock is poisoned again. If the lock is not poisoned, or
+// another has recovered it first, Recover waits and acquires it as Acquire does. Errors as Acquire's, but never [ErrOwnerDied].
+func (l *Lock) Recover(ctx context.Context) error {
+	s, err := l.enter()
+	if err != nil {
+		return err
+	}
+	defer s.leave()
+	return s.take(ctx, taking{thread: anyGoroutine, levels: 1, recover: true})
 }
 
 // TryAcquire takes the lock if it is free. It notices the death of a holder too, at a call 10 ms after the first in vain: [ErrOwnerDied].
@@ -232,26 +290,24 @@ func (l *Lock) TryAcquire() (bool, error) {
 		return false, err
 	}
 	defer s.leave()
-	return try(s.take(context.Background(), anyGoroutine, 1, true))
+	return try(s.take(context.Background(), taking{thread: anyGoroutine, levels: 1, try: true}))
 }
 
-// Release gives the lock up, whoever holds it. Errors: [ErrNotHeld], [ErrClosed].
+// Release gives the lock up, whoever holds it. Errors: [ErrNotHeld], [ErrOwnerDied] (nobody holds it, and it stays poisoned), [ErrClosed].
 func (l *Lock) Release() error {
 	s, err := l.enter()
 	if err != nil {
 		return err
 	}
 	defer s.leave()
-	if !s.openLock() {
-		return ErrNotHeld
-	}
-	return nil
+	return s.openLock()
 }
 
 // State returns who holds the lock at this moment. Errors: [ErrClosed].
 func (l *Lock) State() (LockState, error) { return l.state() }
 
-// Locker is the lock for code that has no place for errors: the death of a holder is passed over in silence, all others panic.
+// Locker is the lock for code that has no place for errors: all panic, [ErrOwnerDied] too. For a lock whose holders' deaths do not matter, see
+// [NewRecoverableLock].
 func (l *Lock) Locker() sync.Locker {
 	return locker{func() error { return l.Acquire(context.Background()) }, l.Release}
 }
@@ -264,11 +320,7 @@ func (l *Lock) held() (*shared, uint32, error) {
 type locker struct{ acquire, release func() error }
 
 func (l locker) Lock() {
-	err := l.acquire()
-	for err == ErrOwnerDied {
-		err = l.acquire()
-	}
-	if err != nil {
+	if err := l.acquire(); err != nil {
 		panic(err)
 	}
 }
@@ -284,9 +336,14 @@ func (l locker) Unlock() {
 type RLock struct{ base }
 
 // NewRLock makes a lock, as [NewLock] does.
-func NewRLock(h *shm.Heap) (*RLock, error) {
+func NewRLock(h *shm.Heap) (*RLock, error) { return newRLock(h, flagRecursive) }
+
+// NewRecoverableRLock makes a lock, as [NewRecoverableLock] does.
+func NewRecoverableRLock(h *shm.Heap) (*RLock, error) { return newRLock(h, flagRecursive|flagRecover) }
+
+func newRLock(h *shm.Heap, flags uint32) (*RLock, error) {
 	l := &RLock{}
-	if err := l.make(h, shm.KindLock, sizeLock, flagRecursive, nil); err != nil {
+	if err := l.make(h, shm.KindLock, sizeLock, flags, nil); err != nil {
 		return nil, err
 	}
 	l.ready()
@@ -330,7 +387,17 @@ func (h *Holder) Acquire(ctx context.Context) error {
 		return err
 	}
 	defer s.leave()
-	return s.take(ctx, h.number, 1, false)
+	return s.take(ctx, taking{thread: h.number, levels: 1})
+}
+
+// Recover acquires the lock, or one more level of it, as [Lock.Recover] does.
+func (h *Holder) Recover(ctx context.Context) error {
+	s, err := h.lock.enter()
+	if err != nil {
+		return err
+	}
+	defer s.leave()
+	return s.take(ctx, taking{thread: h.number, levels: 1, recover: true})
 }
 
 // TryAcquire takes the lock, or one more level of it, if nobody else holds it. Errors as [Lock.TryAcquire].
@@ -340,10 +407,10 @@ func (h *Holder) TryAcquire() (bool, error) {
 		return false, err
 	}
 	defer s.leave()
-	return try(s.take(context.Background(), h.number, 1, true))
+	return try(s.take(context.Background(), taking{thread: h.number, levels: 1, try: true}))
 }
 
-// Release gives up one level. Errors: [ErrNotHeld] (by this holder), [ErrClosed].
+// Release gives up one level. Errors: [ErrNotHeld] (by this holder), [ErrOwnerDied] (nobody holds it, and it stays poisoned), [ErrClosed].
 func (h *Holder) Release() error {
 	s, err := h.lock.enter()
 	if err != nil {
@@ -352,9 +419,12 @@ func (h *Holder) Release() error {
 	defer s.leave()
 	switch levels := s.levels(h.number); levels {
 	case 0:
+		if isPoisoned(atomic.LoadUint64(&s.lock().word)) {
+			return ErrOwnerDied
+		}
 		return ErrNotHeld
 	case 1:
-		s.openLock()
+		return s.openLock()
 	default:
 		atomic.StoreUint32(&s.lock().count, levels-1)
 	}

@@ -5,6 +5,7 @@ package ipcsync_test
 import (
 	"context"
 	"errors"
+	"os"
 	"strconv"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 func init() {
 	roles["count"] = count
 	roles["hold"] = hold
+	roles["recover"] = recoverLocks
 	roles["wait-condition"] = waitCondition
 	roles["barrier"] = func(ctx context.Context, args []string) error {
 		var b ipcsync.Barrier
@@ -108,7 +110,7 @@ func hold(ctx context.Context, args []string) error {
 	return ctx.Err()
 }
 
-func TestDeathOfAHolderIsToldOnce(t *testing.T) {
+func TestDeathOfAHolderIsToldUntilRecovered(t *testing.T) {
 	ctx := patient(t)
 	l := must[*ipcsync.Lock](t)(ipcsync.NewLock(nil))
 	r := must[*ipcsync.RLock](t)(ipcsync.NewRLock(nil))
@@ -127,14 +129,7 @@ func TestDeathOfAHolderIsToldOnce(t *testing.T) {
 				Release() error
 			}{l, r.Holder()} {
 				go func() {
-					err := o.Acquire(ctx)
-					told <- err == ipcsync.ErrOwnerDied
-					if err == ipcsync.ErrOwnerDied {
-						err = o.Acquire(ctx) // works
-					}
-					if err = errors.Join(err, o.Release()); err != nil {
-						t.Error(err)
-					}
+					told <- o.Acquire(ctx) == ipcsync.ErrOwnerDied && o.Release() == ipcsync.ErrOwnerDied
 				}()
 			}
 		}
@@ -146,8 +141,20 @@ func TestDeathOfAHolderIsToldOnce(t *testing.T) {
 				n++
 			}
 		}
-		require.Equal(t, 2, n, "of each lock one is told")
-		eventually(t, "both free", func() bool { return !state(t, l).Held && !state(t, r).Held })
+		require.Equal(t, 2*waiters, n, "all are told")
+		_, err := l.TryAcquire()
+		require.ErrorIs(t, err, ipcsync.ErrOwnerDied)
+		require.Equal(t, ipcsync.LockState{Poisoned: true}, state(t, l))
+		require.Equal(t, ipcsync.LockState{Poisoned: true}, state(t, r))
+		// One after the other recovers them; the first makes them whole.
+		for range 2 {
+			h := r.Holder()
+			require.NoError(t, errors.Join(l.Recover(ctx), h.Recover(ctx)))
+			require.Equal(t, ipcsync.LockState{Held: true, Mine: true, PID: os.Getpid(), Levels: 1}, state(t, r))
+			require.NoError(t, errors.Join(l.Release(), h.Release()))
+		}
+		h := r.Holder()
+		require.NoError(t, errors.Join(l.Acquire(ctx), h.Acquire(ctx), l.Release(), h.Release()))
 	}
 	// Also to one who only tries.
 	require.NoError(t, e.Clear())
@@ -161,9 +168,64 @@ func TestDeathOfAHolderIsToldOnce(t *testing.T) {
 		return got || err != nil
 	})
 	require.ErrorIs(t, err, ipcsync.ErrOwnerDied)
-	require.NoError(t, l.Acquire(ctx))
-	r.Holder().Locker().Lock() // passes over the death
-	require.True(t, state(t, r).Mine)
+	require.NoError(t, l.Recover(ctx))
+	require.PanicsWithValue(t, ipcsync.ErrOwnerDied, r.Holder().Locker().Lock)
+}
+
+// A process that dies while it recovers leaves the lock poisoned, and one whose wait at a condition ends is told too.
+func TestRecovererDies(t *testing.T) {
+	ctx := patient(t)
+	l := must[*ipcsync.Lock](t)(ipcsync.NewLock(nil))
+	r := must[*ipcsync.RLock](t)(ipcsync.NewRLock(nil))
+	e := must[*ipcsync.Event](t)(ipcsync.NewEvent(nil))
+	c := must[*ipcsync.Condition](t)(ipcsync.NewCondition(nil))
+	waiter := r.Holder()
+	require.NoError(t, errors.Join(waiter.Acquire(ctx), waiter.Acquire(ctx)))
+	result := run(1, func() error { return c.Wait(ctx, waiter) })
+	eventually(t, "waits", func() bool { return waiting(t, c) == 1 })
+	for range 3 {
+		require.NoError(t, e.Clear())
+		p := spawn(t, "recover", sent(t, l), sent(t, r), sent(t, e))
+		require.NoError(t, e.Wait(ctx))
+		killed(t, p)
+		require.ErrorIs(t, l.Acquire(ctx), ipcsync.ErrOwnerDied)
+		require.ErrorIs(t, r.Holder().Acquire(ctx), ipcsync.ErrOwnerDied)
+	}
+	require.NoError(t, c.Notify(1))
+	require.ErrorIs(t, <-result, ipcsync.ErrOwnerDied)
+	require.ErrorIs(t, waiter.Release(), ipcsync.ErrOwnerDied)
+	require.NoError(t, waiter.Recover(ctx))
+	require.Equal(t, 1, levels(t, waiter))
+}
+
+func recoverLocks(ctx context.Context, args []string) error {
+	var l ipcsync.Lock
+	var r ipcsync.RLock
+	var e ipcsync.Event
+	if err := received(args, &l, &r, &e); err != nil {
+		return err
+	}
+	if err := errors.Join(l.Recover(ctx), r.Holder().Recover(ctx), e.Set()); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestRecoverableLock(t *testing.T) {
+	ctx := patient(t)
+	l := must[*ipcsync.Lock](t)(ipcsync.NewRecoverableLock(nil))
+	r := must[*ipcsync.RLock](t)(ipcsync.NewRecoverableRLock(nil))
+	e := must[*ipcsync.Event](t)(ipcsync.NewEvent(nil))
+	p := spawn(t, "hold", sent(t, l), sent(t, r), sent(t, e))
+	require.NoError(t, e.Wait(ctx))
+	h := r.Holder()
+	results := run(2, func() error { return errors.Join(l.Acquire(ctx), l.Release()) })
+	killed(t, p)
+	require.NoError(t, errors.Join(<-results, <-results))
+	h.Locker().Lock()
+	require.Equal(t, 1, levels(t, h))
+	eventually(t, "free", func() bool { got, err := l.TryAcquire(); return got && err == nil })
 }
 
 func TestPermitsOfTheDeadComeBack(t *testing.T) {

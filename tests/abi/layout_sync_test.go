@@ -25,6 +25,7 @@ var syncConstants = map[string]string{
 	"barrierMost":    "PP__BARRIER_MOST",
 	"conditionCells": "PP__CONDITION_CELLS",
 	"conditionMore":  "PP__CONDITION_MORE",
+	"poisoned":       "PP__LOCK_POISONED",
 	"flagRecursive":  "PP__SYNC_RECURSIVE",
 	"flagRecover":    "PP__SYNC_RECOVER",
 	"flagAction":     "PP__SYNC_ACTION",

@@ -79,6 +79,7 @@ static void named(void)
 static void dead_owner(void)
 {
 	REQUIRE_STATUS(pp_lock_acquire(held, PATIENCE), PP_ERR_OWNER_DIED);
+	REQUIRE_STATUS(pp_lock_recover(held, PATIENCE), PP_OK);
 }
 
 static void descriptors(void)

@@ -1,5 +1,5 @@
 /* sync_killsweep_test.c - a process that dies at any instruction of an operation on a lock, semaphore, condition, event or barrier leaves it as it was
- * before or after: the others go on, a lock's next acquirer is told (once), and no wake-up is lost.
+ * before or after: the others go on, nobody acquires a lock whose holder died unaware, and no wake-up is lost.
  *
  * For each k a child executes k instructions of the operation and is killed (killsweep.h). A child that sleeps is given what it waits for. From what lies in
  * the memory then it is told which commit point of capi/front/sync.h the child had passed; each must have been reached.
@@ -143,12 +143,26 @@ static void child_acquires_twice(void)
 	child_acquires();
 }
 
-/* The lock must work: told is how often its holder's death must be told. */
-static void lock_works(int told)
+static int32_t recover(void)
 {
-	if (told)
+	return pp_lock_recover(lock, PATIENCE);
+}
+
+static bool is_poisoned(void)
+{
+	return word_now() == PP__LOCK_POISONED;
+}
+
+/* The lock must work. dead: it was held at a death: nobody acquires it unaware until one recovers it. */
+static void lock_works(int dead)
+{
+	for (int i = 0; dead && i < 3; i++) {
 		REQUIRE_STATUS(acquire(), PP_ERR_OWNER_DIED);
-	REQUIRE_STATUS(pp_lock_acquire(lock, 0), PP_OK);
+		REQUIRE(is_poisoned());
+		REQUIRE_STATUS(pp_lock_acquire(lock, 0), PP_ERR_OWNER_DIED);
+		REQUIRE_STATUS(release(), PP_ERR_OWNER_DIED);
+	}
+	REQUIRE_STATUS(dead ? recover() : pp_lock_acquire(lock, 0), PP_OK);
 	REQUIRE_STATUS(pp_lock_acquire(scratch, 0), PP_OK);
 	REQUIRE_STATUS(release(), PP_OK);
 	REQUIRE_STATUS(pp_lock_release(scratch), PP_OK);
@@ -228,7 +242,7 @@ static int check_release_to(int ended)
 	const int32_t status = helper_join();
 
 	REQUIRE(status == PP_OK || (status == PP_ERR_OWNER_DIED && !ended));
-	lock_works(0);
+	lock_works(status != PP_OK);
 	return status == PP_OK;
 }
 
@@ -246,14 +260,77 @@ static void prepare_dead_holder(void)
 	REQUIRE(word_now() != 0);
 }
 
-static int check_recovered(int ended)
+static int check_poisoned(int ended)
 {
-	const bool free_now = word_now() == 0;
+	const bool poisoned = is_poisoned();
 
-	REQUIRE(free_now || !ended);
+	REQUIRE(word_now() != 0 && (poisoned || !ended));
 	REQUIRE(!ended || s->status == PP_ERR_OWNER_DIED);
-	lock_works(!free_now);
-	return free_now;
+	lock_works(1);
+	return poisoned;
+}
+
+/* the lock is poisoned, or its holder is dead, and the child recovers it */
+static void prepare_poisoned(void)
+{
+	prepare_dead_holder();
+	REQUIRE_STATUS(acquire(), PP_ERR_OWNER_DIED);
+}
+
+static uint64_t word_before;
+
+static void note_word(void)
+{
+	word_before = word_now();
+}
+
+/* Whatever it has done, somebody has died with the lock. */
+static int check_lock_recover(int ended)
+{
+	const bool taken = word_now() != word_before;
+
+	REQUIRE(word_now() != 0 && (taken || !ended));
+	lock_works(1);
+	return taken;
+}
+
+static int32_t recover_and_release(void)
+{
+	const int32_t status = recover();
+	return status == PP_OK ? release() : status;
+}
+
+static int check_whole(int ended)
+{
+	const uint64_t word = word_now();
+
+	REQUIRE(word == 0 || !ended);
+	lock_works(word != 0);
+	return word == 0 ? 2 : word != word_before;
+}
+
+/* the lock recovers by itself */
+static void prepare_silent(void)
+{
+	REQUIRE_STATUS(pp_lock_new(PP_LOCK_RECOVER, &lock), PP_OK);
+	const pid_t pid = fork();
+	REQUIRE(pid >= 0);
+	if (pid == 0) {
+		child_acquires();
+		raise(SIGKILL);
+	}
+	REQUIRE_EQ(waitpid(pid, NULL, 0), pid);
+}
+
+static int check_silent(int ended)
+{
+	const bool taken = word_now() != word_before;
+
+	REQUIRE(taken || !ended);
+	REQUIRE_STATUS(acquire(), PP_OK);
+	REQUIRE_STATUS(release(), PP_OK);
+	lock_works(0);
+	return taken;
 }
 
 /* semaphore */
@@ -444,8 +521,7 @@ static int32_t wait_locked(void)
 {
 	int32_t status;
 
-	while ((status = acquire()) == PP_ERR_OWNER_DIED)
-		;
+	status = recover(); /* the child may have died with it */
 	if (status == PP_OK)
 		status = wait_condition();
 	if (status == PP_OK)
@@ -474,11 +550,7 @@ static void notify_child(void)
 
 static void condition_done(void)
 {
-	int32_t status;
-
-	while ((status = pp_lock_acquire(lock, PATIENCE)) == PP_ERR_OWNER_DIED)
-		;
-	REQUIRE_EQ(status, PP_OK);
+	REQUIRE_STATUS(recover(), PP_OK);
 	REQUIRE_EQ(waiting(), 0);
 	REQUIRE_STATUS(pp_condition_free(condition), PP_OK);
 	REQUIRE_STATUS(release(), PP_OK);
@@ -868,7 +940,11 @@ static const sweep sweeps[] = {
 	{"lock: release", prepare_lock, child_acquires, release, NULL, NULL, check_release, {"lock_free"}},
 	{"lock: acquire, contended", prepare_held, NULL, acquire, let_go, NULL, check_contended, {"lock_taken"}},
 	{"lock: release to a sleeper", prepare_lock, child_acquires, release, NULL, start_lock_waiter, check_release_to, {"lock_free"}},
-	{"lock: acquire from the dead", prepare_dead_holder, NULL, acquire, NULL, NULL, check_recovered, {"lock_recovered"}},
+	{"lock: acquire from the dead", prepare_dead_holder, NULL, acquire, NULL, NULL, check_poisoned, {"lock_poisoned"}},
+	{"lock: recover", prepare_poisoned, NULL, recover, NULL, note_word, check_lock_recover, {"lock_recovered"}},
+	{"lock: recover from the dead", prepare_dead_holder, NULL, recover, NULL, note_word, check_lock_recover, {"lock_inherited"}},
+	{"lock: recover, release", prepare_poisoned, NULL, recover_and_release, NULL, note_word, check_whole, {"lock_recovered", "lock_free"}},
+	{"lock: acquire from the dead, silently", prepare_silent, NULL, acquire, NULL, note_word, check_silent, {"lock_inherited"}},
 	{"rlock: acquire", prepare_rlock, NULL, acquire, NULL, NULL, check_acquire, {"lock_taken"}},
 	{"rlock: acquire again", prepare_rlock, child_acquires_twice, acquire, NULL, NULL, check_levels, {"lock_deeper"}},
 	{"rlock: release a level", prepare_rlock, child_acquires_twice, release, NULL, NULL, check_levels, {"count"}},

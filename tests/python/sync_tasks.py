@@ -6,11 +6,26 @@ import os
 import signal
 import time
 
+import polyproc
+
 
 def die_holding(lock, held):
     lock.acquire()
     held.set()
     signal.pause()
+
+
+def die_recovering(lock, held):
+    lock.recover()
+    held.set()
+    signal.pause()
+
+
+def is_told(lock, told):
+    try:
+        lock.acquire()
+    except polyproc.OwnerDiedError:
+        told.set()
 
 
 def release_other(lock):

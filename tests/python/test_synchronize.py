@@ -353,30 +353,134 @@ def test_a_dead_waiter_breaks_the_barrier(ctx):
 
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock"])
-def test_the_next_acquirer_is_told_once(ctx, kind):
+def test_acquirers_are_told_until_one_recovers(ctx, kind):
     lock, held = getattr(ctx, kind)(), ctx.Event()
     process = started(ctx, sync_tasks.die_holding, lock, held)
     assert held.wait(LIMIT)
     assert not lock.acquire(timeout=0.05)
     killed(process)
-    with pytest.raises(polyproc.context.OwnerDiedError):
-        lock.acquire(timeout=LIMIT)
+    for _ in range(2):
+        with pytest.raises(polyproc.OwnerDiedError, match=r"lock\.recover\(\).*Lock\(recover=True\)"):
+            lock.acquire(timeout=LIMIT)
+        with pytest.raises(polyproc.OwnerDiedError), lock:
+            raise AssertionError("not reached")
+        with pytest.raises(polyproc.OwnerDiedError):
+            lock.acquire(False)
+        with pytest.raises(polyproc.OwnerDiedError):
+            lock.release()
+    assert "DeadProcess" in repr(lock)
+    told = ctx.Event()
+    joined(started(ctx, sync_tasks.is_told, lock, told))
+    assert told.is_set()
+    # One that dies while it recovers changes nothing.
+    held.clear()
+    process = started(ctx, sync_tasks.die_recovering, lock, held)
+    assert held.wait(LIMIT)
+    assert not lock.recover(False)
+    assert not lock.recover(timeout=0.02)
+    killed(process)
+    with pytest.raises(polyproc.OwnerDiedError):
+        lock.acquire()
+    assert lock.recover()
+    lock.release()
     for _ in range(2):
         with lock:
             pass
     assert lock.acquire(False)
     lock.release()
+    assert lock.recover(timeout=0)  # nobody has died
+    lock.release()
 
 
-def test_a_condition_tells_nobody(ctx):
-    for lock in (None, ctx.Lock(), ctx.RLock()):
-        condition, held = ctx.Condition(lock), ctx.Event()
-        process = started(ctx, sync_tasks.die_holding, condition, held)
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_a_lock_that_recovers_by_itself(ctx, kind):
+    lock, held = getattr(ctx, kind)(recover=True), ctx.Event()
+    process = started(ctx, sync_tasks.die_holding, lock, held)
+    assert held.wait(LIMIT)
+    killed(process)
+    assert lock.acquire(timeout=LIMIT)
+    lock.release()
+    with pytest.raises((ValueError, AssertionError)):
+        lock.release()
+
+
+def test_a_condition_of_its_own_lock_tells_nobody(ctx):
+    condition, held = ctx.Condition(), ctx.Event()
+    process = started(ctx, sync_tasks.die_holding, condition, held)
+    assert held.wait(LIMIT)
+    killed(process)
+    assert condition.acquire(timeout=LIMIT)
+    assert not condition.wait(0.01)
+    condition.release()
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+@pytest.mark.parametrize("by", ["lock", "condition"])
+def test_a_wait_at_a_condition_is_told(ctx, kind, by):
+    lock = getattr(ctx, kind)()
+    condition, held = ctx.Condition(lock), ctx.Event()
+    outer = lock if by == "lock" else condition
+    process = None
+
+    def end_holder():
         assert held.wait(LIMIT)
         killed(process)
-        assert condition.acquire(timeout=LIMIT)
-        assert not condition.wait(0.01)
-        condition.release()
+
+    def recover():
+        with pytest.raises(polyproc.OwnerDiedError):
+            lock.acquire(timeout=LIMIT)
+        assert lock.recover()
+
+    killer, recoverer = threading.Thread(target=end_holder), threading.Thread(target=recover)
+    with pytest.raises(polyproc.OwnerDiedError), outer:
+        process = started(ctx, sync_tasks.die_holding, lock, held)
+        killer.start()
+        try:
+            while True:
+                condition.wait(0.02)
+        finally:
+            # Another thread recovers the lock before the block ends, which does not release it.
+            recoverer.start()
+            recoverer.join()
+    killer.join()
+    assert not lock.acquire(False)
+    if kind == "RLock":
+        assert lock.recover()  # its holder has ended
+    lock.release()
+    with lock:
+        pass
+
+
+def test_a_thread_ends_with_an_rlock():
+    lock = polyproc.RLock()
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    thread.join()
+    assert not lock.acquire(timeout=0.02)
+    with pytest.raises(AssertionError):
+        lock.release()
+    assert lock.recover(timeout=LIMIT)
+    lock.release()
+    with lock:
+        pass
+
+
+def test_a_condition_wants_a_lock_of_this_package():
+    for lock in (threading.Lock(), threading.RLock(), polyproc.Semaphore(), 5):
+        with pytest.raises(TypeError, match="a condition needs a Lock or an RLock of polyproc"):
+            polyproc.Condition(lock)
+
+
+def test_notify_wants_the_lock():
+    condition = polyproc.Condition()
+    with pytest.raises(AssertionError):
+        condition.notify()
+    with condition:
+        condition.notify()
+        condition.notify(0)
+        condition.notify(-1)
+        condition.notify(10**30)
+        condition.notify_all()
 
 
 def test_a_dead_waiter_takes_no_notification(ctx):

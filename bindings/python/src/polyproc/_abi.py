@@ -35,10 +35,12 @@ KIND_PIPE = 7
 REF_SIZE = 32
 
 LOCK_RECURSIVE = 1
+LOCK_RECOVER = 2
 LOCK_FREE = 0
 LOCK_BY_ME = 1
 LOCK_BY_THREAD = 2
 LOCK_BY_PROCESS = 3
+LOCK_POISONED = 4
 SEMAPHORE_MOST = 0x7FFFFFFF
 SEMAPHORE_RECOVER = 1
 BARRIER_ACTION = 1
@@ -331,6 +333,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_lock_acquire": (_status, (_handle, c_int64)),
     "pp_lock_release": (_status, (_handle,)),
     "pp_lock_info": (_status, (_handle, _p)),
+    "pp_lock_recover": (_status, (_handle, c_int64)),
     "pp_lock_restore": (_status, (_handle, c_uint32, c_int64)),
     "pp_lock_free": (_status, (_handle,)),
     "pp_semaphore_new": (_status, (c_uint32, c_uint32, c_uint32, _p)),

@@ -93,6 +93,11 @@ def error(status: int, message: str | None = None) -> Exception:
         message: what happened, in words; None asks ``pp_last_error()``, which is right directly after the failing call, in the
             same thread.
     """
+    if message is None and status == OWNER_DIED:
+        message = (
+            "the holder of the lock has died, and what the lock protects may be half done; the lock was not acquired. "
+            "lock.recover() acquires it all the same; Lock(recover=True) makes a lock that needs no recovery"
+        )
     if message is None:
         from ._lib import lib
 

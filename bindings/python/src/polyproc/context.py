@@ -106,7 +106,11 @@ class AuthenticationError(ProcessError):
 
 
 class OwnerDiedError(ProcessError):
-    """The process that held the lock has died. The lock was not acquired; it is free now, and works. Exactly one acquirer is told."""
+    """A process has died while it held the lock: what the lock protects may be half done. The lock was not acquired.
+
+    Every acquirer, in all processes, gets this error until one has called ``lock.recover()``, which acquires the lock all the same. A
+    lock made with ``Lock(recover=True)`` or ``RLock(recover=True)`` never raises it.
+    """
 
 
 class WorkerLost(ProcessError):
@@ -228,29 +232,37 @@ class BaseContext:
 
         return Pipe(duplex)
 
-    def Lock(self) -> synchronize.Lock:
+    def Lock(self, *, recover: bool = False) -> synchronize.Lock:
         """Return a lock: one thread of one process holds it at a time, and any may release it.
 
-        acquire() raises OwnerDiedError when the process that held the lock has died.
+        After the death of a process that held the lock, acquire() raises OwnerDiedError, in all processes, until one has called
+        recover().
+
+        Args:
+            recover: acquire the lock of a process that has died as if that had released it, without an error.
 
         Raises:
             MemoryError: no shared memory is left, or a limit on it.
         """
         from .synchronize import Lock
 
-        return Lock(ctx=self.get_context())
+        return Lock(ctx=self.get_context(), recover=recover)
 
-    def RLock(self) -> synchronize.RLock:
+    def RLock(self, *, recover: bool = False) -> synchronize.RLock:
         """Return a lock that the thread that holds it may acquire again, and must release as often.
 
-        acquire() raises OwnerDiedError when the process that held the lock has died.
+        After the death of a process that held the lock, acquire() raises OwnerDiedError, in all processes, until one has called
+        recover().
+
+        Args:
+            recover: acquire the lock of a process that has died as if that had released it, without an error.
 
         Raises:
             MemoryError: no shared memory is left, or a limit on it.
         """
         from .synchronize import RLock
 
-        return RLock(ctx=self.get_context())
+        return RLock(ctx=self.get_context(), recover=recover)
 
     def Condition(self, lock: LockLike | None = None) -> synchronize.Condition:
         """Return a condition variable, as threading.Condition between processes.

@@ -3,9 +3,10 @@
 The objects lie in the shared memory of the family of processes (capi/front/sync.h) and cost no descriptor and no name. Differences from the
 standard library:
 
-* a process that is killed leaves none of them unusable. Who acquires a :class:`Lock` or :class:`RLock` next after its holder died
-  gets an OwnerDiedError: the lock was not acquired, what it protects may be half done, and from then on it is free and works. Exactly one
-  acquirer is told. Inside :class:`Condition`, :class:`Event` and :class:`Barrier` nobody is; a waiter that dies breaks a barrier;
+* a process that is killed leaves none of them unusable. After the death of a holder, acquiring a :class:`Lock` or :class:`RLock` raises
+  OwnerDiedError, in every process: the lock is not acquired, as what it protects may be half done, until ``lock.recover()``
+  acquires it. ``Lock(recover=True)`` and ``RLock(recover=True)``, and the lock that a :class:`Condition` makes for itself, are acquired
+  from a dead holder as if it had released them. A waiter that dies breaks a :class:`Barrier`;
 * ``Semaphore(..., recover=True)``: what a process holds that dies is given back;
 * they can be pickled at any time, so a lock may be sent through a queue or given to a task of a pool. Only what the standard
   library refuses when a process starts is refused: an object of a fork context in a process that is spawned;
@@ -142,21 +143,38 @@ def _fail_recursive(status: int) -> NoReturn:
     raise _errors.error(status)
 
 
+def _take(
+    number: int,
+    quick: Callable[[int, int], int],
+    slow: Callable[[int, int], int],
+    block: bool,
+    timeout: float | None,
+    fail: Callable[[int], NoReturn],
+) -> bool:
+    """Acquire with a call of the library: at once, or else without the GIL."""
+    status = quick(number, 0)
+    if status == _TIMEOUT and block:
+        status = _wait_in_slices(lambda ms: slow(number, ms), timeout)
+    if status not in (0, _TIMEOUT):
+        fail(status)
+    return bool(status == 0)
+
+
 class _PureSemLock:
     """What the C type does, by ctypes."""
 
-    __slots__ = ("_fail", "_free", "_give", "_kind", "_number", "_quiet", "_take", "_try")
+    __slots__ = ("_died", "_fail", "_free", "_give", "_kind", "_number", "_take", "_try")
 
     def __new__(cls, *args: object, **kwargs: object) -> Any:
         self = super().__new__(cls)
         self._number = 0
         return self
 
-    def _adopt(self, handle: int, kind: int, silent: bool, fail: Callable[[int], NoReturn]) -> None:
+    def _adopt(self, handle: int, kind: int, died: type[Exception], fail: Callable[[int], NoReturn]) -> None:
         quick, slow = pylib(), lib()
         self._number = handle
         self._kind = kind
-        self._quiet = silent
+        self._died = died
         self._fail = fail
         if kind == _abi.KIND_LOCK:
             self._try = quick.pp_lock_acquire
@@ -178,16 +196,7 @@ class _PureSemLock:
         timeout = _seconds(timeout)
         if not self._number:
             raise ValueError("not initialized")
-        while True:
-            status: int = self._try(self._number, 0)
-            if status == _TIMEOUT and block:
-                status = _wait_in_slices(lambda ms: self._take(self._number, ms), timeout)
-            if status == 0:
-                return True
-            if status == _TIMEOUT:
-                return False
-            if not (status == _errors.OWNER_DIED and self._quiet):
-                self._fail(status)
+        return _take(self._number, self._try, self._take, block, timeout, self._fail)
 
     def release(self) -> None:
         """Release the semaphore or lock."""
@@ -198,8 +207,16 @@ class _PureSemLock:
     def __enter__(self) -> bool:
         return self.acquire()
 
-    def __exit__(self, *args: object) -> None:
+    def __exit__(self, *args: Any) -> None:
+        if args[0] is not None and issubclass(args[0], self._died) and self._kind == _abi.KIND_LOCK and not self._is_mine():
+            return  # a wait at a condition has lost the lock, and another process may have recovered it since
         self.release()
+
+    def _notify(self, condition: int, n: int) -> bool:
+        if not self._is_mine():
+            return False
+        _errors.check(pylib().pp_condition_notify(condition, min(n, SEM_VALUE_MAX)))
+        return True
 
     def _is_mine(self) -> bool:
         return self._kind == _abi.KIND_LOCK and _lock_state(self._number).held == _abi.LOCK_BY_ME
@@ -268,7 +285,7 @@ class SemLock(_Base):
     """Base of locks and semaphores."""
 
     # Not in __dict__: as long as that does not exist, Python finds methods faster.
-    __slots__ = ("__dict__", "__weakref__", "_handle", "_is_fork_ctx", "_maxvalue", "_silent", "_what")
+    __slots__ = ("__dict__", "__weakref__", "_handle", "_is_fork_ctx", "_maxvalue", "_what")
 
     # Random words: loky makes the names of its own semaphores of them.
     _rand = iter(lambda: os.urandom(4).hex(), None)
@@ -290,30 +307,31 @@ class SemLock(_Base):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self._open(_new(pylib().pp_semaphore_new, value, maxvalue, flags), _abi.KIND_SEMAPHORE, maxvalue)
 
-    def _open(self, handle: int, what: int, maxvalue: int, silent: bool = False) -> None:
+    def _open(self, handle: int, what: int, maxvalue: int) -> None:
         self._handle = handle
         self._what = what
         self._maxvalue = maxvalue
-        self._silent = silent
-        self._adopt(handle, what, silent, _fail_recursive if isinstance(self, RLock) else _fail)
+        self._adopt(handle, what, context.OwnerDiedError, _fail_recursive if isinstance(self, RLock) else _fail)
 
     @property
     def _semlock(self) -> _View:
         return _View(self)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return (_export(self, self._handle), self._what, self._maxvalue, self._silent)
+        return (_export(self, self._handle), self._what, self._maxvalue)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        ref, what, maxvalue, silent = state
+        ref, what, maxvalue = state
         self._is_fork_ctx = False
-        self._open(_import(ref, what), what, maxvalue, silent)
+        self._open(_import(ref, what), what, maxvalue)
 
     def _holder(self) -> tuple[str, int]:
         """Who holds the lock, in words, and how often."""
         state = _lock_state(self._handle)
         if state.held == _abi.LOCK_FREE:
             return "None", 0
+        if state.held == _abi.LOCK_POISONED:
+            return "DeadProcess", 0
         if state.held == _abi.LOCK_BY_ME:
             name = process.current_process().name
             thread = threading.current_thread().name
@@ -363,12 +381,35 @@ class BoundedSemaphore(Semaphore):
         return f"<{self.__class__.__name__}(value={self._shown()}, maxvalue={self._maxvalue})>"
 
 
-class Lock(SemLock):
-    """A lock. Whoever holds it waits for itself; any thread of any process may release it."""
+class _Recoverable(SemLock):
+    """Base of Lock and RLock."""
 
-    def __init__(self, *, ctx: BaseContext | None) -> None:
+    def _start(self, flags: int, ctx: BaseContext | None, recover: bool) -> None:
         self._is_fork_ctx = _is_fork(ctx)
-        self._open(_new(pylib().pp_lock_new, 0), _abi.KIND_LOCK, 1)
+        self._open(_new(pylib().pp_lock_new, flags | (_abi.LOCK_RECOVER if recover else 0)), _abi.KIND_LOCK, 1)
+
+    def recover(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Acquire the lock, also if a process has died while it held the lock, or, of an RLock, the thread of this process that
+        holds it has ended.
+
+        The lock is then as any other: released, it is free. If this process dies first, acquirers get an OwnerDiedError again.
+        If nobody has died, or another process has recovered the lock first, this is ``acquire``.
+        """
+        fail = _fail_recursive if isinstance(self, RLock) else _fail
+        quick, slow = pylib().pp_lock_recover, lib().pp_lock_recover
+        return _take(self._handle, quick, slow, block, _seconds(timeout), fail)
+
+
+class Lock(_Recoverable):
+    """A lock. A thread that holds it and acquires it again waits for itself; any thread of any process may release it.
+
+    Args:
+        recover: a process that dies with the lock releases it. By default, acquirers get an OwnerDiedError until one has called
+            ``recover()``.
+    """
+
+    def __init__(self, *, ctx: BaseContext | None, recover: bool = False) -> None:
+        self._start(0, ctx, recover)
 
     def __repr__(self) -> str:
         try:
@@ -378,11 +419,15 @@ class Lock(SemLock):
         return f"<{self.__class__.__name__}(owner={name})>"
 
 
-class RLock(SemLock):
-    """A lock that the thread that holds it may acquire again, and must release as often."""
+class RLock(_Recoverable):
+    """A lock that the thread that holds it may acquire again, and must release as often.
 
-    def __init__(self, *, ctx: BaseContext | None) -> None:
-        SemLock.__init__(self, RECURSIVE_MUTEX, 1, 1, ctx=ctx)
+    Args:
+        recover: as of Lock.
+    """
+
+    def __init__(self, *, ctx: BaseContext | None, recover: bool = False) -> None:
+        self._start(_abi.LOCK_RECURSIVE, ctx, recover)
 
     def __repr__(self) -> str:
         try:
@@ -391,26 +436,6 @@ class RLock(SemLock):
         except Exception:
             name, count = "unknown", "unknown"
         return f"<{self.__class__.__name__}({name}, {count})>"
-
-
-def _silent_lock(ctx: BaseContext | None) -> RLock:
-    """A lock for use inside of a condition: that a holder died is not told."""
-    lock: RLock = RLock.__new__(RLock)
-    lock._is_fork_ctx = _is_fork(ctx)
-    lock._open(_new(pylib().pp_lock_new, _abi.LOCK_RECURSIVE), _abi.KIND_LOCK, 1, silent=True)
-    return lock
-
-
-def _silent_twin(lock: SemLock) -> _PureSemLock:
-    """The same lock, but that a holder died is not told."""
-    if lock._silent:
-        return lock
-    if lock._what != _abi.KIND_LOCK:
-        raise TypeError("a condition needs a Lock or an RLock")
-    twin = _Base()
-    handle = _import(_reference(lock._handle), _abi.KIND_LOCK)
-    twin._adopt(handle, _abi.KIND_LOCK, True, _fail_recursive if isinstance(lock, RLock) else _fail)
-    return twin
 
 
 # ---- condition
@@ -454,22 +479,27 @@ class Condition(_Object):
     """A condition variable.
 
     Args:
-        lock: a Lock or RLock of this package; by default an RLock of its own. Acquired through the condition it tells nobody that
-            a holder died.
+        lock: a Lock or RLock of this package; by default an RLock of its own, which is acquired from a process that has died as
+            if that had released it.
     """
 
     _kind = _abi.KIND_CONDITION
 
     def __init__(self, lock: Any = None, *, ctx: BaseContext | None) -> None:
         self._is_fork_ctx = _is_fork(ctx)
-        self._lock: SemLock = _silent_lock(ctx) if lock is None else lock
+        if lock is None:
+            lock = RLock(ctx=ctx, recover=True)
+        elif not isinstance(lock, _Recoverable):
+            raise TypeError(f"a condition needs a Lock or an RLock of polyproc, not {type(lock).__module__}.{type(lock).__qualname__}")
+        self._lock: _Recoverable = lock
         self._open(_new(pylib().pp_condition_new))
         self._make_methods()
 
     def _make_methods(self) -> None:
-        self._guard = _silent_twin(self._lock)
-        self.acquire = self._guard.acquire
-        self.release = self._guard.release
+        self.acquire = self._lock.acquire
+        self.release = self._lock.release
+        self.recover = self._lock.recover
+        self._signal = self._lock._notify
 
     def __getstate__(self) -> tuple[Any, ...]:
         return (self._lock, _export(self, self._handle))
@@ -481,12 +511,12 @@ class Condition(_Object):
         self._make_methods()
 
     def __enter__(self) -> bool:
-        return self._guard.__enter__()
+        return self._lock.__enter__()
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._guard.release()
+        self._lock.__exit__(exc_type, exc, traceback)
 
     def _waiting(self) -> int:
         waiting = ctypes.c_uint32()
@@ -517,8 +547,12 @@ class Condition(_Object):
 
         Returns:
             False if the time was over first.
+
+        Raises:
+            OwnerDiedError: a process has died meanwhile while it held the lock. The lock is not held: a ``with`` block ends without
+                releasing it. After ``recover()``, look at what was waited for.
         """
-        assert self._guard._is_mine(), "must acquire() condition before using wait()"
+        assert self._lock._is_mine(), "must acquire() condition before using wait()"
         quick, slow = pylib(), lib()
         place, levels = ctypes.c_uint64(), ctypes.c_uint32()
         handle, lock = self._handle, self._lock._handle
@@ -537,16 +571,12 @@ class Condition(_Object):
             if waiting:
                 quick.pp_condition_leave(handle, place)
             if levels.value:
-                status = _errors.OWNER_DIED
-                while status == _errors.OWNER_DIED:
-                    status = _wait(lambda ms: slow.pp_lock_restore(lock, levels, ms), None)
-                _errors.check(status)
+                _errors.check(_wait(lambda ms: slow.pp_lock_restore(lock, levels, ms), None))
 
     def notify(self, n: int = 1) -> None:
         """Wake n of those who wait, in the order in which they came."""
-        assert self._guard._is_mine(), "lock is not owned"
-        if n > 0:
-            _errors.check(pylib().pp_condition_notify(self._handle, min(n, SEM_VALUE_MAX)))
+        if not self._signal(self._handle, 0 if n < 0 else n if n < SEM_VALUE_MAX else SEM_VALUE_MAX):
+            raise AssertionError("lock is not owned")
 
     def notify_all(self) -> None:
         """Wake all who wait."""
