@@ -89,6 +89,15 @@ def test_one_process_by_two_names(ctx, path):
     assert question(path + ".name", 0) == "renamed"
 
 
+def test_any_class_of_processes(path):
+    p = tasks.special("fork")(args=(path,), name="mine")
+    p.start()
+    p.join(60)
+    assert p.exitcode == 0
+    p.close()
+    assert question(path, 0) == ["special", "mine!", True]
+
+
 def test_manager_proxies(ctx, manager, path):
     proxy = manager.dict(n=1)
     run(ctx, tasks.increment, proxy, path)

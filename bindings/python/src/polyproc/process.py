@@ -253,7 +253,7 @@ class BaseProcess:
     def is_alive(self) -> bool:
         """Whether the process runs."""
         self._check_closed()
-        if _is_current(self):
+        if self is _current_process:
             return True
         assert self._parent_pid == os.getpid(), "can only test a child process"
         if self._popen is None:
@@ -320,7 +320,7 @@ class BaseProcess:
     def ident(self) -> int | None:
         """The process id; None before the start."""
         self._check_closed()
-        if _is_current(self):
+        if self is _current_process:
             return os.getpid()
         return None if self._popen is None else self._popen.pid
 
@@ -343,7 +343,7 @@ class BaseProcess:
 
     def __repr__(self) -> str:
         exitcode = None
-        if _is_current(self):
+        if self is _current_process:
             status = "started"
         elif self._closed:
             status = "closed"
@@ -461,11 +461,6 @@ def _flush_std_streams() -> None:
             pass
 
 
-def _is_current(process: BaseProcess) -> bool:
-    """Whether the object describes the running process: it, or what the standard library's package has for it."""
-    return process is _current_process or process.__dict__ is _current_process.__dict__
-
-
 def stdlib_authkey() -> bytes | None:
     """The key by which the standard library's package in this process knows its relatives; None if nobody can know it."""
     theirs = _stdlib.module("process")
@@ -490,29 +485,46 @@ def _set_stdlib_authkey(theirs: ModuleType) -> None:
 def _introduce_to_multiprocessing(theirs: ModuleType) -> None:
     """Tell the standard library's multiprocessing.process which process this is. The set of children is one for both packages."""
     if theirs is not sys.modules[__name__]:
-        theirs._current_process = _stdlib_view(_current_process)  # type: ignore[attr-defined]
+        key = _stdlib_authkey
+        view = _current_process if key is None else _StdlibView(_current_process, key)
+        theirs._current_process = view  # type: ignore[attr-defined]
         theirs._parent_process = _parent_process  # type: ignore[attr-defined]
         theirs._children = _children  # type: ignore[attr-defined]
         theirs._process_counter = _process_counter  # type: ignore[attr-defined]
 
 
-def _stdlib_view(this: BaseProcess) -> BaseProcess:
-    """The same process with all its attributes, but with the key of the standard library's package.
+class _StdlibView:
+    """This process as the standard library's package sees it: the same in everything, but with that package's key.
 
     Managers, resource sharers and connections of that package know the parent's processes by its own key, which is not ours.
     """
-    if _stdlib_authkey is None:
-        return this
-    from collections import ChainMap
 
-    # What is set in the configuration of one is seen in the other's, but for the key.
-    config = ChainMap({"authkey": AuthenticationString(_stdlib_authkey)}, this._config)
-    cls = type(this)
-    members = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    members["_config"] = property(lambda self: config)
-    view: BaseProcess = object.__new__(type(cls.__name__, (cls,), members))
-    view.__dict__ = this.__dict__
-    return view
+    def __init__(self, process: BaseProcess, key: bytes) -> None:
+        from collections import ChainMap
+
+        # What is set in the configuration of one is seen in the other's, but for the key.
+        config = ChainMap({"authkey": AuthenticationString(key)}, process._config)
+        self.__dict__.update(_process=process, _config=config)
+
+    if not TYPE_CHECKING:
+        __class__ = property(lambda self: type(self._process))
+
+    @property
+    def authkey(self) -> AuthenticationString:
+        key: AuthenticationString = self._config["authkey"]
+        return key
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_process"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "authkey":
+            self._config["authkey"] = AuthenticationString(value)
+        else:
+            setattr(self._process, name, value)
+
+    def __repr__(self) -> str:
+        return repr(self._process)
 
 
 def _introduce_to_logging(logging: ModuleType) -> None:
