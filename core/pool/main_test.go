@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"syscall"
@@ -70,7 +71,12 @@ const (
 
 func TestMain(m *testing.M) {
 	pool.Init()
-	if os.Getenv(helperVar) != "" {
+	switch os.Getenv(helperVar) {
+	case "":
+	case "stdin":
+		stdin()
+		os.Exit(0)
+	default:
 		helper()
 		os.Exit(0)
 	}
@@ -103,6 +109,26 @@ func helper() {
 	}
 	fmt.Println("ready")
 	select {}
+}
+
+var readStdin = pool.Register("read stdin", func(context.Context, struct{}) (string, error) {
+	b, err := io.ReadAll(os.Stdin)
+	return string(b), err
+})
+
+// stdin is a program with an input, which a worker asks for too.
+func stdin() {
+	p, err := pool.Open(pool.Options{Workers: 1})
+	if err != nil {
+		panic(err)
+	}
+	defer p.Close()
+	theirs, err := pool.Map(context.Background(), p, readStdin, make([]struct{}, 1))
+	if err != nil {
+		panic(err)
+	}
+	ours, err := io.ReadAll(os.Stdin)
+	fmt.Printf("worker %q program %q %v", theirs[0], ours, err)
 }
 
 func descriptors() int {

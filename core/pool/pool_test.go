@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"math"
 	"os"
@@ -442,6 +443,21 @@ func TestCollectAndWait(t *testing.T) {
 	require.NoError(t, p.Join(deadline))
 	_, err = p.Collect(10, deadline, func(pool.Result) {})
 	require.ErrorIs(t, err, pool.ErrClosed)
+}
+
+// The input of the program is the program's.
+func TestWorkersHaveNoInput(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	for name, input := range map[string]string{"pipe": "hello", "closed": ""} {
+		cmd := exec.CommandContext(limited(t), self)
+		cmd.Env = append(os.Environ(), helperVar+"=stdin")
+		cmd.Stderr = os.Stderr
+		cmd.Stdin = strings.NewReader(input)
+		out, err := cmd.Output()
+		require.NoError(t, err, name)
+		require.Equal(t, fmt.Sprintf(`worker "" program %q <nil>`, input), string(out))
+	}
 }
 
 func TestShutdownFinishesTasks(t *testing.T) {

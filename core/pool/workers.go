@@ -61,7 +61,11 @@ func (p *Pool) startWorker() error {
 		}, ",")),
 	}
 	p.mu.Unlock()
-	proc, err := p.opt.Method.Start(spec)
+	var proc *start.Process
+	if spec.Stdin, err = nothing(); err == nil {
+		proc, err = p.opt.Method.Start(spec)
+		_ = spec.Stdin.Close() // only read from
+	}
 	p.mu.Lock()
 	if err != nil {
 		ln.state = laneStateEmpty
@@ -70,6 +74,20 @@ func (p *Pool) startWorker() error {
 	p.started++
 	p.employ(ln, proc)
 	return nil
+}
+
+// nothing returns a file that is at its end: workers do not read what their parent's standard input has. Where there is no /dev/null, in a
+// bare chroot, it is a pipe without a writer.
+func nothing() (*os.File, error) {
+	null, err := os.Open(os.DevNull)
+	if err == nil {
+		return null, nil
+	}
+	read, write, pipeErr := os.Pipe()
+	if pipeErr != nil {
+		return nil, err
+	}
+	return read, write.Close()
 }
 
 // employ begins to supervise a lane's new process.

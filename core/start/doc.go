@@ -8,6 +8,7 @@ Package start starts processes and watches over them. It knows nothing of tasks,
 	------                                             -----
 	Spec.Args, Env, Dir ----------- execve ----------> its arguments, environment, directory
 	Spec.Files ---------- same descriptor numbers ---> the files; of all others nothing, close-on-exec or not
+	Spec.Stdin, Stdout, Stderr ----------------------> 0, 1, 2; without them: the parent's
 	Spec.Payload -> sealed memfd -- fd, inherited ---> Receive (Go) or pp_init (C): the same bytes
 	pid, flags ----- POLYPROC_PROCESS="fd,pid,flags"-> WatchParent: polls the parent's pidfd, dies with it
 

@@ -4,6 +4,7 @@ package start
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"syscall"
 
@@ -17,16 +18,25 @@ const unwanted = ^uintptr(0)
 // everything else that an exec would carry over marked for closing. The host may be a C or Python program whose
 // descriptors are not close-on-exec. Those of 0, 1, 2 that are closed here become /dev/null there: null is then
 // its descriptor, for the caller to close, else -1.
-func childFiles(wanted []int) (files []uintptr, null int, err error) {
+func childFiles(s *Spec) (files []uintptr, null int, err error) {
+	wanted := s.Files
 	for _, fd := range wanted {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); fd < 0 || err != nil {
 			return nil, -1, fmt.Errorf("start: descriptor %d, which the child is to inherit: %w", fd, unix.EBADF)
 		}
 	}
-	var stdio [3]bool
-	for fd := range stdio {
-		_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-		stdio[fd] = err == nil
+	var stdio [3]int // what the child has as 0, 1, 2; -1: /dev/null
+	for fd, file := range []*os.File{s.Stdin, s.Stdout, s.Stderr} {
+		stdio[fd] = fd
+		if file != nil {
+			stdio[fd] = int(file.Fd())
+		}
+		if _, err := unix.FcntlInt(uintptr(stdio[fd]), unix.F_GETFD, 0); err != nil {
+			if file != nil {
+				return nil, -1, fmt.Errorf("start: %s, which the child is to have as descriptor %d: %w", file.Name(), fd, os.ErrClosed)
+			}
+			stdio[fd] = -1
+		}
 	}
 	size, err := tableSize(wanted)
 	if err != nil {
@@ -40,8 +50,8 @@ func childFiles(wanted []int) (files []uintptr, null int, err error) {
 		files[fd] = uintptr(fd)
 	}
 	null = -1
-	for fd, open := range stdio {
-		if !open && null < 0 {
+	for fd, from := range stdio {
+		if from < 0 && null < 0 {
 			if null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
 				null, err = aboveStdio(null)
 			}
@@ -49,11 +59,10 @@ func childFiles(wanted []int) (files []uintptr, null int, err error) {
 				return nil, -1, fmt.Errorf("start: /dev/null for closed standard files: %w", explain(err))
 			}
 		}
-		if open {
-			files[fd] = uintptr(fd)
-		} else {
-			files[fd] = uintptr(null)
+		if from < 0 {
+			from = null
 		}
+		files[fd] = uintptr(from)
 	}
 	return files, null, nil
 }

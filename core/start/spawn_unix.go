@@ -26,7 +26,7 @@ func spawnProcess(s Spec) (*Process, error) {
 		defer func() { _ = unix.Close(payload) }()
 		s.Files = append(slices.Clone(s.Files), payload)
 	}
-	files, null, err := childFiles(s.Files)
+	files, null, err := childFiles(&s)
 	if err != nil {
 		return nil, err
 	}

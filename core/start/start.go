@@ -61,6 +61,9 @@ type Spec struct {
 	// numbers, besides 0, 1 and 2. Nothing else is inherited, close-on-exec or not.
 	// They stay the caller's and must stay open until Start returns.
 	Files []int
+	// Stdin, Stdout and Stderr are the child's standard files; nil: this process's own, or /dev/null if it has closed them. They stay
+	// the caller's and must stay open until Start returns.
+	Stdin, Stdout, Stderr *os.File
 	// Payload, if not nil, reaches the child as a sealed memfd (elsewhere: an unlinked file)
 	// of exactly these bytes, read from offset 0. See [EnvProcess] and [Receive].
 	Payload []byte

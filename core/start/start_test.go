@@ -37,10 +37,11 @@ const depthVar = "START_TEST_DEPTH"
 
 // helpers are the programs that tests start: they get the arguments behind argv[0] and return the exit code.
 var helpers = map[string]func(args []string) int{
-	"exit":     func(args []string) int { return atoi(args[0]) },
-	"describe": describe,
-	"receive":  receive,
-	"idle":     func([]string) int { select {} },
+	"exit":       func(args []string) int { return atoi(args[0]) },
+	"describe":   describe,
+	"receive":    receive,
+	"idle":       func([]string) int { select {} },
+	"copy-input": copyInput,
 }
 
 func TestMain(m *testing.M) {
@@ -72,6 +73,41 @@ func atoi(s string) int {
 		panic(err)
 	}
 	return n
+}
+
+// copyInput is a program that copies its input to its output and complains.
+func copyInput([]string) int {
+	if _, err := io.Copy(os.Stdout, os.Stdin); err != nil {
+		return 1
+	}
+	fmt.Fprint(os.Stderr, "that was all")
+	return 7
+}
+
+func TestStandardFiles(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(dir+"/in", []byte("some input"), 0o600))
+	in, err := os.Open(dir + "/in")
+	require.NoError(t, err)
+	out, err := os.Create(dir + "/out")
+	require.NoError(t, err)
+	errors, err := os.Create(dir + "/errors")
+	require.NoError(t, err)
+	s := helper(t, "copy-input")
+	s.Stdin, s.Stdout, s.Stderr = in, out, errors
+	p := run(t, s)
+	for _, file := range []*os.File{in, out, errors} {
+		require.NoError(t, file.Close(), "the child has its own")
+	}
+	require.Equal(t, start.Status{Known: true, Code: 7}, wait(t, p))
+	for name, want := range map[string]string{"out": "some input", "errors": "that was all"} {
+		got, err := os.ReadFile(dir + "/" + name)
+		require.NoError(t, err)
+		require.Equal(t, want, string(got))
+	}
+	_, err = start.Spawn().Start(s)
+	require.ErrorIs(t, err, os.ErrClosed)
+	require.ErrorContains(t, err, "/in")
 }
 
 // helper returns what starts this test binary as a helper.

@@ -71,7 +71,7 @@ func spawnProcess(s Spec) (*Process, error) {
 	pid, process, err := syscall.StartProcess(s.Path, s.Args, &syscall.ProcAttr{
 		Dir:   s.Dir,
 		Env:   s.tell(payload),
-		Files: []uintptr{uintptr(syscall.Stdin), uintptr(syscall.Stdout), uintptr(syscall.Stderr)},
+		Files: []uintptr{stdio(s.Stdin, syscall.Stdin), stdio(s.Stdout, syscall.Stdout), stdio(s.Stderr, syscall.Stderr)},
 		Sys:   sys,
 	})
 	switch {
@@ -95,6 +95,13 @@ func spawnProcess(s Spec) (*Process, error) {
 		p.finish()
 	}()
 	return p, nil
+}
+
+func stdio(file *os.File, own syscall.Handle) uintptr {
+	if file != nil {
+		return file.Fd()
+	}
+	return uintptr(own)
 }
 
 // family is the job whose processes the kernel ends when its last handle is closed: when this process ends.
