@@ -69,10 +69,10 @@ def test_contexts_have_the_same_signatures(cls):
 
 
 def shape(function):
-    """The parameters, but for `name` of queues and `recover` of semaphores: those that the standard library has not."""
+    """The parameters, but for `name` of queues and `recover` of semaphores and locks: those that the standard library has not."""
     parameters = inspect.signature(function).parameters.values()
     kind = getattr(function, "__name__", "")
-    own = {"name": kind.endswith("Queue"), "recover": kind.endswith("Semaphore")}
+    own = {"name": kind.endswith("Queue"), "recover": kind.endswith(("Semaphore", "Lock"))}
     return [(p.name, p.kind, p.default) for p in parameters if not (p.kind is p.KEYWORD_ONLY and own.get(p.name))]
 
 
