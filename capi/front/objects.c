@@ -550,7 +550,7 @@ static int32_t check(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t gener
 }
 
 /* attach makes the handle of an object. in_flight: a cell that may be ours to take over, with its reference; 0: none. */
-static int32_t attach(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t generation, uint32_t in_flight, pp__handle **handle_out)
+static int32_t attach_object(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t generation, uint32_t in_flight, pp__handle **handle_out)
 {
 	const uint32_t me = pp__join(heap);
 	pp__object *object = NULL;
@@ -596,7 +596,7 @@ static int32_t attach(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t gene
 
 int32_t pp__object_at(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t generation, pp__handle **handle_out)
 {
-	return attach(heap, off, kind, generation, 0, handle_out);
+	return attach_object(heap, off, kind, generation, 0, handle_out);
 }
 
 int32_t pp__ref_send(const pp__handle *handle, pp__ref *ref_out)
@@ -625,7 +625,7 @@ int32_t pp__ref_receive(const pp__ref *ref, pp__handle **handle_out)
 		return pp__fail(PP_ERR_INVALID, "the object belongs to another family of processes");
 	if (ref->generation == 0)
 		return pp__fail(PP_ERR_CORRUPT, "a reference without a generation");
-	return attach(heap, ref->off, ref->kind, ref->generation, ref->cell, handle_out);
+	return attach_object(heap, ref->off, ref->kind, ref->generation, ref->cell, handle_out);
 }
 
 void pp__ref_forget(const pp__ref *ref)

@@ -1027,7 +1027,7 @@ static state state_of(uint64_t word)
 	return (state){(uint32_t)word >> 2, word & 3, word >> 32 & 0xffff, (uint32_t)(word >> 48)};
 }
 
-static uint64_t word_of(state s)
+static uint64_t barrier_word(state s)
 {
 	return (uint64_t)s.history << 48 | (uint64_t)s.arrived << 32 | s.generation << 2 | s.phase;
 }
@@ -1035,21 +1035,30 @@ static uint64_t word_of(state s)
 /* next_word is the word after generation s has ended. */
 static uint64_t next_word(state s, uint32_t broken)
 {
-	return word_of((state){(s.generation + 1) & GENERATIONS, PP__BARRIER_FILLING, 0, (s.history << 1 | broken) & 0xffff});
+	return barrier_word((state){(s.generation + 1) & GENERATIONS, PP__BARRIER_FILLING, 0, (s.history << 1 | broken) & 0xffff});
 }
 
-/* cells_of returns the cells of a barrier, NULL if it is not what it must be. */
-static uint64_t *cells_of(const pp__handle *handle)
+/* A barrier during a call: its numbers as they were read once, and checked. Others can write to the memory that they come from at any time. */
+typedef struct gate {
+	pp__handle *handle;
+	pp__barrier *barrier;
+	uint64_t *cells;
+	uint32_t count; /* of the cells */
+	uint32_t parties;
+	bool action;
+} gate;
+
+/* gate_of reads and checks a barrier: PP_OK, or PP_ERR_CORRUPT. */
+static int32_t gate_of(pp__handle *handle, gate *g)
 {
 	pp__barrier *const barrier = object_of(handle);
-	const uint32_t n = barrier->cells_count;
 
-	if (barrier->parties == 0 || barrier->parties > PP__BARRIER_MOST || n < barrier->parties || n > PP__BARRIER_MOST + 16 ||
-	    sizeof *barrier + (uint64_t)8 * n > handle->room) {
-		corrupt(handle, "barrier", (uint64_t)n << 32 | barrier->parties);
-		return NULL;
-	}
-	return (uint64_t *)(void *)(barrier + 1);
+	*g = (gate){handle, barrier, (uint64_t *)(void *)(barrier + 1), LOAD(&barrier->cells_count), LOAD(&barrier->parties),
+	            (LOAD(&barrier->object.flags) & PP__SYNC_ACTION) != 0};
+	if (g->parties == 0 || g->parties > PP__BARRIER_MOST || g->count < g->parties || g->count > PP__BARRIER_MOST + 16 ||
+	    sizeof *barrier + (uint64_t)8 * g->count > handle->room)
+		return corrupt(handle, "barrier", (uint64_t)g->count << 32 | g->parties);
+	return PP_OK;
 }
 
 /* barrier_end moves the word from v to `to` and wakes all who wait. */
@@ -1066,7 +1075,7 @@ static void barrier_break(pp__barrier *barrier, uint64_t v)
 	state s = state_of(v);
 
 	s.phase = PP__BARRIER_BROKEN;
-	if (CAS(&barrier->word, v, word_of(s))) {
+	if (CAS(&barrier->word, v, barrier_word(s))) {
 		PP__POINT(barrier_broken);
 		wake(low(&barrier->word), INT_MAX);
 	}
@@ -1074,49 +1083,51 @@ static void barrier_break(pp__barrier *barrier, uint64_t v)
 
 /* barrier_sweep breaks the barrier if the next one behind cell `from` that waits at it, in v, is dead. So each looks at one other at the end of
  * its slices, and every dead one has somebody alive before it. */
-static void barrier_sweep(pp__handle *handle, const uint64_t *cells, uint64_t v, uint32_t from)
+static void barrier_sweep(const gate *g, uint64_t v, uint32_t from)
 {
-	pp__barrier *const barrier = object_of(handle);
-	const uint32_t generation = state_of(v).generation, count = barrier->cells_count;
+	pp__heap *const heap = g->handle->heap;
+	const uint32_t generation = state_of(v).generation;
 
-	for (uint32_t i = 1; i <= count; i++) {
-		const uint64_t cell = LOAD(&cells[(from + i) % count]);
-		if (cell == 0 || (uint32_t)cell != generation || cell_owner(cell) == handle->heap->me)
+	for (uint32_t i = 1; i <= g->count; i++) {
+		const uint64_t cell = LOAD(&g->cells[((uint64_t)from + i) % g->count]);
+		if (cell == 0 || (uint32_t)cell != generation || cell_owner(cell) == heap->me)
 			continue;
-		if (pp__gone(handle->heap, cell_owner(cell)))
-			barrier_break(barrier, v);
+		if (pp__gone(heap, cell_owner(cell)))
+			barrier_break(g->barrier, v);
 		return;
 	}
 }
 
 /* barrier_deserted reports whether one of those who have arrived is not there any more: the cheap look, for the last to arrive. */
-static bool barrier_deserted(const pp__handle *handle, const uint64_t *cells, uint32_t count, uint32_t generation)
+static bool barrier_deserted(const gate *g, uint32_t generation)
 {
-	uint32_t alive = handle->heap->me;
+	const pp__heap *const heap = g->handle->heap;
+	uint32_t alive = heap->me;
 
-	for (uint32_t i = 0; i < count; i++) {
-		const uint64_t cell = LOAD(&cells[i]);
-		if (cell == 0 || (uint32_t)cell != generation || cell_owner(cell) == alive || cell_owner(cell) == handle->heap->me)
+	for (uint32_t i = 0; i < g->count; i++) {
+		const uint64_t cell = LOAD(&g->cells[i]);
+		if (cell == 0 || (uint32_t)cell != generation || cell_owner(cell) == alive || cell_owner(cell) == heap->me)
 			continue;
 		alive = cell_owner(cell);
-		if (departed(handle->heap, alive))
+		if (departed(heap, alive))
 			return true;
 	}
 	return false;
 }
 
 /* barrier_claim takes a cell for this generation: its number, or -1 if there is none. */
-static int32_t barrier_claim(pp__handle *handle, uint64_t *cells, uint32_t count, uint32_t generation)
+static int32_t barrier_claim(const gate *g, uint32_t generation)
 {
-	const uint64_t mine = (uint64_t)handle->heap->me << 32 | generation;
+	pp__heap *const heap = g->handle->heap;
+	const uint64_t mine = (uint64_t)heap->me << 32 | generation;
 
 	for (int force = 0; force < 2; force++) {
 		verdicts known = {0};
-		for (uint32_t i = 0; i < count; i++) {
-			const uint64_t cell = LOAD(&cells[i]);
-			if (cell != 0 && (uint32_t)cell == generation && !(force && gone(handle->heap, cell_owner(cell), &known)))
+		for (uint32_t i = 0; i < g->count; i++) {
+			const uint64_t cell = LOAD(&g->cells[i]);
+			if (cell != 0 && (uint32_t)cell == generation && !(force && gone(heap, cell_owner(cell), &known)))
 				continue;
-			if (CAS(&cells[i], cell, mine)) {
+			if (CAS(&g->cells[i], cell, mine)) {
 				PP__POINT(barrier_cell);
 				return (int32_t)i;
 			}
@@ -1133,10 +1144,11 @@ static int32_t broken(void)
 #define PLACE(cell, index, generation) (((uint64_t)(cell) + 1) << 46 | (uint64_t)(index) << 30 | (generation))
 
 /* barrier_arrive takes part: the place is made. PP_OK: it goes on with barrier_sleep, unless *ended. */
-static int32_t barrier_arrive(pp__handle *handle, uint64_t *cells, uint64_t *place_out, bool *ended)
+static int32_t barrier_arrive(const gate *g, uint64_t *place_out, bool *ended)
 {
-	pp__barrier *const barrier = object_of(handle);
-	const uint32_t parties = barrier->parties;
+	pp__handle *const handle = g->handle;
+	pp__barrier *const barrier = g->barrier;
+	const uint32_t parties = g->parties;
 	uint32_t turns = 0;
 	pace p;
 
@@ -1152,12 +1164,12 @@ static int32_t barrier_arrive(pp__handle *handle, uint64_t *cells, uint64_t *pla
 			/* The others are on their way out; they wait for the action. */
 			const int32_t status = pace_sleep(&p, low(&barrier->word), (uint32_t)v);
 			if (status == SLICE_OVER)
-				barrier_sweep(handle, cells, v, turns++);
+				barrier_sweep(g, v, turns++);
 			else if (status != PP_OK)
 				return status == PP_ERR_INTERRUPTED ? interrupted() : status;
 			continue;
 		}
-		const int32_t cell = barrier_claim(handle, cells, barrier->cells_count, s.generation);
+		const int32_t cell = barrier_claim(g, s.generation);
 		if (cell < 0) {
 			/* Sixteen others are between their cell and their arrival. */
 			nap(low(&barrier->word), (uint32_t)v, 1000000);
@@ -1165,8 +1177,8 @@ static int32_t barrier_arrive(pp__handle *handle, uint64_t *cells, uint64_t *pla
 		}
 		const uint64_t mine = (uint64_t)handle->heap->me << 32 | s.generation;
 		for (;;) {
-			const bool last = s.arrived + 1 == parties, action = (barrier->object.flags & PP__SYNC_ACTION) != 0;
-			if (last && barrier_deserted(handle, cells, barrier->cells_count, s.generation)) {
+			const bool last = s.arrived + 1 == parties, action = g->action;
+			if (last && barrier_deserted(g, s.generation)) {
 				barrier_break(barrier, v);
 				break;
 			}
@@ -1174,7 +1186,7 @@ static int32_t barrier_arrive(pp__handle *handle, uint64_t *cells, uint64_t *pla
 			state to = s;
 			to.arrived += 1;
 			to.phase = last ? PP__BARRIER_FULL : PP__BARRIER_FILLING;
-			if (CAS(&barrier->word, v, last && !action ? next_word(s, 0) : word_of(to))) {
+			if (CAS(&barrier->word, v, last && !action ? next_word(s, 0) : barrier_word(to))) {
 				PP__POINT(barrier_arrived);
 				*place_out = PLACE(cell, index, s.generation);
 				*ended = last;
@@ -1191,14 +1203,14 @@ static int32_t barrier_arrive(pp__handle *handle, uint64_t *cells, uint64_t *pla
 			if (s.generation != generation || s.phase != PP__BARRIER_FILLING || s.arrived >= parties)
 				break;
 		}
-		CAS(&cells[cell], mine, 0);
+		CAS(&g->cells[cell], mine, 0);
 	}
 }
 
 /* barrier_leave goes before the generation has ended; if it has, or all have arrived, it does nothing. */
-static void barrier_leave(pp__handle *handle, uint64_t *cells, uint64_t place)
+static void barrier_leave(const gate *g, uint64_t place)
 {
-	pp__barrier *const barrier = object_of(handle);
+	pp__barrier *const barrier = g->barrier;
 	const uint32_t generation = (uint32_t)place & GENERATIONS, cell = (uint32_t)(place >> 46) - 1;
 
 	for (;;) {
@@ -1207,18 +1219,19 @@ static void barrier_leave(pp__handle *handle, uint64_t *cells, uint64_t place)
 		if (s.generation != generation || s.phase != PP__BARRIER_FILLING || s.arrived == 0)
 			return;
 		s.arrived -= 1;
-		if (CAS(&barrier->word, v, word_of(s))) {
+		if (CAS(&barrier->word, v, barrier_word(s))) {
 			PP__POINT(barrier_left);
-			if (cell < barrier->cells_count)
-				CAS(&cells[cell], (uint64_t)handle->heap->me << 32 | generation, 0);
+			if (cell < g->count)
+				CAS(&g->cells[cell], (uint64_t)g->handle->heap->me << 32 | generation, 0);
 			return;
 		}
 	}
 }
 
-static int32_t barrier_sleep(pp__handle *handle, uint64_t *cells, uint64_t place, uint64_t deadline)
+static int32_t barrier_sleep(const gate *g, uint64_t place, uint64_t deadline)
 {
-	pp__barrier *const barrier = object_of(handle);
+	pp__handle *const handle = g->handle;
+	pp__barrier *const barrier = g->barrier;
 	const uint32_t generation = (uint32_t)place & GENERATIONS;
 	pace p;
 
@@ -1232,20 +1245,20 @@ static int32_t barrier_sleep(pp__handle *handle, uint64_t *cells, uint64_t place
 		}
 		if (s.phase == PP__BARRIER_BROKEN)
 			return broken();
-		if (s.phase > PP__BARRIER_BROKEN || s.arrived > barrier->parties)
+		if (s.phase > PP__BARRIER_BROKEN || s.arrived > g->parties)
 			return corrupt(handle, "barrier", v);
 		/* Once all are there nobody runs out of time: it is over when the action is. */
 		p.deadline = s.phase == PP__BARRIER_FULL ? FOR_EVER : deadline;
 		const int32_t status = pace_sleep(&p, low(&barrier->word), (uint32_t)v);
 		if (status == SLICE_OVER) {
-			barrier_sweep(handle, cells, v, (uint32_t)(place >> 46) - 1);
+			barrier_sweep(g, v, (uint32_t)(place >> 46) - 1);
 		} else if (status == PP_ERR_TIMEOUT) {
 			const uint64_t now = LOAD(&barrier->word);
 			if ((uint32_t)now != (uint32_t)v)
 				continue;
 			state to = state_of(now);
 			to.phase = PP__BARRIER_BROKEN;
-			if (CAS(&barrier->word, now, word_of(to))) {
+			if (CAS(&barrier->word, now, barrier_word(to))) {
 				PP__POINT(barrier_broken);
 				wake(low(&barrier->word), INT_MAX);
 				return timed_out();
@@ -1253,7 +1266,7 @@ static int32_t barrier_sleep(pp__handle *handle, uint64_t *cells, uint64_t place
 		} else if (status == PP_ERR_INTERRUPTED) {
 			return interrupted();
 		} else if (status != PP_OK) {
-			barrier_leave(handle, cells, place); /* nobody can go on with this wait */
+			barrier_leave(g, place); /* nobody can go on with this wait */
 			return status;
 		}
 	}
@@ -1387,8 +1400,9 @@ int32_t pp_semaphore_new(uint32_t value, uint32_t most, uint32_t flags, pp_semap
 
 	if ((flags & ~(uint32_t)PP_SEMAPHORE_RECOVER) != 0)
 		return pp__fail(PP_ERR_INVALID, "pp_semaphore_new: flags %#x", flags);
-	if (value > most || most > PP_SEMAPHORE_MOST)
-		return pp__fail(PP_ERR_INVALID, "pp_semaphore_new: value %u, most %u", value, most);
+	if (value > most || most == 0 || most > PP_SEMAPHORE_MOST)
+		return pp__fail(PP_ERR_INVALID, "pp_semaphore_new: value %u, most %u: value is at most most, which is 1 to %u", value, most,
+		                PP_SEMAPHORE_MOST);
 	if (recover && (most != value || most == 0 || most > PP__SYNC_PERMITS_MOST))
 		return pp__fail(PP_ERR_INVALID, "pp_semaphore_new: with PP_SEMAPHORE_RECOVER there are 1 to %u permits, all of them free at first",
 		                PP__SYNC_PERMITS_MOST);
@@ -1626,23 +1640,23 @@ int32_t pp_barrier_new(uint32_t parties, uint32_t flags, pp_barrier *barrier_out
 
 static int32_t barrier_wait(pp__handle *handle, uint64_t deadline, uint64_t *kept, uint32_t *index_out)
 {
-	uint64_t *const cells = cells_of(handle);
 	uint64_t place = kept == NULL ? 0 : *kept;
 	bool ended = false;
-	int32_t status = PP_OK;
+	gate g;
+	int32_t status = gate_of(handle, &g);
 
-	if (cells == NULL)
-		return PP_ERR_CORRUPT;
+	if (status != PP_OK)
+		return status;
 	if (pp__join(handle->heap) == 0)
 		return pp__failed();
 	if (place == 0)
-		status = barrier_arrive(handle, cells, &place, &ended);
+		status = barrier_arrive(&g, &place, &ended);
 	if (status == PP_OK && index_out != NULL)
 		*index_out = (uint32_t)(place >> 30) & 0xffff;
 	if (status == PP_OK && !ended)
-		status = barrier_sleep(handle, cells, place, deadline);
+		status = barrier_sleep(&g, place, deadline);
 	if (status == PP_ERR_INTERRUPTED && kept == NULL && place != 0)
-		barrier_leave(handle, cells, place);
+		barrier_leave(&g, place);
 	if (kept != NULL)
 		*kept = status == PP_ERR_INTERRUPTED ? place : 0;
 	return status;
@@ -1655,13 +1669,12 @@ int32_t pp_barrier_wait(pp_barrier barrier, int64_t timeout_ms, uint64_t *place,
 
 static int32_t leave(pp__handle *handle, uint64_t place)
 {
-	uint64_t *const cells = cells_of(handle);
+	gate g;
+	const int32_t status = gate_of(handle, &g);
 
-	if (cells == NULL)
-		return PP_ERR_CORRUPT;
-	if (place != 0)
-		barrier_leave(handle, cells, place);
-	return PP_OK;
+	if (status == PP_OK && place != 0)
+		barrier_leave(&g, place);
+	return status;
 }
 
 int32_t pp_barrier_leave(pp_barrier barrier, uint64_t place)
@@ -1669,7 +1682,7 @@ int32_t pp_barrier_leave(pp_barrier barrier, uint64_t place)
 	PINNED(barrier, PP__KIND_BARRIER, leave(handle, place));
 }
 
-static int32_t release(pp__handle *handle)
+static int32_t release_barrier(pp__handle *handle)
 {
 	pp__barrier *const barrier = object_of(handle);
 
@@ -1690,7 +1703,7 @@ static int32_t release(pp__handle *handle)
 
 int32_t pp_barrier_release(pp_barrier barrier)
 {
-	PINNED(barrier, PP__KIND_BARRIER, release(handle));
+	PINNED(barrier, PP__KIND_BARRIER, release_barrier(handle));
 }
 
 static int32_t abort_barrier(pp__handle *handle)

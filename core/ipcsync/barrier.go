@@ -83,14 +83,22 @@ func (h *barrierHead) broken(v uint64) bool {
 	return h.move(v, to)
 }
 
-// slots returns the cells, if their number can be.
-func (s *shared) slots() ([]uint64, error) {
+// barrierCall is a barrier during a call: its numbers as they were read once, and checked. Others can write to the memory that they come from at any time.
+type barrierCall struct {
+	cells   []uint64
+	parties uint32
+	action  bool
+}
+
+// readBarrier reads and checks the barrier.
+func (s *shared) readBarrier() (barrierCall, error) {
 	h := s.barrier()
 	parties, n := atomic.LoadUint32(&h.parties), atomic.LoadUint32(&h.cellsCount)
 	if parties == 0 || parties > barrierMost || n < parties || n > barrierMost+barrierSpare || sizeBarrier+8*uint64(n) > s.object.Room() {
-		return nil, s.corrupt("barrier", uint64(n)<<32|uint64(parties))
+		return barrierCall{}, s.corrupt("barrier", uint64(n)<<32|uint64(parties))
 	}
-	return unsafe.Slice((*uint64)(unsafe.Add(unsafe.Pointer(h), sizeBarrier)), n), nil
+	cells := unsafe.Slice((*uint64)(unsafe.Add(unsafe.Pointer(h), sizeBarrier)), n)
+	return barrierCall{cells, parties, atomic.LoadUint32(&h.object.flags)&flagAction != 0}, nil
 }
 
 // Wait waits until all parties have come, and returns which this one was: 0 came first. The end of ctx breaks the barrier, unless all have come by then. Errors: [ErrBroken], the
@@ -104,12 +112,12 @@ func (b *Barrier) Wait(ctx context.Context) (index int, err error) {
 	if _, err = s.heap.Join(); err != nil {
 		return 0, fmt.Errorf("ipcsync: %w", err)
 	}
-	cells, err := s.slots()
+	g, err := s.readBarrier()
 	if err != nil {
 		return 0, err
 	}
 	s.object.Released()
-	at, err := s.arrive(ctx, cells)
+	at, err := s.arrive(ctx, g)
 	s.object.Acquired()
 	if err != nil {
 		return 0, err
@@ -119,7 +127,7 @@ func (b *Barrier) Wait(ctx context.Context) (index int, err error) {
 	case at.runs:
 		err = b.act(s)
 	case !at.last:
-		err = s.await(ctx, cells, at)
+		err = s.await(ctx, g, at)
 		s.object.Acquired()
 	}
 	if err != nil {
@@ -167,9 +175,8 @@ type arrival struct {
 	runs       bool // the action is its to run
 }
 
-func (s *shared) arrive(ctx context.Context, cells []uint64) (a arrival, err error) {
-	h := s.barrier()
-	parties := atomic.LoadUint32(&h.parties)
+func (s *shared) arrive(ctx context.Context, g barrierCall) (a arrival, err error) {
+	h, cells, parties := s.barrier(), g.cells, g.parties
 	p := s.pace(ctx, nil)
 	defer p.end()
 	turns := 0
@@ -211,7 +218,7 @@ func (s *shared) arrive(ctx context.Context, cells []uint64) (a arrival, err err
 				h.broken(v)
 				break
 			}
-			a.runs = a.last && h.object.flags&flagAction != 0
+			a.runs = a.last && g.action
 			to := is
 			to.arrived++
 			switch {
@@ -268,7 +275,7 @@ func (s *shared) claim(cells []uint64, mine uint64) int {
 }
 
 // await waits until the generation has ended.
-func (s *shared) await(ctx context.Context, cells []uint64, a arrival) error {
+func (s *shared) await(ctx context.Context, g barrierCall, a arrival) error {
 	h := s.barrier()
 	p := s.pace(ctx, nil)
 	defer func() { p.end() }()
@@ -284,7 +291,7 @@ func (s *shared) await(ctx context.Context, cells []uint64, a arrival) error {
 		if is.phase == barrierBroken {
 			return ErrBroken
 		}
-		if is.phase > barrierBroken || is.arrived > atomic.LoadUint32(&h.parties) {
+		if is.phase > barrierBroken || is.arrived > g.parties {
 			return s.corrupt("barrier", v)
 		}
 		if is.phase == barrierFull && p.ctx.Done() != nil { // it is over when the action is
@@ -294,7 +301,7 @@ func (s *shared) await(ctx context.Context, cells []uint64, a arrival) error {
 		late, err := p.sleep(low(&h.word), uint32(v))
 		switch {
 		case err == nil && late:
-			s.sweepBarrier(cells, v, a.number)
+			s.sweepBarrier(g.cells, v, a.number)
 		case errors.Is(err, ErrClosed):
 			s.depart(a)
 			return err
