@@ -160,6 +160,10 @@ func createDepot() (int, error) {
 			err = unix.Connect(fd, name)
 		}
 	}
+	for drained := err != nil; !drained; { // until it was connected anybody could send to its name
+		_, _, failed := unix.Recvfrom(fd, make([]byte, 1), unix.MSG_DONTWAIT)
+		drained = failed != nil
+	}
 	if err != nil {
 		_ = unix.Close(fd)
 		return -1, err

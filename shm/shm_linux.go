@@ -223,7 +223,9 @@ func mapRange(fd int, off, n int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return unsafe.Slice((*byte)(p), n), nil
+	b := unsafe.Slice((*byte)(p), n)
+	_ = unix.Madvise(b, unix.MADV_DONTDUMP) // arguments, and keys, are not for core files
+	return b, nil
 }
 
 func unmapRange(b []byte) error { return unix.MunmapPtr(addressOf(b), uintptr(len(b))) }
@@ -270,7 +272,7 @@ func Identify(pid int) (Identity, error) {
 		return 0, fmt.Errorf("%w: there is no process %d", ErrUnsupported, pid)
 	}
 	id := uint64(0)
-	if ownProc() && bootTime() {
+	if ownProc() && BootTime() {
 		if stat, err := readStat(pid); err == nil {
 			id = stat.start & idMask
 		}
@@ -332,9 +334,9 @@ func ownProc() bool {
 	return well
 }
 
-// bootTime reports whether this process counts time from the boot, as processes outside of time namespaces do: else the start times that it
+// BootTime reports whether this process counts time from the boot, as processes outside of time namespaces do: else the start times that it
 // reads are not those that others read.
-func bootTime() bool {
+func BootTime() bool {
 	const initial = 0xEFFFFFFA // TIME_NS_INIT_INO
 	var st unix.Stat_t
 	err := unix.Stat("/proc/self/ns/time", &st)
@@ -373,7 +375,7 @@ func (i Identity) Gone() bool {
 
 // anotherStart: it is proven that the process which has the number now started at another time.
 func (i Identity) anotherStart(now procStat) bool {
-	return i&identityKinds == byStart && i.id() != 0 && now.start&idMask != i.id() && bootTime()
+	return i&identityKinds == byStart && i.id() != 0 && now.start&idMask != i.id() && BootTime()
 }
 
 // endedUnseen does without a pidfd: a filter denies it, the kernel is older than 5.3, or there is no descriptor free.

@@ -190,6 +190,7 @@ static bool plausible(const proof *p)
 	const uint64_t off = (uint64_t)((const uint8_t *)p->pipe - heap->base);
 	const uint64_t *const cells = (const uint64_t *)(const void *)(heap->base + PP__REFS_OFF);
 	bool others = false, wait = false;
+	char path[32];
 
 	for (uint32_t i = 1; i < top && i < PP__REFS_MOST; i++) {
 		const uint64_t cell = __atomic_load_n(&cells[i], __ATOMIC_SEQ_CST);
@@ -199,11 +200,16 @@ static bool plausible(const proof *p)
 		if (owner == PP__IN_FLIGHT)
 			return false;
 		/* A place of this process that is not its own is for a child that died before it took it, or has not yet: that one has descriptors. */
-		if (place >= PP__MEMBERS || wait || pp__owner_pid(heap, owner) == (int32_t)getpid() || pp__gone(heap, owner))
+		const int32_t pid = pp__owner_pid(heap, owner);
+		if (place >= PP__MEMBERS || pid == (int32_t)getpid() || pp__gone(heap, owner))
 			continue;
 		others = true;
-		wait = __atomic_load_n(&post_at(heap, place)->owner, __ATOMIC_SEQ_CST) == owner &&
-		       __atomic_load_n(&post_at(heap, place)->count, __ATOMIC_SEQ_CST) != 0;
+		/* One that /proc hides (hidepid) may have the other end, and scan would not see it. */
+		snprintf(path, sizeof path, "/proc/%d", (int)pid);
+		if (access(path, F_OK) != 0)
+			return false;
+		wait = wait || (__atomic_load_n(&post_at(heap, place)->owner, __ATOMIC_SEQ_CST) == owner &&
+		                __atomic_load_n(&post_at(heap, place)->count, __ATOMIC_SEQ_CST) != 0);
 	}
 	return wait || !others;
 }

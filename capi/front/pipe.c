@@ -922,13 +922,13 @@ static void become(pp__handle *handle, int fd, uint64_t which)
 	handle->words[PATIENCE] = 0;
 }
 
-/* pp__uptime is the time since the start of the system, in the unit in which /proc tells when processes have started. */
+/* pp__uptime is the time since the start of the system, in the unit in which /proc tells when processes have started; 0: it is not known here. */
 static uint64_t pp__uptime(void)
 {
 	struct timespec t;
 	const long ticks = sysconf(_SC_CLK_TCK);
 
-	if (ticks <= 0 || clock_gettime(CLOCK_BOOTTIME, &t) != 0)
+	if (ticks <= 0 || !pp__boot_time() || clock_gettime(CLOCK_BOOTTIME, &t) != 0)
 		return 0;
 	return (uint64_t)t.tv_sec * (uint64_t)ticks + (uint64_t)t.tv_nsec * (uint64_t)ticks / 1000000000u;
 }

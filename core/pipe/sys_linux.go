@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/polyproc/polyproc/shm"
 )
 
 // What is asked of the system: the sockets, which wake and by which the kernel tells that nobody is left.
@@ -29,8 +31,13 @@ func clock(which int32) uint64 {
 // nowMillis is CLOCK_MONOTONIC, ms.
 func nowMillis() uint64 { return (startedAt + uint64(time.Since(started))) / uint64(time.Millisecond) }
 
-// uptime is the time since the start of the system in the unit of /proc/PID/stat, field 22: 1/100 s.
-func uptime() uint64 { return clock(unix.CLOCK_BOOTTIME) / uint64(10*time.Millisecond) }
+// uptime is the time since the start of the system in the unit of /proc/PID/stat, field 22: 1/100 s. 0: it is not known here.
+func uptime() uint64 {
+	if !shm.BootTime() {
+		return 0
+	}
+	return clock(unix.CLOCK_BOOTTIME) / uint64(10*time.Millisecond)
+}
 
 func closeFD(fd int) { _ = unix.Close(fd) }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -23,6 +24,15 @@ def read(reader):
     except EOFError:
         got = "EOF"
     print(got, time.monotonic() - began >= LATE - 0.5, flush=True)
+
+
+def read_as_nobody(reader):
+    """/proc does not show this process the one that has the other end."""
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    assert not os.path.exists(f"/proc/{os.getppid()}")
+    read(reader)
 
 
 def start_and_join(reader):
@@ -49,6 +59,11 @@ def main(case):
         middle.start()
         middle.join()
         return
+    if case == "hidden":
+        assert ctypes.CDLL(None).unshare(0x20000) == 0  # CLONE_NEWNS
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc"], check=True)
+        process = ctx.Process(target=read_as_nobody, args=(reader,))
     if case == "method":
         process = polyproc.get_context("spawn").Process(target=read, args=(reader,))
     process.start()
@@ -80,7 +95,7 @@ def main(case):
         other = polyproc.get_context("spawn").Process(target=late_by_another, args=(two,))
         other.start()
         one.send(writer)
-    if case == "sleep":
+    if case in ("sleep", "hidden"):
         time.sleep(LATE)
         writer.send("late")
     process.join()

@@ -385,6 +385,8 @@ DESERTED = {
     "on its way": "late True",
     "sleep": "late True",
 }
+if os.geteuid() == 0:  # who else may mount /proc so that it hides processes
+    DESERTED["hidden"] = "late True"
 
 
 @pytest.mark.slow
