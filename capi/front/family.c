@@ -57,6 +57,10 @@ static int32_t make_depot(int *fd_out)
 	/* An address of no length: the system chooses an abstract name. */
 	if (fd >= 0 && bind(fd, (struct sockaddr *)&name, sizeof name.sun_family) == 0 && getsockname(fd, (struct sockaddr *)&name, &size) == 0 &&
 	    connect(fd, (struct sockaddr *)&name, size) == 0) {
+		/* Until it was connected anybody could send to its name. */
+		char byte;
+		while (recv(fd, &byte, 1, MSG_DONTWAIT) >= 0)
+			;
 		*fd_out = fd;
 		return PP_OK;
 	}

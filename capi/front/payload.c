@@ -141,6 +141,7 @@ int pp__view_map(pp__view *view, int fd, uint64_t off, uint64_t size, int prot)
 	void *base = mmap(NULL, (size_t)(size + skip), prot, MAP_SHARED, fd, (off_t)(off - skip));
 	if (base == MAP_FAILED)
 		return errno;
+	madvise(base, (size_t)(size + skip), MADV_DONTDUMP); /* arguments, and keys, are not for core files */
 	view->base = base;
 	view->length = (size_t)(size + skip);
 	view->data = (uint8_t *)base + skip;
