@@ -66,6 +66,18 @@
  *   A program that closes all its descriptors (closefrom, close_range) while it has pools loses them: every call on pools and
  *   processes returns PP_ERR_STATE from then on, and their workers live until the program ends.
  *
+ * SECURITY
+ *
+ *   A family of processes is one user: each member can read and write all that the family shares, and one that gives up its
+ *   rights (setuid) stays a member. Named queues are opened only if their file is this user's, without access for others.
+ *   What a parent tells its child in the environment (POLYPROC_*) is believed only if its descriptors are memory files of this user,
+ *   or of root. A set-user-ID or set-group-ID program, or one with file capabilities, ignores these variables and removes
+ *   them; it cannot be executed again as a worker, so it must use PP_START_FORK: one that is started by PP_START_SPAWN ends
+ *   in pp_init with a message. The connections of polyproc.connection are authenticated by their key, not encrypted.
+ *
+ *   A process is taken for dead only on the kernel's proof, never because /proc does not show it. Processes of different pid
+ *   namespaces cannot share objects (PP_ERR_UNSUPPORTED). Checkpoint and restore (CRIU) is not supported.
+ *
  * THREADS
  *
  *   Every function may be called from any thread, with any handle, at the same time. pp_last_error() is per thread.
