@@ -532,6 +532,26 @@ def test_bad_names(bad):
         polyproc.Queue(name=bad)
 
 
+def test_a_name_that_is_not_this_users_alone():
+    name = f"test-foreign-{os.getpid()}"
+    path = f"/dev/shm/pp.q.{name}"
+    polyproc.Queue(name=name).put("kept")
+    try:
+        os.chmod(path, 0o666)
+        with pytest.raises(PermissionError, match="others have access"):
+            polyproc.Queue(name=name)
+        os.chmod(path, 0o600)
+        if os.geteuid() == 0:
+            os.chown(path, 65534, 65534)
+            with pytest.raises(PermissionError, match="belongs to user 65534"):
+                polyproc.Queue(name=name)
+            os.chown(path, 0, 0)
+        assert polyproc.Queue(name=name).get(timeout=PATIENCE) == "kept"
+    finally:
+        os.unlink(path)
+
+
+
 def test_named_queue_whose_users_were_killed(name):
     process = polyproc.get_context("spawn").Process(target=tasks.put_and_die, args=(polyproc.Queue(name=name), "kept"))
     process.start()

@@ -18,6 +18,8 @@ _pylib: ctypes.PyDLL | None = None
 def path() -> str:
     """Where the library is: beside this module, else what the environment variable POLYPROC_LIBRARY names.
 
+    An interpreter that runs with more rights than its caller (set-uid, file capabilities) does not look at the variable.
+
     The current directory and the system's library path are never searched: the library must be the one that belongs to this package.
 
     Raises:
@@ -28,7 +30,7 @@ def path() -> str:
     if os.path.exists(packaged):
         return packaged
     named = os.environ.get("POLYPROC_LIBRARY")
-    if named:
+    if named and not _privileged():
         if not os.path.isabs(named):
             raise ImportError(f"POLYPROC_LIBRARY must be an absolute path, not {named!r}")
         if os.path.exists(named):
@@ -37,6 +39,17 @@ def path() -> str:
     raise ImportError(
         f"polyproc: {packaged} is missing: build it with `make build`, or set POLYPROC_LIBRARY to the path of {name}"
     )
+
+
+def _privileged() -> bool:
+    """Whether the kernel gave the program rights that its caller lacks: then its environment is not to be believed."""
+    try:
+        getauxval = ctypes.CDLL(None).getauxval
+    except AttributeError:
+        return (os.getuid(), os.getgid()) != (os.geteuid(), os.getegid())
+    getauxval.argtypes, getauxval.restype = [ctypes.c_ulong], ctypes.c_ulong
+    at_secure = 23
+    return bool(getauxval(at_secure))
 
 
 def lib() -> ctypes.CDLL:
