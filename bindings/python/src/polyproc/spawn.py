@@ -5,7 +5,7 @@ Child:   spawn_main() -> prepare() -> unpickle the process object -> its _bootst
 
 Differences from the standard library: the child finds this package where the parent has it, also if the parent's ``sys.path`` was changed
 by hand; the main module is executed in the namespace that it keeps (runpy's copy would leave functions with globals of their own);
-all ``-X`` options are handed on.
+all ``-X`` options are handed on; until the child has the parent's ``sys.path``, it imports no module from the working directory.
 """
 
 from __future__ import annotations
@@ -112,7 +112,11 @@ def command(**role: int) -> list[str]:
         f"sys.path.insert(0, {directory!a}); import {package}; del sys.path[0]; "
         f"import {package}.spawn; {package}.spawn.spawn_main({', '.join(words)})"
     )
-    return [exe, *_args_from_interpreter_flags(), "-c", start]
+    flags = _args_from_interpreter_flags()
+    # From Python 3.13 on, -c itself imports a module, linecache, before it executes anything.
+    if sys.version_info >= (3, 11) and not ({"-P", "-I"} & set(flags)):
+        flags.append("-P")
+    return [exe, *flags, "-c", start]
 
 
 def get_command_line(**_kwds: object) -> list[str]:
