@@ -21,11 +21,39 @@ class _SameModule(importlib.abc.Loader):
 
     def create_module(self, spec):
         module = importlib.import_module(self.name)
+        if self.name == "polyproc":
+            _complete(module)
         self.true_spec = module.__spec__
         return module
 
     def exec_module(self, module):
         module.__spec__ = self.true_spec  # the import machinery has put the alias's there
+
+
+def _complete(polyproc):
+    """Gives polyproc the factories that it does not have yet, from the standard library's files."""
+    from polyproc.context import BaseContext
+
+    def Manager(self):
+        from multiprocessing.managers import SyncManager
+
+        manager = SyncManager(ctx=self.get_context())
+        manager.start()
+        return manager
+
+    def Value(self, typecode_or_type, *args, lock=True):
+        from multiprocessing.sharedctypes import Value
+
+        return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+
+    def Array(self, typecode_or_type, size_or_initializer, *, lock=True):
+        from multiprocessing.sharedctypes import Array
+
+        return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+
+    for factory in (Manager, Value, Array):
+        setattr(BaseContext, factory.__name__, factory)
+        setattr(polyproc, factory.__name__, factory.__get__(polyproc.context._default_context))
 
 
 class _AliasFinder(importlib.abc.MetaPathFinder):
