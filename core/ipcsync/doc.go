@@ -14,7 +14,7 @@ system call; ten thousand of them cost no descriptor; and who is killed, at what
 	}
 
 An object is sent to another process as 32 bytes (MarshalBinary, which encoding/gob calls): to a Go program that was started with
-[start.Spec.InheritFamily], to a C or Python child, through a queue. The other side may be C (pp_lock_*, pp_semaphore_*, pp_condition_*, pp_event_*,
+[start.InheritFamily] or [start.Spec.InheritFamily], to a C or Python child, through a queue. The other side may be C (pp_lock_*, pp_semaphore_*, pp_condition_*, pp_event_*,
 pp_barrier_*) or Python (polyproc.Lock and its like): they read and write the same words.
 
 # How data flows

@@ -9,7 +9,7 @@ becomes of the sender; and whoever is killed, at whatever instruction, spoils no
 	message, err := b.Recv(ctx)                // io.EOF: nobody has the other end any more
 
 An end is sent to another process as 32 bytes ([Conn.MarshalBinary], which encoding/gob calls): to a Go program that was started with
-[start.Spec.InheritFamily], to a C or Python child, through a queue or another pipe. The other side may be C (pp_pipe_*) or Python
+[start.InheritFamily] or [start.Spec.InheritFamily], to a C or Python child, through a queue or another pipe. The other side may be C (pp_pipe_*) or Python
 (polyproc.Pipe): they use the same rings. Files travel too, in their place among the messages: [Conn.SendFile].
 
 # How data flows

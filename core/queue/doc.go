@@ -10,7 +10,7 @@ stands between, and whoever is killed, at whatever instruction, spoils nothing.
 	for v, err := range q.All(ctx) { ... }              // until some process calls q.Shutdown()
 
 A queue is sent to another process as 32 bytes ([Queue.MarshalBinary], which encoding/gob calls): to a Go program that was started with
-[start.Spec.InheritFamily], to a C or Python child, through another queue. Or it has a name ([Create], [Open]), and whoever runs as the
+[start.InheritFamily] or [start.Spec.InheritFamily], to a C or Python child, through another queue. Or it has a name ([Create], [Open]), and whoever runs as the
 same user finds it. The other side may be C (pp_queue_*) or Python (polyproc.Queue): they write and read the same memory.
 
 # How data flows

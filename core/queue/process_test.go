@@ -7,11 +7,13 @@ import (
 	"encoding/gob"
 	"errors"
 	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/polyproc/polyproc/core/queue"
+	"github.com/polyproc/polyproc/core/start"
 )
 
 func init() {
@@ -71,6 +73,29 @@ func familyQueue[T any](t testing.TB, maxSize int) *queue.Queue[T] {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, q.Close()) })
 	return q
+}
+
+// A child that os/exec has started is of the family too, whatever files it has besides.
+func TestChildOfOSExec(t *testing.T) {
+	ctx := patient(t)
+	other, err := os.Open(os.DevNull)
+	require.NoError(t, err)
+	defer other.Close()
+	for _, extra := range [][]*os.File{nil, {other}, {other, other}} {
+		in, out := familyQueue[[]byte](t, 10), familyQueue[[]byte](t, 0)
+		cmd := exec.CommandContext(ctx, "/proc/self/exe", sent(t, in), sent(t, out))
+		cmd.Env = append(os.Environ(), roleVar+"=echo")
+		cmd.Stderr = os.Stderr
+		cmd.ExtraFiles = extra
+		require.NoError(t, start.InheritFamily(cmd))
+		require.NoError(t, cmd.Start())
+		require.NoError(t, in.Put(ctx, []byte("there and back")))
+		b, err := out.Get(ctx)
+		require.NoError(t, err)
+		require.Equal(t, "there and back", string(b))
+		require.NoError(t, in.Shutdown())
+		require.NoError(t, cmd.Wait())
+	}
 }
 
 func TestAnotherProcess(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 )
 
 // InheritFamily has the child be of this process's family, so that queues and other objects in shared memory can be sent to it: it adds two
-// descriptors to Files and one variable to Env. A child that is a Go program finds the family by [shm.Family], one in C or Python by
+// descriptors to Files and one variable to Env. For programs that os/exec starts there is [InheritFamily]. A child that is a Go program finds the family by [shm.Family], one in C or Python by
 // libpolyproc. Errors: those of [shm.Inherit].
 func (s *Spec) InheritFamily() error {
 	files, env, err := shm.Inherit()
