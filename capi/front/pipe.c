@@ -347,10 +347,12 @@ static int32_t push(const call *call, const item *what)
 		int32_t status = pp__mutex_lock(heap, &way->send_lock, call->deadline, NULL, NULL, &recovered);
 		if (status != PP_OK)
 			return status;
-		if ((look || must_look(call)) && hung_up(call->fd))
+		if ((look || must_look(call)) && hung_up(call->fd)) {
+			__atomic_store_n(&call->handle->words[LOOKED], 0, __ATOMIC_RELAXED); /* the next message is answered so too */
 			status = PP_ERR_EOF;
-		else
+		} else {
 			status = reserve(heap, way, what, &payload, &tail);
+		}
 		if (status == PP_OK) {
 			memcpy(payload, what->data, what->size);
 			__atomic_store_n(&way->tail, tail, __ATOMIC_SEQ_CST); /* COMMIT */

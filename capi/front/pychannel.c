@@ -133,6 +133,17 @@ static int64_t wait_recv(const channel *self, void *room, size_t size)
 	return status < 0 && status != PP_ERR_TOO_BIG && py.PyErr_CheckSignals() != 0 ? PP_ERR_INTERRUPTED : status;
 }
 
+/* unsent has the binding take back what the pickle of an object has exported. It keeps the error that there may be. */
+static void unsent(channel *self, py_object *object, py_object *bytes)
+{
+	py_object *type, *value, *trace;
+
+	py.PyErr_Fetch(&type, &value, &trace);
+	py_object *done = py.PyObject_CallMethod((py_object *)self, "_unsent", "OO", object, bytes);
+	drop(&done);
+	py.PyErr_Restore(type, value, trace);
+}
+
 static py_object *channel_put(channel *self, py_object *const *args, py_size n, py_object *names)
 {
 	if (self->slow_put == NULL)
@@ -150,19 +161,22 @@ static py_object *channel_put(channel *self, py_object *const *args, py_size n, 
 	if (!self->is_pipe && n == 1 && names == NULL && (status == PP_ERR_FULL || status == PP_ERR_TIMEOUT) && py.PyErr_Occurred() == NULL) {
 		status = wait_put(self, bytes);
 		if (status == PP_ERR_INTERRUPTED) {
+			unsent(self, args[0], bytes);
 			py.Py_DecRef(bytes);
 			return NULL;
 		}
 	}
-	if (status == PP_OK)
+	if (status == PP_OK) {
 		result = same(py.none);
-	else if (py.PyErr_Occurred() != NULL)
+	} else if (py.PyErr_Occurred() != NULL) {
 		result = NULL;
-	else if (names != NULL) /* seldom */
+	} else if (names != NULL) { /* seldom: it is pickled again */
+		unsent(self, args[0], bytes);
 		result = slowly(self, self->slow_put, args, n, names);
-	else /* the bytes are not pickled again: slow_put(self, obj, block, timeout, bytes) */
+	} else { /* the bytes are not pickled again: slow_put(self, obj, block, timeout, bytes) */
 		result = py.PyObject_CallFunctionObjArgs(self->slow_put, (py_object *)self, args[0], n > 1 ? args[1] : py.true_, n > 2 ? args[2] : py.none, bytes,
 		                                         NULL);
+	}
 	py.Py_DecRef(bytes);
 	return result;
 }

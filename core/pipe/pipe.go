@@ -255,7 +255,9 @@ func (e *end) push(ctx context.Context, try bool, kind uint16, data []byte, size
 		var to []byte
 		var tail uint64
 		err := error(ErrBroken)
-		if !((look || e.mustLook()) && hungUp(e.fd)) {
+		if (look || e.mustLook()) && hungUp(e.fd) {
+			e.looked.Store(0) // the next message is answered so too
+		} else {
 			to, tail, err = w.reserve(e.heap, kind, size)
 		}
 		if err == nil {

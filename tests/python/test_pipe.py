@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from queue import Full
 
 import pytest
 
@@ -403,3 +404,60 @@ def test_a_reader_that_all_wait_for_is_told_and_no_other():
             process.wait()
             process.stdout.close()
     assert got == DESERTED
+
+
+def unsent_by(how, queue, pipe_end, obj):
+    """Fail to send obj."""
+    if how == "broken":
+        with pytest.raises(OSError):
+            pipe_end.send(obj)
+    elif how == "pickle":
+        with pytest.raises(Exception, match="pickle"):
+            queue.put((obj, lambda: None))
+    else:
+        args = {"full": (obj, False), "keyword": (obj,), "timeout": (obj, True, 0)}[how]
+        with pytest.raises(Full):
+            queue.put(*args, **({"block": False} if how == "keyword" else {}))
+
+
+@pytest.mark.parametrize("how", ["full", "keyword", "timeout", "pickle", "broken"])
+def test_what_was_not_sent_is_taken_back(how):
+    """A message that is not sent keeps nothing of what its pickle has exported: 5,461 descriptors may be on their way at most."""
+    queue = polyproc.Queue(1)
+    queue.put("full")
+    receiver, sender = polyproc.Pipe(duplex=False)
+    receiver.close()
+    end, other = polyproc.Pipe()
+    lock = polyproc.Lock()
+    for _ in range(6000):
+        unsent_by(how, queue, sender, (end, lock, queue))
+    queue.get()
+    queue.put((end, lock))
+    end.close()
+    sent, its_lock = queue.get()
+    sent.send(5)
+    assert other.recv() == 5
+    with its_lock:
+        assert not lock.acquire(block=False)
+    # Nobody but these has the end.
+    sent.close()
+    with pytest.raises(EOFError):
+        other.recv()
+    other.close()
+
+
+def test_what_was_pickled_before_is_not_taken_back():
+    """A pickle that the program has made itself, and sends as bytes, is its own: it may be sent later."""
+    queue = polyproc.Queue(1)
+    queue.put([1])
+    end, other = polyproc.Pipe()
+    pickled = bytes(reduction.ForkingPickler.dumps(end))
+    for message in (pickled, [pickled], {"of": pickled}):
+        with pytest.raises(Full):
+            queue.put(message, False)
+    queue.get()
+    queue.put([pickled])
+    end.close()
+    sent = reduction.ForkingPickler.loads(queue.get()[0])
+    sent.send("there")
+    assert other.recv() == "there"

@@ -18,7 +18,7 @@ import time
 from . import _abi, _deserted, _errors, context, reduction
 from ._lib import lib, pylib
 from .connection import _Base
-from .queues import _Channel, _dumps, _loads
+from .queues import _Channel, _dumps, _loads, _unsent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -167,12 +167,23 @@ class Connection(_Channel, _Base):
             else:
                 self._check(status)
 
+    @staticmethod
+    def _unsent(obj: Any, data: bytes) -> None:
+        """For the library's type: the message was not sent."""
+        _unsent(obj, data)
+
     def _slow_send(self, obj: Any, block: bool = True, timeout: None = None, data: bytes | None = None) -> None:
         self._check_writable()
         if data is None and type(obj) is bytes and len(obj) > _ROOM:
             self._send_large(obj)
         else:
-            self._send_bytes(_dumps(obj) if data is None else data)
+            if data is None:
+                data = _dumps(obj)
+            try:
+                self._send_bytes(data)
+            except BaseException:
+                _unsent(obj, data)
+                raise
 
     # ---- receiving
 
@@ -332,7 +343,7 @@ class Connection(_Channel, _Base):
             _errors.check(lib().pp_pipe_info(handle, None, ctypes.byref(fd)))
             dup = reduction.DupFd(fd.value)
         _errors.check(lib().pp_pipe_export(handle, dup is None, ref))
-        return _rebuild, (ref.raw, dup, self._readable, self._writable)
+        return _rebuild, (reduction.exported(ref.raw), dup, self._readable, self._writable)
 
     # In C, see capi/front/pychannel.c: what can be done at once.
     if not TYPE_CHECKING:

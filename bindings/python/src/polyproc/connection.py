@@ -391,14 +391,19 @@ class _Base:
             self._send_bytes(_plain_dumps(obj))
             return
         envelope = _Envelope()
-        data = _pickle(obj, envelope)
-        if envelope.fds:
-            try:
+        first = reduction.begin_exports() if reduction.any_exports else 0
+        try:
+            data = _pickle(obj, envelope)
+            if envelope.fds:
                 self._send_pickle(data, envelope.fds)
-            finally:
+            else:
+                self._send_bytes(data)
+        except BaseException:
+            reduction.forget_exports(first)
+            raise
+        finally:
+            if envelope.fds:
                 envelope.close()
-        else:
-            self._send_bytes(data)
 
     def send_bytes(self, buf: Buffer, offset: int = 0, size: int | None = None) -> None:
         """Send ``size`` bytes (None: the rest) of a bytes-like object from ``offset`` on as one message.

@@ -52,6 +52,7 @@ _sentinel = object()
 
 _forking_pickler = reduction.ForkingPickler
 _loads = _forking_pickler.loads
+_any_exports = reduction.any_exports
 
 # ---- pickling
 
@@ -70,34 +71,46 @@ _picklers: list[tuple[reduction.ForkingPickler, io.BytesIO]] = []
 
 
 def _dumps(obj: Any) -> bytes:
-    """The pickle of ``obj``, as ForkingPickler makes it, by the shortest way."""
+    """The pickle of ``obj``, as ForkingPickler makes it, by the shortest way. If it fails, what it has exported is taken back."""
     if type(obj) in _ATOMS:
         return _c_dumps(obj)
-    theirs = sys.modules.get("multiprocessing.reduction")
-    others = _none if theirs is None else theirs.ForkingPickler._extra_reducers
-    if (others, _forking_pickler._extra_reducers, copyreg.dispatch_table) != _seen:
-        _look_at_reducers()
-    if _plain:
-        try:
-            return _c_dumps(obj)
-        except TypeError:
-            if "socket" not in sys.modules:
-                raise
-        return _forking_pickler.dumps(obj)
-    now = _seen
+    first = reduction.begin_exports() if _any_exports else 0
     try:
-        pickler, buffer = _picklers.pop()
-    except IndexError:
-        buffer = io.BytesIO()
-        pickler = _forking_pickler(buffer)
-    pickler.dump(obj)
-    data = buffer.getvalue()
-    if len(data) < _KEEP_MOST and now is _seen:
-        buffer.seek(0)
-        buffer.truncate()
-        pickler.clear_memo()
-        _picklers.append((pickler, buffer))
-    return data
+        theirs = sys.modules.get("multiprocessing.reduction")
+        others = _none if theirs is None else theirs.ForkingPickler._extra_reducers
+        if (others, _forking_pickler._extra_reducers, copyreg.dispatch_table) != _seen:
+            _look_at_reducers()
+        if _plain:
+            try:
+                return _c_dumps(obj)
+            except TypeError:
+                if "socket" not in sys.modules:
+                    raise
+            return _forking_pickler.dumps(obj)
+        now = _seen
+        try:
+            pickler, buffer = _picklers.pop()
+        except IndexError:
+            buffer = io.BytesIO()
+            pickler = _forking_pickler(buffer)
+        pickler.dump(obj)
+        data = buffer.getvalue()
+        if len(data) < _KEEP_MOST and now is _seen:
+            buffer.seek(0)
+            buffer.truncate()
+            pickler.clear_memo()
+            _picklers.append((pickler, buffer))
+        return data
+    except BaseException:
+        if _any_exports:
+            reduction.forget_exports(first)
+        raise
+
+
+def _unsent(obj: Any, data: bytes) -> None:
+    """Take back what the pickle of ``obj`` has exported: it was not sent."""
+    if _any_exports and type(obj) not in _ATOMS:
+        reduction.unsent(data)
 
 
 def _look_at_reducers() -> None:
@@ -224,7 +237,7 @@ def _export(handle: int) -> bytes:
 
     ref = ctypes.create_string_buffer(_abi.REF_SIZE)
     _errors.check(lib().pp_ref_export(handle, ref))
-    return ref.raw
+    return reduction.exported(ref.raw)
 
 
 def _import(ref: bytes) -> int:
@@ -344,7 +357,11 @@ class _Base(_Channel):
                     status = self._fast_put(self._handle, data, size, 1, _TRY)
                     if not status:
                         return
-        self._put_waiting(put, data, status, block, timeout)
+        try:
+            self._put_waiting(put, data, status, block, timeout)
+        except BaseException:
+            _unsent(obj, data)
+            raise
 
     def _put_waiting(
         self, put: Callable[[int, bytes, int], int], data: bytes, status: int, block: bool, timeout: float | None
@@ -370,6 +387,11 @@ class _Base(_Channel):
         if status in _NO_ROOM:
             raise Full
         raise self._broken(status)
+
+    @staticmethod
+    def _unsent(obj: Any, data: bytes) -> None:
+        """For the library's type: a signal handler has ended the wait for room."""
+        _unsent(obj, data)
 
     @staticmethod
     def _put_raw(handle: int, data: bytes, milliseconds: int) -> int:

@@ -103,6 +103,65 @@ class _Enclosing(_local):
 enclosing = _Enclosing()
 
 
+class _Exports(_local):
+    """What this thread's picklers have exported: references to objects of the family, and names of descriptors that rest with it.
+
+    An export that nobody imports keeps its object, so one in a message that is not sent is taken back.
+    """
+
+    first = 0  # of the last pickle that was made to be sent
+
+    def __init__(self) -> None:
+        self.refs: list[bytes] = []
+
+
+_exports = _Exports()
+# So many are kept: of a message that has more, only the last are taken back.
+_EXPORTS_MOST = 4096
+# Not empty once anything was exported: programs that export nothing pay nothing.
+any_exports: list[bool] = []
+
+
+def exported(ref: bytes) -> bytes:
+    """Note an export of the pickle that is being made. What a process that is being started is given needs no note."""
+    if context.get_spawning_popen() is None:
+        if not any_exports:
+            any_exports.append(True)
+        refs = _exports.refs
+        if len(refs) >= _EXPORTS_MOST:
+            del refs[: _EXPORTS_MOST // 2]
+        refs.append(ref)
+    return ref
+
+
+def begin_exports() -> int:
+    """A pickle that is to be sent begins: the argument for forget_exports, should it fail."""
+    _exports.first = first = len(_exports.refs)
+    return first
+
+
+def forget_exports(first: int) -> None:
+    """Take back what this thread has exported since then."""
+    _forget(_exports.refs[first:])
+    del _exports.refs[first:]
+
+
+def unsent(data: bytes) -> None:
+    """Take back what this thread's last pickle has exported: ``data``, which was not sent."""
+    refs = _exports.refs[_exports.first :]
+    if refs:
+        # Of a pickle that a reducer has made and sent meanwhile they are not.
+        _forget([ref for ref in refs if ref in data])
+        del _exports.refs[_exports.first :]
+
+
+def _forget(refs: list[bytes]) -> None:
+    from . import _lib
+
+    for ref in refs:
+        _lib.lib().pp_ref_forget(ref)
+
+
 def DupFd(fd: int) -> Any:
     """An object that becomes, in the process that unpickles it, a descriptor of the same file: call its detach() there, once.
 
@@ -126,7 +185,7 @@ class _Resting:
 
         name = ctypes.create_string_buffer(32)
         _errors.check(_lib.lib().pp_fd_export(fd, name))
-        self.name = name.raw
+        self.name = exported(name.raw)
 
     def detach(self) -> int:
         import ctypes

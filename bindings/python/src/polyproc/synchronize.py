@@ -28,7 +28,7 @@ import threading
 import time
 from math import ceil
 
-from . import _abi, _errors, context, process
+from . import _abi, _errors, context, process, reduction
 from ._lib import lib, pylib
 
 TYPE_CHECKING = False
@@ -68,7 +68,7 @@ def _export(obj: Any, handle: int) -> bytes:
 def _reference(handle: int) -> bytes:
     ref = ctypes.create_string_buffer(_abi.REF_SIZE)
     _errors.check(pylib().pp_ref_export(handle, ref))
-    return ref.raw
+    return reduction.exported(ref.raw)
 
 
 def _import(ref: bytes, kind: int) -> int:
