@@ -38,7 +38,7 @@ CFLAGS ?= -O3 -g
 FRONT_FLAGS := -std=gnu11 -fPIC -fvisibility=hidden -Wall -Wextra -Iinclude -pthread
 FRONT_LINK := -shared -Wl,-soname,libpolyproc.so -Wl,-z,nodelete -Wl,--version-script=capi/front/polyproc.map -Wl,--build-id -Wl,-z,defs \
 	-pthread -ldl
-ENGINE_LINK := -Wl,--version-script=$(CURDIR)/capi/engine.map -Wl,-soname,libpolyproc-engine.so
+ENGINE_LINK := -Wl,--wrap=pthread_create -Wl,--version-script=$(CURDIR)/capi/engine.map -Wl,-soname,libpolyproc-engine.so
 
 FRONT_SOURCES := $(wildcard capi/front/*.c)
 FRONT_HEADERS := $(wildcard capi/front/*.h include/*.h)

@@ -51,6 +51,36 @@ def late_by_another(conn):
     conn.recv().send("late")
 
 
+class SigEvent(ctypes.Structure):
+    """struct sigevent of glibc, for SIGEV_THREAD."""
+
+    _fields_ = [
+        ("value", ctypes.c_void_p),
+        ("signo", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("function", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("pad", ctypes.c_char * 32),
+    ]
+
+
+def call_late_by_a_native_thread(function):
+    """Have a thread of the C library, of which Python does not know until then, call the function later."""
+    try:
+        create = ctypes.CDLL(None).timer_create
+    except AttributeError:
+        create = ctypes.CDLL("librt.so.1").timer_create
+    event = SigEvent(notify=2, function=ctypes.cast(function, ctypes.c_void_p).value)
+    timer = ctypes.c_void_p()
+    assert create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)) == 0
+    when = (ctypes.c_long * 4)(0, 0, int(LATE), 0)  # struct itimerspec
+    try:
+        start = ctypes.CDLL(None).timer_settime
+    except AttributeError:
+        start = ctypes.CDLL("librt.so.1").timer_settime
+    assert start(timer, 0, when, None) == 0
+
+
 def main(case):
     reader, writer = ctx.Pipe(duplex=False)
     process = ctx.Process(target=read, args=(reader,))
@@ -95,6 +125,11 @@ def main(case):
         other = polyproc.get_context("spawn").Process(target=late_by_another, args=(two,))
         other.start()
         one.send(writer)
+    if case == "native thread":
+        send = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda value: writer.send("late"))
+        call_late_by_a_native_thread(send)
+    if case == "after a pool":  # its engine's threads are the library's own
+        polyproc.get_context("spawn").Pool(1).terminate()
     if case in ("sleep", "hidden"):
         time.sleep(LATE)
         writer.send("late")

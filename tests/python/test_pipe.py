@@ -385,6 +385,8 @@ DESERTED = {
     "raw fork": "late True",
     "on its way": "late True",
     "sleep": "late True",
+    "native thread": "late True",
+    "after a pool": "EOF False",
 }
 if os.geteuid() == 0:  # who else may mount /proc so that it hides processes
     DESERTED["hidden"] = "late True"

@@ -3,7 +3,8 @@
 In the standard library a receiver waits for ever if somebody still holds the other end, be it the receiver itself, or a parent that has
 forgotten to close it and waits for the receiver's end. Here a receiver that has waited for a while looks for a proof that nobody can send
 (pp_pipe_deserted). What the library cannot know, and what this module tells it (pp_waiting), is that all Python threads of a process
-wait: each in a join() without a limit of time, or in recv(); and that no signal handler will run that could do something else.
+wait: each in a join() without a limit of time, or in recv(); that there is no other thread, of a native library, which could call
+Python at any time; and that no signal handler will run that could do something else.
 """
 
 from __future__ import annotations
@@ -62,11 +63,33 @@ def _handled() -> bool:
     return False
 
 
+# What threads of the library that never send anything are called.
+_OWN_THREADS = (b"pp-watch\n", b"pp-engine\n")
+
+
+def _only_these(waiting: int) -> bool:
+    """Whether the process has no threads but so many that wait, and the library's own.
+
+    A thread of a native library has no thread state until it calls Python, and may do so at any time.
+    """
+    others = -waiting
+    try:
+        for task in os.listdir("/proc/self/task"):
+            try:
+                with open(f"/proc/self/task/{task}/comm", "rb", buffering=0) as file:
+                    others += file.read(32) not in _OWN_THREADS
+            except FileNotFoundError:  # it has ended meanwhile
+                pass
+    except OSError:
+        return False
+    return others <= 0
+
+
 def tell() -> bool:
     """Tell the family what this process waits for, if every thread does; returns whether it does."""
     global _told
     waits = set(_waiting.values())
-    if len(_waiting) == _thread_states() and len(waits) <= 6 and not _handled():
+    if len(_waiting) == _thread_states() and len(waits) <= 6 and not _handled() and _only_these(len(_waiting)):
         array = (_abi.Wait * len(waits))()
         for wait, (end, pid) in zip(array, waits):
             wait.end, wait.pid = end, pid
