@@ -404,8 +404,9 @@ PP_API int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out);
 
 /* pp_pool_map runs fn for each of the n elements of the array in (in_size bytes each) and stores its results in the array
  * out (out_size bytes each; may be NULL and 0), like a parallel for loop. fn gets element i, room for element i, and ctx.
- * chunk elements go to a worker at a time (0: the pool adapts). Each element has its own outcome, and an element that kills its
- * worker costs no other. outcomes_out, if not NULL, has n entries, all of which are filled in whatever the call returns.
+ * chunk elements go to a worker together (0 or 1: the pool adapts); what has not begun can still go to another worker. Each element
+ * has its own outcome, and an element that kills its worker costs no other. outcomes_out, if not NULL, has n entries, all of which
+ * are filled in whatever the call returns.
  * pp_pool_map waits until all elements are done. It writes out[i] if element i is PP_OK or PP_ERR_TASK, outcomes_out[i].size bytes.
  * Returns PP_OK: every element is PP_OK
  *         the status of the first element that is not PP_OK; pp_last_error says which and why

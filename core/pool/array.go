@@ -34,7 +34,7 @@ func (a *Array) outStride() int { return (a.OutSize + 7) &^ 7 }
 // spanMax is how many elements one record can hold.
 func (a *Array) spanMax() uint64 {
 	each := max(a.inStride(), sizeSpanOut+a.outStride())
-	if !a.Spans || a.Chunk == 1 || a.InSize > spanBytes || a.OutSize > spanBytes {
+	if !a.Spans || a.InSize > spanBytes || a.OutSize > spanBytes {
 		return 1
 	}
 	return uint64(min((spanBytes-sizeSpan)/each, spanMost))

@@ -55,6 +55,7 @@ type entry struct {
 	number  uint64
 	head    *taskHead
 	block   *shm.Block
+	end     uint64 // of its record in the ring
 	n       uint32 // tasks from i on: 1, but of a span, from which tasks were taken back perhaps
 	count   uint32 // of a span: how many it had at first; else 0
 	revoked bool
@@ -128,7 +129,7 @@ func (ln *lane) stage(j *job, i uint64, many uint32, block *shm.Block) (ok bool,
 		}
 		ln.p.blocks++
 	}
-	buf, _, ok := ln.tasks.Stage(kindTask, flags, body)
+	buf, end, ok := ln.tasks.Stage(kindTask, flags, body)
 	if !ok {
 		if fresh {
 			ln.p.freeBlock(block)
@@ -156,7 +157,7 @@ func (ln *lane) stage(j *job, i uint64, many uint32, block *shm.Block) (ok bool,
 	if j.ctx != nil {
 		h.ctxOff, h.ctxSize = uint64(j.ctx.Off), j.ctxSize
 	}
-	ln.pending.push(entry{job: j, i: i, number: ln.number, head: h, block: block, n: many, count: count})
+	ln.pending.push(entry{job: j, i: i, number: ln.number, head: h, block: block, end: end, n: many, count: count})
 	ln.waiting += int(many)
 	ln.assigned += int(many)
 	ln.markDirty()
@@ -179,7 +180,7 @@ func (ln *lane) publish() {
 
 // revoke takes a task back that the worker has not started. The block with its bytes, if any, is the caller's then.
 func (ln *lane) revoke(e *entry) (*shm.Block, bool) {
-	if !e.head.state.CompareAndSwap(taskReady, taskRevoked) {
+	if ln.gone(e) || !e.head.state.CompareAndSwap(taskReady, taskRevoked) {
 		return nil, false
 	}
 	block := e.block
@@ -190,6 +191,10 @@ func (ln *lane) revoke(e *entry) (*shm.Block, bool) {
 	return block, true
 }
 
+// gone reports whether the worker has given the record of an entry back: it has done the task, though its result was not read yet, and
+// another record may lie there.
+func (ln *lane) gone(e *entry) bool { return ln.tasks.Head() >= e.end }
+
 // span returns the shared words of an entry that is a span.
 func (e *entry) span() *span {
 	return (*span)(unsafe.Add(unsafe.Pointer(e.head), sizeTaskHead))
@@ -197,7 +202,7 @@ func (e *entry) span() *span {
 
 // cut takes the tasks back that have not begun of a span that has: n from i on.
 func (ln *lane) cut(e *entry) (i uint64, n uint32) {
-	if e.count == 0 {
+	if e.count == 0 || ln.gone(e) {
 		return 0, 0
 	}
 	s := e.span()

@@ -310,7 +310,7 @@ func (p *Pool) state() State {
 			s.Alive++
 		}
 		for i := range ln.pending.len() {
-			if e := ln.pending.at(i); !e.revoked && e.head.state.Load() == taskTaken {
+			if e := ln.pending.at(i); !e.revoked && !ln.gone(e) && e.head.state.Load() == taskTaken {
 				s.Running++
 			}
 		}

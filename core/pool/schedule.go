@@ -134,14 +134,21 @@ func (p *Pool) give(ln *lane) (more, room bool) {
 			p.completeAll(a.job, a.i, a.n, &Result{Outcome: Cancelled})
 			return true, true
 		}
-		ok, err := ln.stage(a.job, a.i, a.n, a.block)
+		n := a.n
+		if n > 1 { // of a span that did not get on: in parts, to several lanes
+			n = max(n/uint32(2*p.opt.Workers), 1)
+		}
+		ok, err := ln.stage(a.job, a.i, n, a.block)
 		if err == errLater {
 			return false, false
 		}
 		if err != nil {
-			p.completeAll(a.job, a.i, a.n, outcomeOf(err))
+			p.completeAll(a.job, a.i, n, outcomeOf(err))
 		}
-		if ok || err != nil {
+		if (ok || err != nil) && n < a.n {
+			p.retry[0].i += uint64(n)
+			p.retry[0].n -= n
+		} else if ok || err != nil {
 			p.retry[0] = again{}
 			p.retry = p.retry[1:]
 		}
@@ -196,7 +203,7 @@ func (p *Pool) spanOf(j *job) uint64 {
 	if j.spanMax < 2 || p.opt.MaxTasks > 0 {
 		return 1
 	}
-	if j.chunk > 0 {
+	if j.chunk > 1 {
 		return min(j.chunk, j.spanMax)
 	}
 	if p.meanNS == 0 {

@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -101,5 +102,53 @@ func TestHostileSpan(t *testing.T) {
 			require.Equal(t, test.rest, count[resultOpen])
 			require.EqualValues(t, test.rest, rest.n)
 		})
+	}
+}
+
+// A task that the worker has done, and whose record another task overwrote before its result was read, cannot be taken back: the other
+// would be lost, and the task would run again.
+func TestRevokeOverwritten(t *testing.T) {
+	for _, spans := range []bool{false, true} {
+		p := bare(t, 1)
+		ln, err := p.laneAt(0)
+		require.NoError(t, err)
+		ln.state, ln.ready, ln.proc = laneStateReady, true, &start.Process{}
+		a := &Array{In: make([]byte, 4*8000), InSize: 8000, N: 4, Spans: spans}
+		j := &job{work: a, n: 4, next: 4, open: 4}
+		p.open += 4
+		many := uint32(1)
+		if spans {
+			a.In, a.InSize, a.N, many = make([]byte, 4*1000*16), 16, 4000, 1000
+			j.n, j.next, j.open = 4000, 4000, 4000
+			p.open += 3996
+		}
+		for i := uint64(0); ; i += uint64(many) {
+			ok, err := ln.stage(j, i%(4*uint64(many)), many, nil)
+			require.NoError(t, err)
+			if !ok {
+				break
+			}
+		}
+		p.feed()
+		first := *ln.pending.at(0)
+		require.True(t, first.head.state.CompareAndSwap(taskReady, taskTaken))
+		if spans {
+			first.span().claim.Add(1000)
+		}
+		atomic.StoreUint64(&ln.head.taskHead, first.end)
+		for ok := true; ok; { // into the room that the worker gave back
+			ok, err = ln.stage(j, 0, many, nil)
+			require.NoError(t, err)
+		}
+		p.feed()
+		last := ln.pending.at(ln.pending.len() - 1)
+		_, ok := ln.revoke(ln.pending.at(0))
+		require.False(t, ok)
+		_, n := ln.cut(ln.pending.at(0))
+		require.Zero(t, n)
+		require.EqualValues(t, taskReady, last.head.state.Load())
+		if spans {
+			require.Equal(t, uint64(1000)<<32, last.span().claim.Load())
+		}
 	}
 }

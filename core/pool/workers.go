@@ -139,6 +139,10 @@ func (p *Pool) onExit(ln *lane, status start.Status) {
 		ln.pending.pop()
 		switch {
 		case e.revoked:
+		case ln.gone(&e): // done, but the result cannot be read
+			p.freeBlock(e.block)
+			p.completeAll(e.job, e.i, e.n, lost)
+			lostTasks = true
 		case e.head.state.Load() == taskTaken && e.count > 0:
 			which, rest := ln.rescueSpan(&e)
 			if which >= 0 {
