@@ -893,13 +893,34 @@ def test_a_thread_that_cannot_be_started(make_ours, monkeypatch):
         pool.join()
 
 
+@pytest.mark.parametrize("ways", [("forth", "back"), (None, None)])
+@pytest.mark.parametrize("method", polyproc.get_all_start_methods())
+def test_subclass_with_queues_and_reducers_of_its_own(method, ways):
+    class Pool(polyproc.pool.Pool):
+        def _setup_queues(self):
+            self._inqueue = tasks.ReducingQueue(self._ctx, ways[0])
+            self._outqueue = tasks.ReducingQueue(self._ctx, ways[1])
+            self._quick_put = self._inqueue._send
+
+    wanted = "here forth there back" if ways[0] else "here there"
+    with Pool(2, context=polyproc.get_context(method)) as pool:
+        assert pool.apply(tasks.add_there, (tasks.Marked("here"),)).text == wanted
+        for call in (pool.map, pool.imap, lambda *args: pool.map(*args, chunksize=1)):
+            assert [it.text for it in call(tasks.add_there, [tasks.Marked("here")] * 5)] == [wanted] * 5
+        with pytest.raises(LookupError):
+            pool.apply(tasks.add_there, (3,))
+        with pytest.raises(Exception, match="[Pp]ickle"):
+            pool.apply(tasks.add_there, (lambda: 0,))
+        assert pool.apply_async(tasks.square, (3,)).get(30) == 9
+
+
 def test_progress_of_a_map(make):
     """What progress displays read, though it is not documented."""
     with make(1) as pool:
         result = pool.map_async(tasks.square, range(40), chunksize=10)
         deadline = time.monotonic() + 30
-        while result._number_left:
-            assert 0 < result._number_left <= 4
+        while left := result._number_left:
+            assert 0 < left <= 4
             assert time.monotonic() < deadline
             time.sleep(0.001)
         assert result.get() == [x * x for x in range(40)]

@@ -674,8 +674,9 @@ GREEN = """
 def test_greenlets_are_not_blocked(tmp_path, library, method):
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"no {library}")
-    # (The fork server is asked by sockets, which gevent makes its own for each thread: that is slow at best.)
-    kill = "pass" if method == "forkserver" else "pool._pool[0].kill()"
+    if (library, method) == ("gevent", "forkserver"):
+        pytest.skip("the fork server imports the main module, and gevent with it: its children hang at times")
+    kill = "pool._pool[0].kill()"
     if library == "gevent":
         patch = "from gevent import monkey; monkey.patch_all()"
     else:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import get_ident
 
 try:
     # The C half of pickle, without the Python half, which costs a process milliseconds.
@@ -184,7 +185,7 @@ def main() -> None:
         _leave()
 
 
-def _work(lib: Any, worker: Any) -> None:
+def _work(lib: Any, worker: Any, sender: Sender | None = None) -> None:
     """Say that the worker is ready, and serve."""
     from ctypes import addressof, c_char, c_uint64
 
@@ -193,7 +194,50 @@ def _work(lib: Any, worker: Any) -> None:
     lib.pp_worker_ready(0, None, 0)
     task = (c_uint64 * 4)()
     ring = memoryview((c_char * worker.ring_size).from_address(worker.ring)).cast("B")
-    _serve(lib, pylib(), memoryview(task).cast("B").cast("Q"), addressof(task), ring, worker.ring)
+    _serve(lib, pylib(), memoryview(task).cast("B").cast("Q"), addressof(task), ring, worker.ring, sender)
+
+
+class Sender:
+    """Pickles as a queue of the program's own does: what its ``put`` would write is caught.
+
+    Args:
+        queue: it writes by its attribute ``_writer``, as queues of multiprocessing do.
+        put: sends one object; None: the queue's own.
+    """
+
+    def __init__(self, queue: Any, put: Callable[[Any], object] | None = None) -> None:
+        self.queue = queue
+        writer = queue._writer
+        queue._writer = caught = _Caught(writer)
+        put = put or getattr(queue, "_send", None) or queue.put
+        # It may be the method of the connection itself.
+        self.put: Any = caught.send if getattr(put, "__self__", None) is writer else put
+
+    def __call__(self, obj: object) -> bytes:
+        caught = self.queue._writer.messages
+        self.put(obj)
+        message: bytes = caught[get_ident()].pop()
+        return message
+
+
+class _Caught:
+    """In the place of a connection that a queue writes to. Each thread gets its own messages."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.messages: dict[int, list[bytes]] = {}
+
+    def send_bytes(self, data: bytes) -> None:
+        self.messages.setdefault(get_ident(), []).append(bytes(data))
+
+    def send(self, obj: object) -> None:
+        self.send_bytes(dumps(obj))
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def __reduce__(self) -> Any:
+        return _Caught, (None,)
 
 
 class Memory:
@@ -219,6 +263,7 @@ def serve_vacancy(
     parent_pid: int,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
+    outqueue: Any = None,
 ) -> None:
     """The target of a worker process that this package has forked, or had forked: see _hosted.py."""
     from ctypes import addressof
@@ -247,7 +292,7 @@ def serve_vacancy(
             message = describe(e, _own_frames_off(e.__traceback__))
             lib.pp_worker_ready(INIT, message, len(message))
             return
-    _work(lib, worker)
+    _work(lib, worker, None if outqueue is None else Sender(outqueue))
 
 
 def _size_of(structure: Any) -> int:
@@ -307,7 +352,15 @@ def _prepare(init: memoryview, lane: int) -> None:
         initializer(*initargs)
 
 
-def _serve(lib: Any, pylib: Any, task: memoryview, task_at: int, ring: memoryview, ring_at: int) -> None:
+def _serve(
+    lib: Any,
+    pylib: Any,
+    task: memoryview,
+    task_at: int,
+    ring: memoryview,
+    ring_at: int,
+    sender: Sender | None,
+) -> None:
     """Take tasks and give results until the pool says that there are no more."""
     from ctypes import c_char
     from itertools import starmap
@@ -320,8 +373,9 @@ def _serve(lib: Any, pylib: Any, task: memoryview, task_at: int, ring: memoryvie
     heads = ring.cast("Q")
     ring_size = len(ring)
     functions: dict[int, tuple[int, int, Callable[..., Any]]] = {}  # by head: kind, where the argument begins, function
-    plain = PLAIN
+    plain: frozenset[type] = PLAIN if sender is None else frozenset()
     encode = _dumps
+    pickle: Callable[[object], bytes] = sender or dumps
     arg: Any
     result: Any
     status = TIMEOUT
@@ -373,7 +427,7 @@ def _serve(lib: Any, pylib: Any, task: memoryview, task_at: int, ring: memoryvie
                 data = encode(result, 5)
             else:
                 try:
-                    data = dumps(result)
+                    data = pickle(result)
                 except Exception as e:
                     code = UNPICKLABLE
                     data = encode((safe_repr(e), safe_repr(result)), 5)

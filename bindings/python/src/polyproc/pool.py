@@ -19,7 +19,7 @@ Differences from the standard library:
   it once the iterator is dropped;
 * a pool that is terminated ends what waits for it with :class:`~polyproc.ProcessError`, instead of letting it wait for ever;
 * a worker ignores SIGINT, so that Ctrl-C is the parent's alone to handle; ``os.kill(worker, SIGTERM)`` ends one;
-* default chunks of map are smaller, so that the work spreads better.
+* default chunks of a map of many items are smaller, so that the work spreads better.
 """
 
 from __future__ import annotations
@@ -1150,6 +1150,7 @@ class _ProcessCore(_Core):
         handle = c_uint64()
         _errors.check(self.library.pp_pool_open(byref(options), byref(handle)))
         self.handle: int = handle.value
+        self.sender: _worker.Sender | None = None  # what pickles tasks, if the pool's class does it by itself
         self.workers: Any = None  # what starts them, if the engine does not
         self.known: dict[int, Any] = {}  # process objects of those that the engine has started, by process id
         self.names: Iterator[str] = iter(())  # theirs
@@ -1168,6 +1169,9 @@ class _ProcessCore(_Core):
     # -- to the workers
 
     def submit(self, job: Any, kind: int, func: Func, args: list[Any], first: int) -> None:
+        if self.sender is not None:
+            self.submit_by(self.sender, job, kind, func, args, first)
+            return
         try:
             prefix = self.prefix(func, kind)
         except Exception as e:
@@ -1196,6 +1200,19 @@ class _ProcessCore(_Core):
                 self.send(job, data, [len(data)], first)
                 return
         self.submit_any(job, prefix, args, first)
+
+    def submit_by(
+        self, sender: _worker.Sender, job: Any, kind: int, func: Func, args: list[Any], first: int
+    ) -> None:
+        """Have the tasks pickled by a queue of the program's own."""
+        prefix = (kind | _worker.BOUND).to_bytes(8, "little")
+        for i, each in enumerate(args, first):
+            try:
+                data = prefix + sender((func, each))
+            except Exception as e:
+                self.refuse(job, (i,), e)
+            else:
+                self.send(job, data, [len(data)], i)
 
     def submit_any(self, job: Any, prefix: bytes, args: list[Any], first: int) -> None:
         """Pickle one behind the other what may be large, or have reducers, or no pickle, and hand it over in pieces of about 1 MiB."""
@@ -1642,6 +1659,7 @@ class Pool:
     _state = INIT
     _core: Any
     _limit: float = 1024  # PP__MAX_LANES
+    _inqueue: Any = None
 
     def __init__(
         self,
@@ -1668,7 +1686,14 @@ class Pool:
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = tuple(initargs)
+        self._outqueue: Any = None
+        sender = None
+        if type(self)._setup_queues is not Pool._setup_queues:
+            # The class has queues of its own, with reducers of its own: joblib's pool, for one.
+            self._setup_queues()
+            sender = _worker.Sender(self._inqueue, getattr(self, "_quick_put", None))
         self._core = self._open()
+        self._core.sender = sender
         self._terminate = util.Finalize(self, _Core.terminate, args=(self._core,), exitpriority=15)
         self._state = RUN
 
@@ -1679,7 +1704,11 @@ class Pool:
         current = process.current_process()
         assert not current._config.get("daemon"), "daemonic processes are not allowed to have children"
         method = self._ctx.get_start_method()
-        own = type(self).Process is Pool.Process and self._ctx.Process is context.SpawnProcess
+        own = (
+            type(self).Process is Pool.Process
+            and self._ctx.Process is context.SpawnProcess
+            and self._outqueue is None
+        )
         if method in ("fork", "forkserver") or not own:
             return self._open_hosted()
         first = next(process._process_counter)
@@ -1721,13 +1750,17 @@ class Pool:
         options.flags = POOL_HOST_STARTS
         core = _ProcessCore(options)
         make: Any = self.Process  # of a static method it is the function, which does not hold the pool
-        core.workers = Workers(core, make, self._ctx, (self._initializer, self._initargs))
+        core.workers = Workers(core, make, self._ctx, (self._initializer, self._initargs, self._outqueue))
         try:
             core.workers.start(self._processes)
         except BaseException:
             core.terminate()
             raise
         return core
+
+    def _setup_queues(self) -> None:
+        """A subclass may define it to set _inqueue and _outqueue, and _quick_put: tasks are pickled by ``_quick_put(task)``, or
+        ``_inqueue.put(task)``, and results by ``_outqueue.put(result)`` in a worker. The bytes go the way of all others."""
 
     @staticmethod
     def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
@@ -1989,13 +2022,18 @@ def _check_chunksize(chunksize: int) -> None:
         raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
 
 
+_FEW = 16384
+
+
 def _plan(n: int, workers: int) -> list[int]:
     """Where the chunks of a map begin, and where the last ends.
 
-    A chunk costs a few microseconds, so there may be many, and the workers end at about the same time: four for each worker, and sixteen
-    for each that has a CPU to itself.
+    Four for each worker, as in the standard library. Of many items there are sixteen for each worker that has a CPU to itself, so that
+    the workers end at about the same time: a chunk costs a few microseconds, which counts only where items are few.
     """
-    chunks = max(4 * workers, 16 * min(workers, _cpus()))
+    chunks = 4 * workers
+    if n > _FEW:
+        chunks = max(chunks, 16 * min(workers, _cpus()))
     size = max(-(-n // chunks), 1)
     return [*range(0, n, size), n]
 
