@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import weakref
 
 import pytest
@@ -447,3 +448,54 @@ def test_spawnv_passfds(any_util):
         return  # the standard library's function does not tell
     with pytest.raises(OSError):
         os.waitpid(any_util.spawnv_passfds(b"/nonexistent", [b"x"], []), 0)
+
+
+PRIVILEGED = """
+import sys
+
+sys.path.insert(0, sys.argv[1])
+import polyproc
+from polyproc import _lib
+
+
+def square(x):
+    return x * x
+
+
+def child(queue):
+    queue.put(_lib.privileged())
+
+
+if __name__ == "__main__":
+    if not _lib.privileged():
+        sys.exit(77)
+    for method in ("fork", "spawn", "forkserver"):
+        ctx = polyproc.get_context(method)
+        queue = ctx.Queue()
+        process = ctx.Process(target=child, args=(queue,))
+        process.start()
+        assert queue.get(timeout=30) is True
+        process.join()
+        with ctx.Pool(2) as pool:
+            assert pool.map(square, range(5)) == [0, 1, 4, 9, 16]
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setcap") is None, reason="only root gives capabilities to a file")
+def test_an_interpreter_with_file_capabilities():
+    """Its workers believe their command line, as the library under it believes no environment."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        interpreter, program = os.path.join(directory, "python"), os.path.join(directory, "program.py")
+        shutil.copy(os.path.realpath(sys.executable), interpreter)
+        subprocess.run(["setcap", "cap_dac_read_search+ep", interpreter], check=True)
+        with open(program, "w") as f:
+            f.write(PRIVILEGED)
+        source = os.path.dirname(os.path.dirname(os.path.abspath(polyproc.__file__)))
+        run = subprocess.run(
+            [interpreter, program, source], user=65534, group=65534, extra_groups=[], timeout=120, stderr=subprocess.PIPE,
+            env={"PYTHONHOME": f"{sys.base_prefix}:{sys.base_exec_prefix}", "PATH": os.environ["PATH"]}, cwd="/",
+        )  # fmt: skip
+        if run.returncode == 77:
+            pytest.skip("no capabilities from files on this file system")
+        assert run.returncode == 0, run.stderr

@@ -728,6 +728,39 @@ os._exit(code)
     assert code == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take /proc away")
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_without_proc(method, tmp_path):
+    """As in a bare chroot: what the standard library does there works here."""
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import ctypes, os, polyproc
+ctx = polyproc.get_context({method!r})
+def child(lock, queue):
+    with lock:
+        queue.put(os.path.exists("/proc/self"))
+if __name__ == "__main__":
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x20000) or libc.mount(None, b"/", None, 0x44000, None) or libc.mount(b"none", b"/proc", b"tmpfs", 0, None):
+        os._exit(77)
+    try:
+        lock, queue = ctx.Lock(), ctx.Queue()
+    except NotImplementedError:  # before Linux 6.11
+        os._exit(77)
+    process = ctx.Process(target=child, args=(lock, queue))
+    process.start()
+    assert queue.get(timeout={LIMIT}) is False
+    process.join()
+    assert process.exitcode == 0
+    with ctx.Pool(2) as pool:
+        assert pool.map(abs, [-1, 2]) == [1, 2]
+""")
+    code = subprocess.run([sys.executable, str(program)], timeout=4 * LIMIT).returncode
+    if code == 77:
+        pytest.skip("no right to mount, or a kernel that does not tell the pid namespace without /proc")
+    assert code == 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("POLYPROC_PURE_CTYPES", "") not in ("", "0"), reason="this is the run that it starts")
 def test_without_the_c_types():

@@ -30,7 +30,7 @@ def path() -> str:
     if os.path.exists(packaged):
         return packaged
     named = os.environ.get("POLYPROC_LIBRARY")
-    if named and not _privileged():
+    if named and not privileged():
         if not os.path.isabs(named):
             raise ImportError(f"POLYPROC_LIBRARY must be an absolute path, not {named!r}")
         if os.path.exists(named):
@@ -41,8 +41,10 @@ def path() -> str:
     )
 
 
-def _privileged() -> bool:
+def privileged() -> bool:
     """Whether the kernel gave the program rights that its caller lacks: then its environment is not to be believed."""
+    import ctypes
+
     try:
         getauxval = ctypes.CDLL(None).getauxval
     except AttributeError:

@@ -153,14 +153,28 @@ def main() -> None:
     """
     from ctypes import addressof, c_char
 
-    from ._abi import Worker
+    from ._abi import Vacancy, Worker
     from ._errors import INIT
     from ._lib import lib as load
+    from ._lib import privileged
 
+    # In an interpreter with file capabilities the library believes no environment. But whoever has written this command line can have
+    # any code run here.
+    told = privileged()
+    if told:
+        from . import process
+
+        process._family = os.environ.get("POLYPROC_FAMILY")
     lib = load()
     worker = Worker()
     worker.size = _size_of(worker)
-    status = lib.pp_worker_attach(addressof(worker))
+    if told:
+        fd, lane, generation, parent_pid = map(int, os.environ["POLYPROC_WORKER"].split(","))
+        vacancy = Vacancy(lane, generation, fd, parent_pid)
+        status = lib.pp_worker_attach_to(addressof(vacancy), addressof(worker))
+        os.close(fd)
+    else:
+        status = lib.pp_worker_attach(addressof(worker))
     if status:
         from ._errors import error
 

@@ -132,7 +132,15 @@ def spawn_main(*, worker: int | None = None, forkserver: int | None = None, **_k
         worker: not None: a worker of a pool.
         forkserver: the descriptor of the socket of a fork server.
         Neither: a child process.
+
+    Raises:
+        SystemExit: also in a frozen program that has more rights than its caller, who could have any code run there.
     """
+    if getattr(sys, "frozen", False):
+        from ._lib import privileged
+
+        if privileged():
+            sys.exit("polyproc: a set-uid program, or one with file capabilities, can be no child of itself")
     if worker is not None:
         from ._worker import main
 
