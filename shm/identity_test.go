@@ -190,3 +190,56 @@ func TestNotInCoreFiles(t *testing.T) {
 	flags, _, _ = strings.Cut(flags, "\n")
 	require.Contains(t, " "+flags+" ", " dd ")
 }
+
+func init() {
+	roles["privileged"] = func(*shm.Segment, []string) {
+		_, set := os.LookupEnv(shm.FamilyVar)
+		_, env, err := shm.Inherit()
+		must(err)
+		fmt.Println(shm.Privileged(), set, env[strings.LastIndexByte(env, ':')+1:])
+	}
+}
+
+// A set-uid program takes no family from the environment of its caller, which an ordinary one takes.
+func TestSetUIDProgramIgnoresEnvironment(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes such programs for others")
+	}
+	require.False(t, shm.Privileged())
+	dir, err := os.MkdirTemp("", "polyproc-setuid-")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	require.NoError(t, os.Chmod(dir, 0o755))
+	text, err := os.ReadFile("/proc/self/exe")
+	require.NoError(t, err)
+	program := dir + "/program"
+	require.NoError(t, os.WriteFile(program, text, 0o700))
+	files, env, err := shm.Inherit()
+	require.NoError(t, err)
+	inode := env[strings.LastIndexByte(env, ':')+1:]
+	told := func(mode os.FileMode, uid uint32) string {
+		require.NoError(t, os.Chmod(program, mode))
+		cmd := command("privileged", nil)
+		cmd.Path = program
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		// They become descriptors 3 and 4 there.
+		for _, fd := range files {
+			fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+			require.NoError(t, err)
+			cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(fd), "family"))
+		}
+		cmd.Env = append(cmd.Env, fmt.Sprintf("%s=3,4,%s", shm.FamilyVar, strings.SplitN(env, ",", 3)[2]))
+		p := &process{t: t, cmd: cmd, lines: make(chan string, 64)}
+		run(t, p)
+		line := p.line()
+		require.NoError(t, p.collect())
+		return line
+	}
+	require.Equal(t, "false false "+inode, told(0o755, 0))
+	got := told(0o755|os.ModeSetuid, stranger)
+	if strings.HasPrefix(got, "false") {
+		t.Skip("no set-uid programs on this file system")
+	}
+	require.True(t, strings.HasPrefix(got, "true false "), got)
+	require.NotContains(t, got, inode)
+}
