@@ -20,6 +20,8 @@ static int32_t ours(uint64_t *handle)
 {
 	const uint64_t issued = *handle >> HANDLE_BITS, now = pp__fork_depth();
 
+	if (*handle >> 63 != 0) /* see objects.c */
+		return pp__fail(PP_ERR_HANDLE, "handle %#llx is that of a queue, a lock or a pipe, and not of a pool or process", (unsigned long long)*handle);
 	if (*handle != 0 && issued < now)
 		return pp__fail(PP_ERR_FORKED, "handle %#llx belongs to a process that forked this one", (unsigned long long)*handle);
 	/* No engine: nothing was ever opened. */

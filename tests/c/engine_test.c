@@ -83,6 +83,48 @@ static void no_threads(void)
 	}
 }
 
+/* write_text writes a text to a file; false: it cannot be. */
+static int write_text(const char *path, const char *text)
+{
+	const int fd = open(path, O_WRONLY | O_CLOEXEC);
+	const int good = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return good;
+}
+
+/* The same in a control group with few processes, as containers have it. */
+static void no_threads_in_group(void)
+{
+	static const char *const roots[] = {"/sys/fs/cgroup/pids", "/sys/fs/cgroup"};
+	pp_pool_options options = PP_POOL_OPTIONS_INIT;
+	pp_pool pool;
+	char group[100], path[140], text[20];
+
+	for (size_t i = 0; i < COUNT(roots); i++) {
+		snprintf(group, sizeof group, "%s/polyproc-test-%d", roots[i], (int)getpid());
+		if (mkdir(group, 0755) != 0)
+			continue;
+		snprintf(path, sizeof path, "%s/pids.max", group);
+		snprintf(text, sizeof text, "%d", (int)getpid());
+		if (!write_text(path, "8")) {
+			rmdir(group);
+			continue;
+		}
+		snprintf(path, sizeof path, "%s/cgroup.procs", group);
+		REQUIRE(write_text(path, text));
+		REQUIRE_STATUS(pp_pool_open(&options, &pool), PP_ERR_ENGINE);
+		REQUIRE(strstr(pp_last_error(), "pids.max") != NULL);
+		snprintf(path, sizeof path, "%s/cgroup.procs", roots[i]);
+		REQUIRE(write_text(path, text));
+		REQUIRE_EQ(rmdir(group), 0);
+		REQUIRE_STATUS(pp_pool_free(open_pool(PP_START_FORK)), PP_OK);
+		return;
+	}
+	printf("skipped: no control group with pids.max can be made: ");
+}
+
 /* Threads that cannot be made later cost no more than workers that cannot be replaced: a worker needs one. */
 static void no_threads_later(void)
 {
@@ -222,6 +264,7 @@ int main(int argc, char **argv)
 {
 	static const scenario list[] = {
 		{"no_threads", no_threads, 0, 0},
+		{"no_threads_in_group", no_threads_in_group, 0, 0},
 		{"no_threads_later", no_threads_later, 0, 0},
 		{"closed_descriptors", closed_descriptors, 0, 0},
 		{"small_stack", small_stack, 0, 0},
