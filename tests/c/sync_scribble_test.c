@@ -132,6 +132,40 @@ static void use_others(uint64_t seed)
 	look_after();
 }
 
+static pp_barrier waited;
+
+static void *wait_at_barrier(void *status)
+{
+	*(int32_t *)status = pp_barrier_wait(waited, 400, NULL, NULL);
+	return NULL;
+}
+
+/* The number of cells changes, for good, while somebody waits: the waiter does not look for dead ones beyond those that there are. Behind the object lies what
+ * looks like the cell of a dead process. */
+static void use_changed(void)
+{
+	int32_t status = PP_OK;
+	pthread_t thread;
+	uint32_t joined;
+
+	REQUIRE_EQ(pp_barrier_new(2, 0, &waited), PP_OK);
+	pp__barrier *const b = memory(waited, PP__KIND_BARRIER);
+	mark_after();
+	REQUIRE(after > object);
+	REQUIRE_EQ(pthread_create(&thread, NULL, wait_at_barrier, &status), 0);
+	do
+		joined = (uint32_t)(__atomic_load_n(&b->word, __ATOMIC_SEQ_CST) >> 32) & 0xffff;
+	while (joined == 0);
+	const uint64_t generation = (uint32_t)b->word >> 2;
+	const uint32_t dead = heap->me ^ 1u << 30; /* of another generation */
+	REQUIRE(pp__gone(heap, dead));
+	for (uint64_t i = 0; i < object_size / 8; i++)
+		((uint64_t *)(void *)after)[i] = (uint64_t)dead << 32 | generation;
+	__atomic_store_n(&b->cells_count, (uint32_t)((after + object_size - (uint8_t *)(b + 1)) / 8), __ATOMIC_SEQ_CST);
+	REQUIRE_EQ(pthread_join(thread, NULL), 0);
+	REQUIRE_EQ(status, PP_ERR_TIMEOUT);
+}
+
 int main(void)
 {
 	uint64_t seed = 7;
@@ -145,7 +179,9 @@ int main(void)
 			alarm(60);
 			heap = pp__family_heap();
 			REQUIRE(heap != NULL);
-			if (i % 2 == 0)
+			if (i == 0)
+				use_changed();
+			else if (i % 2 == 0)
 				use_barrier(its);
 			else
 				use_others(its);
