@@ -100,7 +100,8 @@
  *   A handler without SA_RESTART that runs during such a call ends it with PP_ERR_INTERRUPTED. One of SIGCHLD never does, and one with
  *   SA_RESTART does not as long as all handlers of the program have the flag: the kernel does not say which of them ran. A handler
  *   that runs in the last moment (up to 50 us) before the call goes to sleep may not end it either, so a program that must notice signals at once gives its waits a limit of time, or has the handler itself wake the waiter.
- *   pp_event_set and pp_semaphore_release may be called in a handler, once the handle was made.
+ *   pp_event_set and pp_semaphore_release are async-signal-safe: a handler may call them, in any thread, with a handle that was made
+ *   before. If one fails that is a thread's first call of the library, pp_last_error() says nothing of it.
  *
  * OWNERSHIP
  *

@@ -254,6 +254,9 @@ int32_t pp__object_at(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t gene
 /* pp__pin returns the handle for the duration of a call: NULL (with a message for PP_ERR_HANDLE) if it was freed or is of another
  * kind. Each pin is followed by pp__unpin. */
 pp__handle *pp__pin(uint64_t number, uint32_t kind);
+/* pp__pin_quietly is pp__pin for a signal handler that may be its thread's first call (pp__pins_known): the use is counted in the handle, pp__drop ends it; no
+ * thread-local memory, no message. */
+pp__handle *pp__pin_quietly(uint64_t number, uint32_t kind);
 void pp__unpin(pp__handle *handle);
 
 /* pp__keep keeps a handle that is pinned beyond the call, until pp__drop, which any thread may call. */

@@ -429,6 +429,19 @@ pp__handle *pp__pin(uint64_t number, uint32_t kind)
 	return lookup(number, kind);
 }
 
+pp__handle *pp__pin_quietly(uint64_t number, uint32_t kind)
+{
+	pp__handle *const h = (number & NUMBER_MARK) != 0 ? place((uint32_t)(number & ((1u << INDEX_BITS) - 1))) : NULL;
+
+	if (h == NULL)
+		return NULL;
+	pp__keep(h);
+	if (__atomic_load_n(&h->number, __ATOMIC_SEQ_CST) == number && h->kind == kind)
+		return h;
+	pp__drop(h);
+	return NULL;
+}
+
 int32_t pp__handle_free(uint64_t number, uint32_t kind)
 {
 	if (number == 0)

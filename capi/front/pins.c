@@ -102,6 +102,11 @@ pp__pins *pp__pins_new(void)
 	return pp__pins_mine;
 }
 
+bool pp__pins_known(void)
+{
+	return has_ending && pthread_getspecific(ending) != NULL;
+}
+
 static bool unknown; /* there are threads with numbers and without places */
 
 uint32_t pp__thread_new(void)

@@ -78,6 +78,10 @@ static inline uint32_t pp__thread(void)
 /* pp__thread_ended reports that the thread of this process with this number has ended. False: it lives, or that is not known. */
 bool pp__thread_ended(uint32_t number);
 
+/* pp__pins_known reports whether this thread has a place, and so has used this library's thread-local memory. It does not touch that memory itself: where
+ * the library was loaded by dlopen(3), a thread's first access allocates it, which a signal handler must not. */
+bool pp__pins_known(void);
+
 /* pp__pins_any reports whether a call uses the handle, which is marked already. */
 bool pp__pins_any(const pp__handle *h);
 

@@ -487,18 +487,24 @@ static uint32_t value_of(uint64_t word)
 	return (uint32_t)word & PP__SYNC_VALUE_MOST;
 }
 
-/* permits returns the cells of a semaphore with PP__SYNC_RECOVER, NULL if their number cannot be. */
-static uint32_t *permits(const pp__handle *handle, uint32_t *most_out)
+/* permits_of returns the cells of a semaphore with PP__SYNC_RECOVER, NULL if their number cannot be. permits sets a message then. */
+static uint32_t *permits_of(const pp__handle *handle, uint32_t *most_out)
 {
 	pp__semaphore *const semaphore = object_of(handle);
-	const uint32_t most = most_of(LOAD(&semaphore->word));
+	const uint32_t most = *most_out = most_of(LOAD(&semaphore->word));
 
-	*most_out = most;
-	if (most == 0 || most > PP__SYNC_PERMITS_MOST || sizeof *semaphore + (uint64_t)4 * most > handle->room) {
-		corrupt(handle, "semaphore", most);
+	if (most == 0 || most > PP__SYNC_PERMITS_MOST || sizeof *semaphore + (uint64_t)4 * most > handle->room)
 		return NULL;
-	}
 	return (uint32_t *)(void *)(semaphore + 1);
+}
+
+static uint32_t *permits(const pp__handle *handle, uint32_t *most_out)
+{
+	uint32_t *const cells = permits_of(handle, most_out);
+
+	if (cells == NULL)
+		corrupt(handle, "semaphore", *most_out);
+	return cells;
 }
 
 static void ring(pp__semaphore *semaphore)
@@ -661,14 +667,15 @@ static int32_t too_many(void)
 	return pp__fail(PP_ERR_STATE, "semaphore or lock released too many times");
 }
 
-int32_t pp__semaphore_give(pp__handle *handle)
+/* semaphore_give sets no message: PP_OK, PP_ERR_STATE, PP_ERR_CORRUPT. It runs in signal handlers. */
+static int32_t semaphore_give(pp__handle *handle)
 {
 	pp__semaphore *const semaphore = object_of(handle);
 
 	if ((semaphore->object.flags & PP__SYNC_RECOVER) != 0) {
-		const uint32_t me = pp__join(handle->heap);
+		const uint32_t me = handle->heap->me; /* 0: it holds none */
 		uint32_t most;
-		uint32_t *const cells = permits(handle, &most);
+		uint32_t *const cells = permits_of(handle, &most);
 		if (cells == NULL)
 			return PP_ERR_CORRUPT;
 		for (int others = 0; others < 2; others++) {
@@ -682,12 +689,12 @@ int32_t pp__semaphore_give(pp__handle *handle)
 				}
 			}
 		}
-		return too_many();
+		return PP_ERR_STATE;
 	}
 	for (;;) {
 		const uint64_t v = LOAD(&semaphore->word);
 		if (value_of(v) >= most_of(v))
-			return value_of(v) > most_of(v) ? corrupt(handle, "semaphore", v) : too_many();
+			return value_of(v) > most_of(v) ? PP_ERR_CORRUPT : PP_ERR_STATE;
 		if (!CAS(&semaphore->word, v, v + 1))
 			continue;
 		PP__POINT(semaphore_given);
@@ -695,6 +702,15 @@ int32_t pp__semaphore_give(pp__handle *handle)
 			CAS(&semaphore->word, v + 1, (v + 1) & ~SLEEPERS);
 		return PP_OK;
 	}
+}
+
+int32_t pp__semaphore_give(pp__handle *handle)
+{
+	const int32_t status = semaphore_give(handle);
+
+	if (status == PP_ERR_CORRUPT)
+		return corrupt(handle, "semaphore", LOAD(&((pp__semaphore *)object_of(handle))->word));
+	return status == PP_ERR_STATE ? too_many() : status;
 }
 
 int32_t pp__semaphore_count(const pp__handle *handle, uint32_t *value_out)
@@ -1420,8 +1436,22 @@ int32_t pp_semaphore_acquire(pp_semaphore semaphore, int64_t timeout_ms)
 	WAITS(semaphore, PP__KIND_SEMAPHORE, pp__semaphore_take(handle, deadline));
 }
 
+/* QUIETLY is PINNED for a function that signal handlers may call, if that is the first call of its thread: there is no message then. */
+#define QUIETLY(number, kind, call)                                  \
+	do {                                                             \
+		if (!pp__pins_known()) {                                     \
+			pp__handle *const handle = pp__pin_quietly(number, kind); \
+			if (handle == NULL)                                      \
+				return PP_ERR_HANDLE;                                \
+			const int32_t pp__status = (call);                       \
+			pp__drop(handle);                                        \
+			return pp__status;                                       \
+		}                                                            \
+	} while (0)
+
 int32_t pp_semaphore_release(pp_semaphore semaphore)
 {
+	QUIETLY(semaphore, PP__KIND_SEMAPHORE, semaphore_give(handle));
 	PINNED(semaphore, PP__KIND_SEMAPHORE, pp__semaphore_give(handle));
 }
 
@@ -1590,6 +1620,7 @@ static int32_t clear(pp__handle *handle)
 
 int32_t pp_event_set(pp_event event)
 {
+	QUIETLY(event, PP__KIND_EVENT, set(handle));
 	PINNED(event, PP__KIND_EVENT, set(handle));
 }
 
