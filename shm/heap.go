@@ -33,6 +33,9 @@ type Heap struct {
 	id      uint64
 	slabs   uint32 // how many are mapped
 
+	opened     atomic.Uint64 // blocks before this offset may be touched: see capi/front/heap.h
+	refsOpened atomic.Uint32 // and cells before this one
+
 	users  atomic.Int64 // objects of this process, and 1 until Close
 	closed atomic.Bool
 	me     atomic.Uint32
@@ -141,7 +144,13 @@ func attachHeap(fd int, named bool) (*Heap, error) {
 	h.base = addressOf(h.mem)
 	h.head = (*heapHead)(h.base)
 	h.slabs = uint32(len(h.mem) / slabSize)
-	if err = h.initialize(size); err == nil && named {
+	h.opened.Store(slabFirst * slabSize)
+	h.refsOpened.Store(storageStep / 8)
+	err = errors.Join(h.open(0, slabsOff+storageStep), h.open(refsOff, storageStep))
+	if err == nil {
+		err = h.initialize(size)
+	}
+	if err == nil && named {
 		err = wrap("open a named heap", h.openNamed())
 	}
 	if err == nil {
@@ -227,7 +236,7 @@ func (h *Heap) Mapped() uint64 { return uint64(len(h.mem)) }
 
 // At returns size bytes at off, for an offset that was read from shared memory: false if they do not lie in the blocks.
 func (h *Heap) At(off, size uint64) ([]byte, bool) {
-	if off < slabFirst*slabSize || off > uint64(len(h.mem)) || size > uint64(len(h.mem))-off {
+	if !h.within(off, size) {
 		return nil, false
 	}
 	return h.mem[off : off+size : off+size], true
@@ -235,10 +244,24 @@ func (h *Heap) At(off, size uint64) ([]byte, bool) {
 
 // Within is the address of size bytes at off, nil if they do not lie in the blocks, or off is not a multiple of 8.
 func (h *Heap) Within(off, size uint64) unsafe.Pointer {
-	if off < slabFirst*slabSize || off > uint64(len(h.mem)) || size > uint64(len(h.mem))-off || off%8 != 0 {
+	if off%8 != 0 || !h.within(off, size) {
 		return nil
 	}
 	return unsafe.Add(h.base, off)
+}
+
+func (h *Heap) within(off, size uint64) bool {
+	end := h.opened.Load()
+	if off > end || size > end-off {
+		end = uint64(h.top()) << slabShift
+	}
+	return off >= slabFirst*slabSize && off <= end && size <= end-off
+}
+
+// open lets this process touch a range of the mapping.
+func (h *Heap) open(off, size uint64) error {
+	from := off / uint64(pageSize) * uint64(pageSize)
+	return wrap("open a part of the heap", openRange(h.mem[from:off+size]))
 }
 
 // Me returns who this process is among the members, 0 before Join.

@@ -19,6 +19,7 @@ const (
 	blockMost    = 16 << 30
 	prefaultMost = 16 << 20
 	tableStep    = storageStep / sizeSlab
+	openStep     = 8 // slabs that are opened together
 	evictLooks   = 64
 	freeMost     = 1024 // free blocks of a class that are known by heart
 	adoptPause   = 200 * time.Millisecond
@@ -187,8 +188,38 @@ func (h *Heap) slabCAS(i uint32, from, to uint64) bool {
 	return atomic.CompareAndSwapUint64(&h.slab(i).word, from, to)
 }
 
-// top: slabs below this one may have been used.
-func (h *Heap) top() uint32 { return min(max(atomic.LoadUint32(&h.head.slabTop), slabFirst), h.slabs) }
+// top: slabs below this one may have been used, and may be touched.
+func (h *Heap) top() uint32 {
+	top := min(max(atomic.LoadUint32(&h.head.slabTop), slabFirst), h.slabs)
+	if h.opened.Load() < uint64(top)<<slabShift && h.openSlabs(top) != nil {
+		return uint32(h.opened.Load() >> slabShift)
+	}
+	return top
+}
+
+// openSlabs opens the slabs before end, and their entries in the table. Goroutines may do it at the same time.
+func (h *Heap) openSlabs(end uint32) error {
+	is := h.opened.Load()
+	end = min((end+openStep-1)/openStep*openStep, h.slabs)
+	to := uint64(end) << slabShift
+	if to <= is {
+		return nil
+	}
+	// The table in larger steps: most often this is open already.
+	table, tableEnd := (is>>slabShift+tableStep-1)/tableStep, (uint64(end)+tableStep-1)/tableStep
+	if tableEnd > table {
+		if err := h.open(slabsOff+table*storageStep, (tableEnd-table)*storageStep); err != nil {
+			return err
+		}
+	}
+	if err := h.open(is, to-is); err != nil {
+		return err
+	}
+	for is < to && !h.opened.CompareAndSwap(is, to) {
+		is = h.opened.Load()
+	}
+	return nil
+}
 
 func smallBlocks(class uint32) uint32 { return slabSize >> (smallShift + class) }
 
@@ -234,7 +265,7 @@ func (h *Heap) stateOf(off uint64) (state *uint32, room, word uint64) {
 	case slabRun:
 		count := countIn(word)
 		room = uint64(atomic.LoadUint32(&s.reserved)) << 12
-		if at != 0 || count == 0 || count > h.slabs-i || room > uint64(count)<<slabShift {
+		if at != 0 || count == 0 || count > h.top()-i || room > uint64(count)<<slabShift {
 			return nil, 0, 0
 		}
 		return &s.state[0], room, word
@@ -311,6 +342,9 @@ func (h *Heap) claim(n uint32) (first uint32, err error) {
 					continue search
 				}
 			}
+			if err := h.openSlabs(i + n); err != nil {
+				return 0, err
+			}
 			if err := h.ready(i + n); err != nil {
 				return 0, err
 			}
@@ -344,7 +378,7 @@ func (h *Heap) giveBack(first uint32) {
 	word := h.slabWord(first)
 	for k := countIn(word); k > 1; {
 		k--
-		if k >= h.slabs-first {
+		if k >= h.top()-first {
 			continue
 		}
 		tail := h.slabWord(first + k)
@@ -755,7 +789,7 @@ func (h *Heap) warmRun(need uint32, size uint64, p *pick) bool {
 		i := list.slabs[at]
 		word := h.slabWord(i)
 		count := countIn(word)
-		if kindIn(word) != slabRun || ownerIn(word) != h.Me() || count == 0 || count > h.slabs-i {
+		if kindIn(word) != slabRun || ownerIn(word) != h.Me() || count == 0 || count > h.top()-i {
 			list.drop(at)
 			continue
 		}

@@ -125,17 +125,18 @@ func lockFile(fd, how int) error {
 	}
 }
 
-// mapHeap maps as much as there is room for. A limit on address space is the program's too: it gets at least three quarters.
+// mapHeap maps as much as there is room for, closed: openRange opens what is used. A limit on address space is the program's too: it gets at least three quarters.
 func mapHeap(fd int, size uint64) ([]byte, error) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_AS, &limit); err == nil && limit.Cur != unix.RLIM_INFINITY {
 		size = min(size, max(limit.Cur/4, 2*heapLeast))
 	}
 	for size = size / slabSize * slabSize; ; size = max(size/2/slabSize*slabSize, heapLeast) {
-		p, err := unix.MmapPtr(fd, 0, nil, uintptr(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+		p, err := unix.MmapPtr(fd, 0, nil, uintptr(size), unix.PROT_NONE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 		if err == nil {
 			b := unsafe.Slice((*byte)(p), size)
 			_ = unix.Madvise(b, unix.MADV_DONTDUMP)
+			_ = unix.Munlock(b) // mlockall(MCL_FUTURE) would have holes filled as they are opened
 			return b, nil
 		}
 		if size == heapLeast {
@@ -143,6 +144,8 @@ func mapHeap(fd int, size uint64) ([]byte, error) {
 		}
 	}
 }
+
+func openRange(b []byte) error { return unix.Mprotect(b, unix.PROT_READ|unix.PROT_WRITE) }
 
 // createDepot makes the socket where descriptors rest that are on their way, see capi/front/family.h: connected to itself, it takes datagrams from
 // nobody else, and keeps them as long as somebody has it open.

@@ -64,7 +64,27 @@ func (h *Heap) cell(i uint32) *uint64 { return (*uint64)(unsafe.Add(h.base, refs
 
 func cellOf(owner Owner, off uint64) uint64 { return uint64(owner)<<32 | off>>7 }
 
-func (h *Heap) refsTop() uint32 { return min(atomic.LoadUint32(&h.head.refsTop), refsMost) }
+// refsTop: cells below this one may have been used, and may be touched.
+func (h *Heap) refsTop() uint32 {
+	top := min(atomic.LoadUint32(&h.head.refsTop), refsMost)
+	if h.openRefs(top) != nil {
+		return h.refsOpened.Load()
+	}
+	return top
+}
+
+func (h *Heap) openRefs(end uint32) error {
+	is := h.refsOpened.Load()
+	if end <= is {
+		return nil
+	}
+	end = (end + storageStep/8 - 1) / (storageStep / 8) * (storageStep / 8)
+	if err := h.open(refsOff+uint64(is)*8, uint64(end-is)*8); err != nil {
+		return err
+	}
+	raiseAtomic(&h.refsOpened, end)
+	return nil
+}
 
 func (h *Heap) takeBelow(from, top uint32, value uint64) uint32 {
 	for i := from; i < top; i++ {
@@ -87,7 +107,7 @@ func (h *Heap) takeCell(owner Owner, off uint64) uint32 {
 		at := max(top, 1)
 		if at >= h.refsReady.Load() { // two goroutines may do it at once
 			have := at / (storageStep / 8) * (storageStep / 8)
-			if h.reserve(refsOff+uint64(have)*8, storageStep) != nil {
+			if h.openRefs(have+storageStep/8) != nil || h.reserve(refsOff+uint64(have)*8, storageStep) != nil {
 				return 0
 			}
 			raiseAtomic(&h.refsReady, have+storageStep/8)
@@ -121,7 +141,7 @@ func (h *Heap) objectAt(off uint64) (o *objectHead, generation uint32, room uint
 	}
 	state, room, _ := h.stateOf(off)
 	p := h.Within(off, sizeObject)
-	if state == nil || p == nil || room < sizeObject || room > uint64(len(h.mem))-off {
+	if state == nil || p == nil || room < sizeObject || !h.within(off, room) {
 		return nil, 0, 0
 	}
 	o = (*objectHead)(p)

@@ -186,7 +186,7 @@ static bool scan(proof *p)
 static bool plausible(const proof *p)
 {
 	pp__heap *const heap = p->heap;
-	const uint32_t me = pp__join(heap), top = __atomic_load_n(&pp__head(heap)->refs_top, __ATOMIC_SEQ_CST);
+	const uint32_t me = pp__join(heap), top = pp__refs_top(heap);
 	const uint64_t off = (uint64_t)((const uint8_t *)p->pipe - heap->base);
 	const uint64_t *const cells = (const uint64_t *)(const void *)(heap->base + PP__REFS_OFF);
 	bool others = false, wait = false;

@@ -25,6 +25,7 @@ enum {
 	ADOPT_MS = 200,
 	ADOPT_MOST_MS = 3200,
 	EVICT_LOOKS = 64,
+	OPEN_STEP = 8, /* slabs that are opened together */
 	ROUNDS = 8 /* of looking for a block; what was found is not free after all only if somebody writes what is ours alone */
 };
 #define LEAST_SIZE (PP__SLAB_SIZE * (PP__SLAB_FIRST + 1))
@@ -59,7 +60,14 @@ int pp__above_stdio(int fd)
 	return moved;
 }
 
-/* map maps as much as there is room for. RLIMIT_AS is the program's too: it gets at least three quarters. */
+bool pp__heap_open_range(const pp__heap *heap, uint64_t off, uint64_t size)
+{
+	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from = off / page * page;
+
+	return mprotect(heap->base + from, (size_t)(off + size - from), PROT_READ | PROT_WRITE) == 0;
+}
+
+/* map maps as much as there is room for, closed. RLIMIT_AS is the program's too: it gets at least three quarters. */
 static uint8_t *map(int fd, uint64_t size, uint64_t *mapped_out)
 {
 	struct rlimit limit;
@@ -70,9 +78,10 @@ static uint8_t *map(int fd, uint64_t size, uint64_t *mapped_out)
 		size = most < size ? most : size;
 	}
 	for (size &= ~(PP__SLAB_SIZE - 1);;) {
-		void *const p = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+		void *const p = mmap(NULL, (size_t)size, PROT_NONE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 		if (p != MAP_FAILED) {
 			madvise(p, (size_t)size, MADV_DONTDUMP);
+			munlock(p, (size_t)size); /* mlockall(MCL_FUTURE) would have holes filled as they are opened */
 			*mapped_out = size;
 			return p;
 		}
@@ -156,9 +165,13 @@ static int32_t attach(int fd, bool named, pp__heap **heap_out)
 		pp__fail(status, "storage for a heap: %s", strerror(errno));
 	} else if ((heap->base = map(fd, heap->size, &heap->mapped)) == NULL) {
 		status = pp__fail(PP_ERR_NOMEM, "address space for a heap, %" PRIu64 " bytes at least: %s", (uint64_t)LEAST_SIZE, strerror(errno));
+	} else if (!pp__heap_open_range(heap, 0, PP__SLABS_OFF + PP__STORAGE_STEP) || !pp__heap_open_range(heap, PP__REFS_OFF, PP__STORAGE_STEP)) {
+		status = pp__fail(PP_ERR_NOMEM, "a heap's mapping: %s", strerror(errno));
 	} else {
 		status = initialize(pp__head(heap), heap->size);
 	}
+	heap->opened = PP__SLAB_FIRST * PP__SLAB_SIZE;
+	p->refs_opened = PP__STORAGE_STEP / 8;
 	if (status == PP_OK)
 		status = named ? pp__members_open(heap) : pp__members_in(heap);
 	if (status != PP_OK) {
@@ -473,12 +486,45 @@ static bool slab_cas(const pp__heap *heap, uint32_t i, uint64_t from, uint64_t t
 	return __atomic_compare_exchange_n(&slab_at(heap, i)->word, &from, to, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
-/* Slabs below this one may have been used. */
+/* open_slabs opens the slabs before end, and their entries in the table. Threads may do it at the same time. */
+static bool open_slabs(const pp__heap *heap, uint32_t end)
+{
+	uint64_t *const opened = &((pp__heap *)(uintptr_t)heap)->opened; /* the one word that grows with use */
+	uint64_t is = __atomic_load_n(opened, __ATOMIC_ACQUIRE);
+	const uint32_t slabs = heap->private->slabs;
+
+	end = end < slabs - OPEN_STEP ? (end + OPEN_STEP - 1) / OPEN_STEP * OPEN_STEP : slabs;
+	const uint64_t to = (uint64_t)end << SLAB_SHIFT;
+	if (to <= is)
+		return true;
+	/* The table in larger steps: most often this is open already. */
+	const uint64_t table = ((is >> SLAB_SHIFT) + TABLE_STEP - 1) / TABLE_STEP, table_end = (end + TABLE_STEP - 1) / TABLE_STEP;
+	if (table_end > table && !pp__heap_open_range(heap, PP__SLABS_OFF + table * PP__STORAGE_STEP, (table_end - table) * PP__STORAGE_STEP))
+		return false;
+	if (!pp__heap_open_range(heap, is, to - is))
+		return false;
+	while (is < to && !__atomic_compare_exchange_n(opened, &is, to, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		;
+	return true;
+}
+
+/* Slabs below this one may have been used, and may be touched. */
 static uint32_t top_of(const pp__heap *heap)
 {
-	const uint32_t top = __atomic_load_n(&pp__head(heap)->slab_top, __ATOMIC_ACQUIRE);
+	uint32_t top = __atomic_load_n(&pp__head(heap)->slab_top, __ATOMIC_ACQUIRE);
+	uint64_t opened = __atomic_load_n(&heap->opened, __ATOMIC_ACQUIRE);
 
-	return top < PP__SLAB_FIRST ? PP__SLAB_FIRST : top < heap->private->slabs ? top : heap->private->slabs;
+	top = top < PP__SLAB_FIRST ? PP__SLAB_FIRST : top < heap->private->slabs ? top : heap->private->slabs;
+	if (opened < (uint64_t)top << SLAB_SHIFT && !open_slabs(heap, top))
+		return (uint32_t)(__atomic_load_n(&heap->opened, __ATOMIC_ACQUIRE) >> SLAB_SHIFT);
+	return top;
+}
+
+void *pp__within_slow(const pp__heap *heap, uint64_t off, uint64_t size)
+{
+	const uint64_t end = (uint64_t)top_of(heap) << SLAB_SHIFT;
+
+	return off < PP__SLAB_FIRST * PP__SLAB_SIZE || off > end || size > end - off ? NULL : heap->base + off;
 }
 
 static uint32_t blocks_of(uint32_t class)
@@ -522,7 +568,7 @@ uint32_t *pp__state_of(const pp__heap *heap, uint64_t off, uint64_t *room_out, u
 		return &slab->state[at / *room_out];
 	case PP__SLAB_RUN:
 		*room_out = (uint64_t)__atomic_load_n(&slab->reserved, __ATOMIC_RELAXED) << 12;
-		if (at != 0 || count_in(word) == 0 || i + count_in(word) > heap->private->slabs ||
+		if (at != 0 || count_in(word) == 0 || i + count_in(word) > top_of(heap) ||
 		    *room_out > (uint64_t)count_in(word) << SLAB_SHIFT)
 			return NULL;
 		return &slab->state[0];
@@ -605,6 +651,8 @@ static int32_t claim(pp__heap *heap, uint32_t n, uint32_t *first_out)
 				i += bad + 1;
 				continue;
 			}
+			if (!open_slabs(heap, i + n))
+				return PP_ERR_NOMEM;
 			const int32_t status = ready(heap, i + n);
 			if (status != PP_OK)
 				return status;
@@ -641,7 +689,7 @@ static void give_back(pp__heap *heap, uint32_t first)
 	const uint32_t count = count_in(word);
 
 	for (uint32_t k = count; k-- > 1;) {
-		if (first + k >= heap->private->slabs)
+		if (first + k >= top_of(heap))
 			continue;
 		const uint64_t tail = slab_word(heap, first + k);
 		if (kind_in(tail) == PP__SLAB_TAIL && count_in(tail) == k && slab_cas(heap, first + k, tail, word_of(PP__SLAB_TAIL, 0, k, heap->me)))
@@ -1084,7 +1132,7 @@ static bool warm_run(pp__heap *heap, uint32_t need, uint64_t size, pp__pick *pic
 		const uint64_t word = slab_word(heap, i);
 		const uint32_t count = count_in(word);
 		pp__slab *const slab = slab_at(heap, i);
-		if (kind_in(word) != PP__SLAB_RUN || owner_in(word) != heap->me || count == 0 || i + count > heap->private->slabs) {
+		if (kind_in(word) != PP__SLAB_RUN || owner_in(word) != heap->me || count == 0 || i + count > top_of(heap)) {
 			drop_slab(list, at);
 			continue;
 		}

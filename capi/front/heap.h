@@ -9,6 +9,10 @@
  * The whole file is mapped once, as far as the address space allows, at a base that differs between processes: pp__at(heap, off). Storage is
  * reserved (fallocate) before anything is touched, so full memory is an error and never SIGBUS.
  *
+ * Reading a hole of a memfd fills it, and there are programs that read, or lock, whatever is mapped (valgrind's search for leaks; mlockall). So the mapping is closed at first
+ * (PROT_NONE), and each process opens what is in use: the blocks and their entries in the table up to slab_top, cells up to refs_top. Both only grow, and are raised
+ * before anything there can be referred to. A process opens more when it meets an offset beyond what it has opened, and believes it only if that is in use.
+ *
  *   offset 0       head      4 KiB
  *   4096           members   pp__members_head, then one 64-bit word per process (shm/members.go has the bits)
  *   1 MiB          slabs     one pp__slab (128 bytes) per MiB of the file
@@ -145,6 +149,7 @@ PP__ASSERT_HEAP(offsetof(pp__object, generation) == 8);
 typedef struct pp__heap {
 	uint8_t *base;  /* NULL: not mapped */
 	uint64_t mapped; /* bytes; offsets beyond cannot be used here (a limit on address space) */
+	uint64_t opened; /* blocks before this offset may be touched; it only grows */
 	uint64_t size;
 	int fd;
 	uint32_t me; /* our owner, 0: not joined yet */
@@ -174,9 +179,14 @@ static inline void *pp__at(const pp__heap *heap, uint64_t off)
 }
 
 /* pp__within is the address of size bytes at off, an offset that was read from shared memory; NULL if they do not lie in the blocks. */
+void *pp__within_slow(const pp__heap *heap, uint64_t off, uint64_t size);
 static inline void *pp__within(const pp__heap *heap, uint64_t off, uint64_t size)
 {
-	return off < PP__SLAB_FIRST * PP__SLAB_SIZE || off > heap->mapped || size > heap->mapped - off ? NULL : heap->base + off;
+	const uint64_t opened = __atomic_load_n(&heap->opened, __ATOMIC_ACQUIRE);
+
+	if (off < PP__SLAB_FIRST * PP__SLAB_SIZE || off > opened || size > opened - off)
+		return pp__within_slow(heap, off, size);
+	return heap->base + off;
 }
 
 /* pp__join makes this process a member, unless it is one, and returns its owner; 0 with a message if it cannot be. After a fork

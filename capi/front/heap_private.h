@@ -50,6 +50,7 @@ struct pp__heap_private {
 	uint32_t slabs;            /* how many are mapped */
 	uint32_t slabs_ready;      /* entries of the table that surely have storage */
 	uint32_t refs_ready;       /* the same of cells */
+	uint32_t refs_opened;      /* cells before this one may be touched */
 	bool family;
 	bool adopted;              /* slabs of the dead were looked for */
 	uint64_t adopt_at;         /* ns: when to look again */
@@ -119,6 +120,8 @@ bool pp__heap_knows(uint64_t table, uint32_t owner);
 /* pp__sweep drops the cells of n dead owners, and of those that are in the table no more. */
 void pp__sweep(pp__heap *heap, const uint32_t *dead, uint32_t n);
 uint32_t pp__cell_take(pp__heap *heap, uint32_t owner, uint64_t off);
+/* pp__refs_top: cells below this one may have been used, and may be touched. */
+uint32_t pp__refs_top(const pp__heap *heap);
 
 /* ---- heap.c */
 
@@ -138,6 +141,8 @@ bool pp__pick_commit(pp__heap *heap, const pp__pick *pick, uint32_t tag);
 void pp__pick_abandon(pp__heap *heap, const pp__pick *pick);
 /* pp__state_of finds the state of the block that begins at off, NULL if there is none. */
 uint32_t *pp__state_of(const pp__heap *heap, uint64_t off, uint64_t *room_out, uint64_t *word_out);
+/* pp__heap_open_range lets this process touch a range of the mapping; size is rounded up to pages. */
+bool pp__heap_open_range(const pp__heap *heap, uint64_t off, uint64_t size);
 /* pp__heap_family is the family's heap if this process has it already. */
 pp__heap *pp__heap_family(void);
 /* pp__heap_by_id finds a heap of this process. */

@@ -37,11 +37,33 @@ static uint64_t cell_of(uint32_t owner, uint64_t off)
 	return (uint64_t)owner << 32 | off >> 7;
 }
 
+/* open_refs lets this process touch the cells before end. */
+static bool open_refs(const pp__heap *heap, uint32_t end)
+{
+	uint32_t *const opened = &heap->private->refs_opened;
+	uint32_t is = __atomic_load_n(opened, __ATOMIC_ACQUIRE);
+
+	if (end <= is)
+		return true;
+	end = (end + READY_STEP - 1) / READY_STEP * READY_STEP;
+	if (!pp__heap_open_range(heap, PP__REFS_OFF + (uint64_t)is * 8, (uint64_t)(end - is) * 8))
+		return false;
+	while (is < end && !__atomic_compare_exchange_n(opened, &is, end, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		;
+	return true;
+}
+
+uint32_t pp__refs_top(const pp__heap *heap)
+{
+	uint32_t top = __atomic_load_n(&pp__head(heap)->refs_top, __ATOMIC_ACQUIRE);
+
+	top = top < PP__REFS_MOST ? top : PP__REFS_MOST;
+	return open_refs(heap, top) ? top : __atomic_load_n(&heap->private->refs_opened, __ATOMIC_ACQUIRE);
+}
+
 static uint32_t refs_top(const pp__heap *heap)
 {
-	const uint32_t top = __atomic_load_n(&pp__head(heap)->refs_top, __ATOMIC_ACQUIRE);
-
-	return top < PP__REFS_MOST ? top : PP__REFS_MOST;
+	return pp__refs_top(heap);
 }
 
 static uint32_t take_below(pp__heap *heap, uint32_t from, uint32_t top, uint64_t value)
@@ -72,13 +94,14 @@ uint32_t pp__cell_take(pp__heap *heap, uint32_t owner, uint64_t off)
 		if (at >= have) {
 			/* Two threads may do it at once. */
 			have = at / READY_STEP * READY_STEP;
+			if (!open_refs(heap, have + READY_STEP))
+				return 0;
 			if (pp__heap_reserve(heap, PP__REFS_OFF + (uint64_t)have * 8, PP__STORAGE_STEP) != PP_OK)
 				return 0;
 			__atomic_store_n(&p->refs_ready, have + READY_STEP, __ATOMIC_RELEASE);
 		}
-		if (__atomic_compare_exchange_n(&head->refs_top, &top, at + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE))
-			top = at + 1;
-		top = top < PP__REFS_MOST ? top : PP__REFS_MOST;
+		__atomic_compare_exchange_n(&head->refs_top, &top, at + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);
+		top = refs_top(heap);
 		i = take_below(heap, at, top, value);
 	}
 	return i != 0 ? i : take_below(heap, 1, top, value);
@@ -109,7 +132,7 @@ static pp__object *object_at(const pp__heap *heap, uint64_t off, uint32_t *gener
 	uint32_t *const state = off % 128 == 0 ? pp__state_of(heap, off, room_out, &word) : NULL;
 	pp__object *const object = (pp__object *)pp__within(heap, off, sizeof(pp__object));
 
-	if (state == NULL || object == NULL || *room_out > heap->mapped - off)
+	if (state == NULL || object == NULL || pp__within(heap, off, *room_out) == NULL)
 		return NULL;
 	const uint32_t generation = __atomic_load_n(&object->generation, __ATOMIC_ACQUIRE);
 	if (generation < 2 || (generation & PP__GIVING) != 0 || __atomic_load_n(state, __ATOMIC_ACQUIRE) != generation)

@@ -58,9 +58,11 @@ func TestMain(m *testing.M) {
 // leaks lists heaps beyond the family's, which stays, and names in /dev/shm that the tests left.
 func leaks() []string {
 	var left []string
+	seen := map[string]bool{} // by inode: what is open of a heap, and what is not, are lines of their own
 	maps, _ := os.ReadFile("/proc/self/maps")
 	for line := range strings.Lines(string(maps)) {
-		if strings.Contains(line, "memfd:") || strings.Contains(line, "/dev/shm") {
+		if field := strings.Fields(line); (strings.Contains(line, "memfd:") || strings.Contains(line, "/dev/shm")) && !seen[field[4]] {
+			seen[field[4]] = true
 			left = append(left, strings.TrimSpace(line))
 		}
 	}

@@ -104,7 +104,7 @@ static void *mix(void *seed_pointer)
 			const uint32_t at = (uint32_t)(r % PLACES);
 			const uint64_t off = __atomic_exchange_n(&shared->place[at], 0, __ATOMIC_SEQ_CST);
 			if (off != 0) {
-				const uint64_t *const words = (const uint64_t *)pp__at(heap, off);
+				const uint64_t *const words = (const uint64_t *)pp__within(heap, off, 16);
 				const uint64_t size = words[0];
 				REQUIRE(size >= 16 && size < (uint64_t)8 << 20);
 				REQUIRE_EQ(words[1], off ^ size);
@@ -446,7 +446,7 @@ static void named(void)
 	REQUIRE_EQ(pp__owner_pid(a, b->me), getpid());
 	REQUIRE_EQ(pp__alloc(a, 100, TAG, &off, NULL), PP_OK);
 	strcpy((char *)pp__at(a, off), "here");
-	REQUIRE(strcmp((char *)pp__at(b, off), "here") == 0);
+	REQUIRE(strcmp((char *)pp__within(b, off, 8), "here") == 0);
 	const uint32_t was = a->me;
 	pp__heap_close(a);
 	REQUIRE(pp__gone(b, was));
@@ -1069,6 +1069,7 @@ static void nonsense_child(uint64_t seed)
 	pp__tag(heap);
 	/* Entries of the tables that are scribbled on have storage. */
 	REQUIRE_EQ(ready(heap, 512), PP_OK);
+	REQUIRE(open_slabs(heap, 64));
 	for (int step = 0; step < 800; step++) {
 		const uint64_t r = next_random(&seed);
 		const uint32_t at = (uint32_t)(r >> 8) % 32;

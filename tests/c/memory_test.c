@@ -113,8 +113,7 @@ static void in_group(void (*body)(void), size_t message, const char *reserve)
 	int status;
 
 	size = message;
-	/* The default is an eighth of so small a group. */
-	reserved = reserve == NULL ? LIMIT / 8 : (uint64_t)atoi(reserve) * MIB;
+	reserved = reserve == NULL ? 0 : (uint64_t)atoi(reserve) * MIB;
 	const pid_t child = fork();
 	REQUIRE(child >= 0);
 	if (child == 0) {
