@@ -148,7 +148,7 @@ func attachHeap(fd int, named bool) (*Heap, error) {
 	h.refsOpened.Store(storageStep / 8)
 	err = errors.Join(h.open(0, slabsOff+storageStep), h.open(refsOff, storageStep))
 	if err == nil {
-		err = h.initialize(size)
+		h.id, err = h.initialize(size)
 	}
 	if err == nil && named {
 		err = wrap("open a named heap", h.openNamed())
@@ -160,7 +160,6 @@ func attachHeap(fd int, named bool) (*Heap, error) {
 		_ = unmapRange(h.mem)
 		return nil, err
 	}
-	h.id = atomic.LoadUint64(&h.head.id[0])
 	heaps.Lock()
 	defer heaps.Unlock()
 	heaps.byID[h.id] = append(heaps.byID[h.id], h)
@@ -169,7 +168,7 @@ func attachHeap(fd int, named bool) (*Heap, error) {
 
 // initialize makes a heap of zeros. Several processes may do it at the same time, and any may die on the way: zeros are an empty heap,
 // and all write the same, but for the id.
-func (h *Heap) initialize(size uint64) error {
+func (h *Heap) initialize(size uint64) (id uint64, err error) {
 	head := h.head
 	if atomic.LoadUint64(&head.magic) == 0 {
 		for i := range head.id {
@@ -179,11 +178,12 @@ func (h *Heap) initialize(size uint64) error {
 		atomic.StoreUint64(&head.size, size)
 		atomic.StoreUint64(&head.magic, heapMagic)
 	}
+	id = atomic.LoadUint64(&head.id[0])
 	if atomic.LoadUint64(&head.magic) != heapMagic || atomic.LoadUint32(&head.abi) != heapABI ||
-		atomic.LoadUint64(&head.size) != size || atomic.LoadUint64(&head.id[0]) == 0 {
-		return fmt.Errorf("%w: this is no heap of polyproc, or of another version", ErrCorrupt)
+		atomic.LoadUint64(&head.size) != size || id == 0 {
+		return 0, fmt.Errorf("%w: this is no heap of polyproc, or of another version", ErrCorrupt)
 	}
-	return nil
+	return id, nil
 }
 
 // Close ends this process's use of the heap, once the last of its objects was dropped: then its place among the members goes, and the mapping. It is for named

@@ -94,7 +94,7 @@ static uint8_t *map(int fd, uint64_t size, uint64_t *mapped_out)
 
 /* initialize makes a heap of zeros. Several processes may do it at the same time, and any may die on the way: zeros are an empty heap, and
  * all write the same, but for the id. */
-static int32_t initialize(pp__heap_head *head, uint64_t size)
+static int32_t initialize(pp__heap_head *head, uint64_t size, uint64_t *id_out)
 {
 	if (__atomic_load_n(&head->magic, __ATOMIC_ACQUIRE) == 0) {
 		for (int i = 0; i < 2; i++) {
@@ -105,8 +105,9 @@ static int32_t initialize(pp__heap_head *head, uint64_t size)
 		__atomic_store_n(&head->size, size, __ATOMIC_RELAXED);
 		__atomic_store_n(&head->magic, PP__HEAP_MAGIC, __ATOMIC_SEQ_CST);
 	}
-	if (__atomic_load_n(&head->magic, __ATOMIC_ACQUIRE) != PP__HEAP_MAGIC || head->abi != PP__HEAP_ABI || head->size != size ||
-	    head->id[0] == 0)
+	*id_out = __atomic_load_n(&head->id[0], __ATOMIC_ACQUIRE);
+	if (__atomic_load_n(&head->magic, __ATOMIC_ACQUIRE) != PP__HEAP_MAGIC || __atomic_load_n(&head->abi, __ATOMIC_RELAXED) != PP__HEAP_ABI ||
+	    __atomic_load_n(&head->size, __ATOMIC_RELAXED) != size || *id_out == 0)
 		return pp__fail(PP_ERR_CORRUPT, "this is no heap of polyproc, or of another version");
 	return PP_OK;
 }
@@ -168,7 +169,7 @@ static int32_t attach(int fd, bool named, pp__heap **heap_out)
 	} else if (!pp__heap_open_range(heap, 0, PP__SLABS_OFF + PP__STORAGE_STEP) || !pp__heap_open_range(heap, PP__REFS_OFF, PP__STORAGE_STEP)) {
 		status = pp__fail(PP_ERR_NOMEM, "a heap's mapping: %s", strerror(errno));
 	} else {
-		status = initialize(pp__head(heap), heap->size);
+		status = initialize(pp__head(heap), heap->size, &p->id);
 	}
 	heap->opened = PP__SLAB_FIRST * PP__SLAB_SIZE;
 	p->refs_opened = PP__STORAGE_STEP / 8;
@@ -178,7 +179,6 @@ static int32_t attach(int fd, bool named, pp__heap **heap_out)
 		forget(heap);
 		return status;
 	}
-	p->id = pp__head(heap)->id[0];
 	p->slabs = (uint32_t)(heap->mapped >> SLAB_SHIFT);
 	p->slabs_ready = TABLE_STEP;
 	p->refs_ready = PP__STORAGE_STEP / 8;
@@ -988,7 +988,7 @@ static int32_t pick_small(pp__heap *heap, uint32_t class, pp__pick *pick)
 			fresh = fresh < covered(class) ? covered(class) : fresh;
 			if (fresh >= blocks_of(class))
 				break;
-			const uint64_t have = (uint64_t)slab->reserved << 12, need = (fresh + 1) * size;
+			const uint64_t have = (uint64_t)__atomic_load_n(&slab->reserved, __ATOMIC_RELAXED) << 12, need = (fresh + 1) * size;
 			if (need > have) {
 				const uint64_t want = (need + PP__STORAGE_STEP - 1) / PP__STORAGE_STEP * PP__STORAGE_STEP;
 				const int32_t status = pp__heap_reserve(heap, ((uint64_t)list->current << SLAB_SHIFT) + have, want - have);
@@ -1246,7 +1246,7 @@ static void trim(pp__heap *heap)
 		}
 		PP__TEST_POINT("trim: run", i);
 		if (take_free(heap, i, 0, word, 1, heap->me)) {
-			warm_sub(heap, (uint64_t)slab_at(heap, i)->reserved << 12);
+			warm_sub(heap, (uint64_t)__atomic_load_n(&slab_at(heap, i)->reserved, __ATOMIC_RELAXED) << 12);
 			drop_slab(&p->runs, at);
 			give_back(heap, i);
 		}
