@@ -121,7 +121,7 @@ func minus(a, b uint64) uint64 { return a - min(a, b) }
 
 // wantedReserve is what the environment says.
 var wantedReserve = sync.OnceValues(func() (f func(total uint64) uint64, ok bool) {
-	if privileged() {
+	if Privileged() {
 		return nil, false
 	}
 	return parseReserve(os.Getenv(ReserveVar))
@@ -145,21 +145,6 @@ func parseReserve(text string) (f func(total uint64) uint64, ok bool) {
 		return nil, false
 	}
 	return func(uint64) uint64 { return value << shift }, true
-}
-
-// privileged reports whether the program has more rights than its caller, whose environment it then does not believe; secure_getenv(3) does the same.
-func privileged() bool {
-	const atSecure = 23
-	vector, err := unix.Auxv()
-	if err != nil {
-		return unix.Getuid() != unix.Geteuid() || unix.Getgid() != unix.Getegid()
-	}
-	for _, entry := range vector {
-		if entry[0] == atSecure {
-			return entry[1] != 0
-		}
-	}
-	return false
 }
 
 // reserveOf is how much of total, the machine's memory or a group's limit, is left to others.

@@ -481,6 +481,7 @@ static void test_named(void)
 	REQUIRE(file != NULL);
 	fputs("something else", file);
 	fclose(file);
+	REQUIRE_EQ(chmod(path, 0600), 0); /* else it is not even looked into */
 	const int32_t status = pp_queue_create(&options, &queue);
 	REQUIRE(status == PP_ERR_CORRUPT);
 	REQUIRE_STATUS(pp_queue_unlink(name), PP_OK);
