@@ -18,11 +18,15 @@ type Codec[T any] struct {
 	Decode func(src []byte) (T, error)
 }
 
-// Numbers of codecs.
+// Numbers of codecs. Each of those of [DefaultCodec] stands for one type, or checks types itself, so that a queue of one type refuses the messages of
+// another by *[DecodeError].
 const (
-	Raw    = 0
-	Pickle = 1
-	Gob    = 16 // see DefaultCodec
+	Raw     = 0
+	Pickle  = 1
+	Gob     = 16 // encoding/gob, which describes its types
+	Int64   = 17 // int, int64: 8 bytes, little-endian, as the next two
+	Uint64  = 18
+	Float64 = 19
 )
 
 // DecodeError says that a message is not what the receiver's codec understands. It was taken from the queue all the same.
@@ -45,11 +49,12 @@ func clone(b []byte) []byte {
 	return to
 }
 
-// DefaultCodec is the codec of queues that are given none: []byte and string as they are; int, int64, uint64 and float64 in 8 bytes,
-// little-endian; everything else by encoding/gob. A queue of []byte takes messages of any codec.
+// DefaultCodec is the codec of queues that are given none: []byte and string as they are ([Raw]); int and int64, uint64, and float64 in 8 bytes,
+// little-endian ([Int64], [Uint64], [Float64]); everything else by encoding/gob ([Gob]). A queue of []byte takes messages of any codec.
 func DefaultCodec[T any]() Codec[T] {
 	c := Codec[T]{Number: Gob}
-	word := func(to func(v T) uint64, from func(x uint64) T) {
+	word := func(number uint16, to func(v T) uint64, from func(x uint64) T) {
+		c.Number = number
 		c.Append = func(dst []byte, v T) ([]byte, error) { return binary.LittleEndian.AppendUint64(dst, to(v)), nil }
 		c.Decode = func(src []byte) (v T, err error) {
 			if len(src) != 8 {
@@ -69,13 +74,13 @@ func DefaultCodec[T any]() Codec[T] {
 		c.Append = func(dst []byte, v T) ([]byte, error) { return append(dst, any(v).(string)...), nil }
 		c.Decode = func(src []byte) (T, error) { return any(string(src)).(T), nil }
 	case int:
-		word(func(v T) uint64 { return uint64(any(v).(int)) }, func(x uint64) T { return any(int(x)).(T) })
+		word(Int64, func(v T) uint64 { return uint64(any(v).(int)) }, func(x uint64) T { return any(int(x)).(T) })
 	case int64:
-		word(func(v T) uint64 { return uint64(any(v).(int64)) }, func(x uint64) T { return any(int64(x)).(T) })
+		word(Int64, func(v T) uint64 { return uint64(any(v).(int64)) }, func(x uint64) T { return any(int64(x)).(T) })
 	case uint64:
-		word(func(v T) uint64 { return any(v).(uint64) }, func(x uint64) T { return any(x).(T) })
+		word(Uint64, func(v T) uint64 { return any(v).(uint64) }, func(x uint64) T { return any(x).(T) })
 	case float64:
-		word(func(v T) uint64 { return math.Float64bits(any(v).(float64)) }, func(x uint64) T { return any(math.Float64frombits(x)).(T) })
+		word(Float64, func(v T) uint64 { return math.Float64bits(any(v).(float64)) }, func(x uint64) T { return any(math.Float64frombits(x)).(T) })
 	default:
 		encode, decode := gobs.Codec[T]("queue")
 		c.Append = func(dst []byte, v T) ([]byte, error) { return encode(dst, &v) }

@@ -340,3 +340,34 @@ func BenchmarkPutGet64(b *testing.B) {
 		}
 	}
 }
+
+// refuses has a queue of the type R read a value of the type S.
+func refuses[S, R any](t *testing.T, v S) {
+	t.Helper()
+	sent, err := queue.New[S](nil, queue.Options{})
+	require.NoError(t, err)
+	defer sent.Close()
+	require.NoError(t, sent.TryPut(v))
+	ref, err := sent.MarshalBinary()
+	require.NoError(t, err)
+	var read queue.Queue[R]
+	require.NoError(t, read.UnmarshalBinary(ref))
+	defer read.Close()
+	got, err := read.TryGet()
+	var other *queue.DecodeError
+	require.ErrorAs(t, err, &other, "%T read as %T: %v", v, got, got)
+}
+
+func TestOfAnotherType(t *testing.T) {
+	refuses[int, float64](t, 5)
+	refuses[int, uint64](t, -5)
+	refuses[float64, int64](t, 2.5)
+	refuses[uint64, float64](t, 7)
+	refuses[int, string](t, 5)
+	refuses[string, int](t, "12345678")
+	refuses[[]byte, float64](t, make([]byte, 8))
+	refuses[int, struct{ A int }](t, 5)
+	refuses[struct{ A int }, int](t, struct{ A int }{5})
+	refuses[struct{ A int }, map[string]int](t, struct{ A int }{5})
+	refuses[map[string]int, []string](t, map[string]int{"a": 1})
+}
