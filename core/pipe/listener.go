@@ -65,10 +65,20 @@ func split(message []byte) (digest string, rest []byte, err error) {
 	return name, message[len(name)+2:], nil
 }
 
+// role begins the random part of a challenge: whether a listener or a client asks. So none of them answers what one of its own kind has asked: who does not know the key
+// could else have a client answer, over a second connection, what it asks over the first. Ends that are not of polyproc send random bytes, and take these for such.
+func role(listens bool) string {
+	if listens {
+		return "Lpolyproc"
+	}
+	return "Cpolyproc"
+}
+
 // deliver has the other end prove that it knows the key.
-func deliver(ctx context.Context, s *Stream, key []byte) error {
-	message := append([]byte("{sha256}"), make([]byte, challengeRandom)...)
-	_, _ = rand.Read(message[len("{sha256}"):]) // it never fails
+func deliver(ctx context.Context, s *Stream, key []byte, listens bool) error {
+	begin := "{sha256}" + role(listens)
+	message := append([]byte(begin), make([]byte, len("{sha256}")+challengeRandom-len(begin))...)
+	_, _ = rand.Read(message[len(begin):]) // it never fails
 	if err := s.Send(ctx, append([]byte(challengeText), message...)); err != nil {
 		return err
 	}
@@ -93,7 +103,7 @@ func deliver(ctx context.Context, s *Stream, key []byte) error {
 }
 
 // answer proves to the other end that the key is known here, once the other end has asked.
-func answer(ctx context.Context, s *Stream, key, asked []byte) error {
+func answer(ctx context.Context, s *Stream, key, asked []byte, listens bool) error {
 	message, found := bytes.CutPrefix(asked, []byte(challengeText))
 	if !found {
 		return fmt.Errorf("%w: the other end does not begin with a challenge", ErrAuthentication)
@@ -101,8 +111,12 @@ func answer(ctx context.Context, s *Stream, key, asked []byte) error {
 	var digest string
 	var err error
 	if len(message) != oldMessage { // by chance 20 random bytes may begin with a brace
-		if digest, _, err = split(message); err == nil && digest == "" {
+		var random []byte
+		if digest, random, err = split(message); err == nil && digest == "" {
 			err = fmt.Errorf("%w: a challenge of %d bytes", ErrAuthentication, len(message))
+		}
+		if err == nil && bytes.HasPrefix(random, []byte(role(listens))) {
+			err = fmt.Errorf("%w: the other end sends a challenge of this end's own kind", ErrAuthentication)
 		}
 	}
 	if err != nil {
@@ -143,13 +157,13 @@ func agree(ctx context.Context, s *Stream, key []byte, listens bool) (err error)
 	limited, cancel := context.WithTimeout(ctx, challengeTime)
 	defer cancel()
 	if listens {
-		if err = deliver(limited, s, key); err == nil {
+		if err = deliver(limited, s, key, listens); err == nil {
 			if asked, err = s.Recv(limited); err == nil {
-				err = answer(limited, s, key, asked)
+				err = answer(limited, s, key, asked, listens)
 			}
 		}
-	} else if err = answer(limited, s, key, asked); err == nil {
-		err = deliver(limited, s, key)
+	} else if err = answer(limited, s, key, asked, listens); err == nil {
+		err = deliver(limited, s, key, listens)
 	}
 	if err != nil && ctx.Err() == nil && limited.Err() != nil {
 		err = fmt.Errorf("%w: not within %v", ErrAuthentication, challengeTime)

@@ -286,3 +286,35 @@ func TestPython(t *testing.T) {
 		})
 	}
 }
+
+// Somebody without the key cannot have one connection of a client answer what the other asks.
+func TestReflection(t *testing.T) {
+	ctx := within(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	clients := make(chan error, 2)
+	var ends [2]*pipe.Stream
+	for i := range ends {
+		go func() {
+			_, err := pipe.Dial(ctx, "tcp", l.Addr().String(), []byte("the key"))
+			clients <- err
+		}()
+		c, err := l.Accept()
+		require.NoError(t, err)
+		ends[i] = pipe.NewStream(c)
+	}
+	require.NoError(t, ends[0].Send(ctx, append([]byte("#CHALLENGE#{sha256}"), make([]byte, 40)...)))
+	_, err = ends[0].Recv(ctx)
+	require.NoError(t, err)
+	require.NoError(t, ends[0].Send(ctx, []byte("#WELCOME#")))
+	asked, err := ends[0].Recv(ctx)
+	require.NoError(t, err)
+	require.NoError(t, ends[1].Send(ctx, asked))
+	_, err = ends[1].Recv(ctx)
+	require.Error(t, err, "the client has answered its own challenge")
+	require.ErrorIs(t, <-clients, pipe.ErrAuthentication)
+	require.NoError(t, ends[0].Close())
+	require.Error(t, <-clients)
+	require.NoError(t, ends[1].Close())
+}

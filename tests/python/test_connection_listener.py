@@ -472,3 +472,63 @@ def test_every_version_talks_to_every_version(pythons, theirs, ours, family, key
             assert (server.returncode, client.returncode) == (0, 0)
 
 
+
+
+def test_silent_clients_keep_nobody_out(monkeypatch):
+    monkeypatch.setattr(polyproc.connection, "HANDSHAKE_SECONDS", 1e6)
+    with Listener(("localhost", 0), authkey=b"k", backlog=8) as listener, contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(listener.address)) for _ in range(5)]
+        for message in (b"hello", b"again"):
+            with meanwhile(client_says, listener.address, message), listener.accept() as connection:
+                assert connection.recv_bytes() == message
+        # One of those is late, and its proof is as good.
+        late = silent.pop()
+        address = late.getsockname()
+        with meanwhile(prove, late, b"k"), listener.accept() as connection:
+            assert listener.last_accepted == address
+            connection.send_bytes(b"at last")
+        # Another lies.
+        with meanwhile(prove, silent.pop(), b"other"), pytest.raises(polyproc.AuthenticationError):
+            listener.accept()
+    for each in silent:
+        each.close()
+
+
+def client_says(address, message):
+    with Client(address, authkey=b"k") as connection:
+        connection.send_bytes(message)
+
+
+def prove(sock, key):
+    with polyproc.connection.Connection(sock.detach()) as connection:
+        try:
+            answer_challenge(connection, key)
+            deliver_challenge(connection, key)
+            assert connection.recv_bytes() == b"at last"
+        except polyproc.AuthenticationError:
+            assert key == b"other"
+
+
+def test_a_client_answers_no_client():
+    """Somebody without the key cannot have one connection of a client answer what the other asks."""
+
+    def receive(sock):
+        head = sock.recv(4, socket.MSG_WAITALL)
+        return sock.recv(struct.unpack("!i", head)[0], socket.MSG_WAITALL) if head else None
+
+    def send(sock, message):
+        sock.sendall(struct.pack("!i", len(message)) + message)
+
+    def client(address):
+        with pytest.raises((polyproc.AuthenticationError, EOFError, OSError)):
+            Client(address, authkey=b"the key").close()
+
+    with socket.create_server(("localhost", 0)) as server:
+        address = server.getsockname()
+        with meanwhile(client, address), meanwhile(client, address):
+            with server.accept()[0] as first, server.accept()[0] as second:
+                send(first, b"#CHALLENGE#{sha256}" + os.urandom(40))
+                assert receive(first).startswith(b"{sha256}")
+                send(first, b"#WELCOME#")
+                send(second, receive(first))
+                assert receive(second) is None

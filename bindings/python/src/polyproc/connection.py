@@ -7,7 +7,10 @@ The challenge of a listener with a key is that of Python 3.12 and later, and und
 Differences from the standard library:
 
 * nothing is allocated for bytes that have not arrived, whatever length a peer announces;
-* a peer that stalls during the challenge is given up after HANDSHAKE_SECONDS;
+* a peer that stalls during the challenge is given up after HANDSHAKE_SECONDS, and keeps no other client out meanwhile;
+* a client of this package does not answer a challenge that a client of this package has asked, so that nobody can use two of its
+  connections against each other. As in the standard library, a key proves who the ends are, at the beginning; it does not encrypt what
+  follows, nor tie it to that proof;
 * a frame that breaks off in the middle, by an exception of a signal handler too, closes the connection: nothing can be read as what
   it is not;
 * connections and sockets can be sent over a connection that is a Unix socket, without a helper process or thread. Both ends must be
@@ -25,7 +28,7 @@ import select
 import struct
 import sys
 import time
-from _thread import _local
+from _thread import _local, allocate_lock
 
 from . import process, reduction, util
 from .context import AuthenticationError, BufferTooShort, check_receiver
@@ -40,7 +43,7 @@ except ImportError:
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
     from types import TracebackType
     from typing import Any, Protocol, TypeVar, Union
 
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
     Self = TypeVar("Self", bound="_Base")
     # The address of a socket, by family: a path or an abstract name, or (host, port, ...).
     Address = Union[str, bytes, tuple[Any, ...]]
+
+    Steps = Generator[Union[bytes, None], bytes, None]
 
     class Channel(Protocol):
         """What a challenge goes over."""
@@ -63,6 +68,9 @@ __all__ = ["Client", "Listener", "Pipe", "wait"]
 # How long, in seconds, a peer may take for the whole challenge before AuthenticationError is raised. May be set. A client waits without
 # limit until the challenge begins, as the listener may be busy with others.
 HANDSHAKE_SECONDS = 20.0
+
+# So many connections may be in the challenge at once; others wait until one of them has ended.
+_INCOMING_MOST = 64
 
 # Frames up to this size, with their header, are written as one string: all or nothing on pipes and sockets.
 _SMALL = 4096
@@ -818,6 +826,9 @@ class Listener:
         _check_authkey(authkey)
         self._listener: SocketListener | None = SocketListener(address, family, backlog)
         self._authkey = authkey
+        self._accepting = allocate_lock()
+        self._incoming: list[_Incoming] = []
+        self._pid = os.getpid()
 
     def _open(self) -> SocketListener:
         if self._listener is None:
@@ -827,26 +838,66 @@ class Listener:
     def accept(self) -> Connection:
         """Wait for a connection and return it.
 
+        With a key, the first that has proved to know it: the challenges of several connections go on at once, so that one
+        whose other end is silent does not keep out the others.
+
         Raises:
             AuthenticationError: the other end does not know the key, or takes too long. The connection is closed, others can come.
             EOFError, OSError: the other end has closed during the challenge; the listener is closed.
         """
-        connection = self._open().accept()
-        if self._authkey is not None:
-            try:
-                handshake = _Handshake(connection)
-                deliver_challenge(handshake, self._authkey)
-                answer_challenge(handshake, self._authkey)
-            except BaseException:
-                connection.close()
-                raise
-        return connection
+        if self._authkey is None:
+            return self._open().accept()
+        with self._accepting:
+            return self._accept(self._authkey)
+
+    def _accept(self, authkey: bytes) -> Connection:
+        if self._pid != os.getpid():  # those are the parent's
+            self._pid = os.getpid()
+            self._drop_incoming()
+        while True:
+            listener = self._open()
+            if not self._incoming:
+                connection = listener.accept()
+                self._incoming.append(_Incoming(connection, listener._last_accepted, authkey))
+            poll = process.new_poll()
+            if len(self._incoming) < _INCOMING_MOST:
+                poll.register(listener._socket, _READABLE)
+            for each in self._incoming:
+                poll.register(each.fd, each.events())
+            left = min(each.deadline for each in self._incoming) - time.monotonic()
+            ready = {fd for fd, _ in _poll_until(poll, max(left, 0))}
+            for each in list(self._incoming):
+                if each.fd in ready:
+                    done = False
+                    try:
+                        done = each.advance()
+                    except BaseException:
+                        self._incoming.remove(each)
+                        each.connection.close()
+                        raise
+                    if done:
+                        self._incoming.remove(each)
+                        listener._last_accepted = each.address
+                        return each.connection
+                elif each.deadline <= time.monotonic():
+                    self._incoming.remove(each)
+                    each.connection.close()
+                    raise AuthenticationError(f"the other end has not finished the challenge within {each.limit:g} s")
+            if listener._socket.fileno() in ready:
+                connection = listener.accept()
+                self._incoming.append(_Incoming(connection, listener._last_accepted, authkey))
+
+    def _drop_incoming(self) -> None:
+        incoming, self._incoming = self._incoming, []
+        for each in incoming:
+            each.connection.close()
 
     def close(self) -> None:
         """Take no more connections; a second time does nothing."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
+            self._drop_incoming()
 
     def fileno(self) -> int:
         """The socket's descriptor: readable when somebody wants to connect."""
@@ -887,8 +938,8 @@ def Client(address: Address, family: str | None = None, authkey: bytes | None = 
     if authkey is not None:
         try:
             handshake = _Handshake(connection, patient=True)
-            answer_challenge(handshake, authkey)
-            deliver_challenge(handshake, authkey)
+            _run(_answer_steps(authkey, _CLIENT), handshake)
+            _run(_deliver_steps(authkey, "sha256", _CLIENT), handshake)
         except BaseException:
             connection.close()
             raise
@@ -1108,6 +1159,52 @@ def _check_bytes(authkey: object) -> None:
         raise ValueError(f"Authkey must be bytes, not {type(authkey)!s}")
 
 
+# What the challenges of this package's listeners and clients begin with, in their random part. None of them answers what one of its
+# own kind has asked: somebody without the key could else have a client answer, over a second connection, what that client asks over
+# the first. Other ends send random bytes, and take these for such.
+_LISTENER = b"Lpolyproc"
+_CLIENT = b"Cpolyproc"
+
+
+def _deliver_steps(authkey: bytes, digest: str, role: bytes = b"") -> Steps:
+    """What is sent, and received (at each yield of None), to have the other end prove that it knows the key."""
+    message = b"{%s}%s%s" % (digest.encode(), role, os.urandom(MESSAGE_LENGTH - len(role)))
+    yield _CHALLENGE + message
+    response = yield None
+    try:
+        _verify_challenge(authkey, message, response)
+    except AuthenticationError:
+        yield _FAILURE
+        raise
+    yield _WELCOME
+
+
+def _answer_steps(authkey: bytes, role: bytes = b"") -> Steps:
+    """The same to prove it to the other end."""
+    message = yield None
+    if not message.startswith(_CHALLENGE):
+        raise AuthenticationError(f"protocol error, expected a challenge: {message!r}")
+    message = message[len(_CHALLENGE) :]
+    if role and len(message) != _OLD_MESSAGE_LENGTH and _split(message)[1].startswith(role):
+        raise AuthenticationError("the other end sends a challenge of this end's own kind")
+    yield _create_response(authkey, message)
+    if (yield None) != _WELCOME:
+        raise AuthenticationError("digest sent was rejected")
+
+
+def _run(steps: Steps, channel: Channel) -> None:
+    request = next(steps)
+    try:
+        while True:
+            if request is None:
+                request = steps.send(channel.recv_bytes(_MAX_LENGTH))
+            else:
+                channel.send_bytes(request)
+                request = steps.send(b"")
+    except StopIteration:
+        pass
+
+
 def deliver_challenge(connection: Any, authkey: bytes, digest_name: str = "sha256") -> None:
     """Have the other end prove that it knows the key.
 
@@ -1123,16 +1220,7 @@ def deliver_challenge(connection: Any, authkey: bytes, digest_name: str = "sha25
     _check_bytes(authkey)
     if digest_name not in _DIGESTS:
         raise ValueError(f"unsupported digest {digest_name!r}")
-    channel = _channel(connection)
-    message = b"{%s}%s" % (digest_name.encode(), os.urandom(MESSAGE_LENGTH))
-    channel.send_bytes(_CHALLENGE + message)
-    response = channel.recv_bytes(_MAX_LENGTH)
-    try:
-        _verify_challenge(authkey, message, response)
-    except AuthenticationError:
-        channel.send_bytes(_FAILURE)
-        raise
-    channel.send_bytes(_WELCOME)
+    _run(_deliver_steps(authkey, digest_name), _channel(connection))
 
 
 def answer_challenge(connection: Any, authkey: bytes) -> None:
@@ -1143,13 +1231,70 @@ def answer_challenge(connection: Any, authkey: bytes) -> None:
         EOFError, OSError: the connection broke.
     """
     _check_bytes(authkey)
-    channel = _channel(connection, patient=True)
-    message = channel.recv_bytes(_MAX_LENGTH)
-    if not message.startswith(_CHALLENGE):
-        raise AuthenticationError(f"protocol error, expected a challenge: {message!r}")
-    channel.send_bytes(_create_response(authkey, message[len(_CHALLENGE) :]))
-    if channel.recv_bytes(_MAX_LENGTH) != _WELCOME:
-        raise AuthenticationError("digest sent was rejected")
+    _run(_answer_steps(authkey), _channel(connection, patient=True))
+
+
+class _Incoming:
+    """A connection that a listener has taken and whose other end has not yet proved that it knows the key."""
+
+    def __init__(self, connection: Connection, address: Any, authkey: bytes) -> None:
+        self.connection = connection
+        self.address = address
+        self.fd = connection.fileno()
+        self.limit = HANDSHAKE_SECONDS
+        self.deadline = time.monotonic() + self.limit
+        self._steps = self._both(authkey)
+        self._out = b""
+        self._in = b""
+        self._size: int | None = None  # of the message that is coming, once it is known
+        self._step(next(self._steps))
+
+    @staticmethod
+    def _both(authkey: bytes) -> Steps:
+        yield from _deliver_steps(authkey, "sha256", _LISTENER)
+        yield from _answer_steps(authkey, _LISTENER)
+
+    def _step(self, request: bytes | None) -> None:
+        self._out = b"" if request is None else _header.pack(len(request)) + request
+
+    def events(self) -> int:
+        """What it waits for."""
+        return _WRITABLE if self._out else _READABLE
+
+    def advance(self) -> bool:
+        """Go on as far as can be without waiting, which was found possible. Returns whether the other end has proved itself.
+
+        Raises:
+            AuthenticationError, EOFError, OSError: it has not.
+        """
+        try:
+            if self._out:
+                self._out = self._out[os.write(self.fd, self._out) :]
+                if not self._out:
+                    self._step(self._steps.send(b""))
+                return False
+            want = 4 if self._size is None else self._size
+            more = os.read(self.fd, want - len(self._in))
+            if not more:
+                raise EOFError
+            self._in += more
+            if len(self._in) < want:
+                return False
+            message, self._in = self._in, b""
+            if self._size is None:
+                (self._size,) = _header.unpack(message)
+                if not 0 <= self._size <= _MAX_LENGTH:
+                    raise OSError("bad message length")
+                if self._size:
+                    return False
+                message = b""
+            self._size = None
+            self._step(self._steps.send(message))
+        except BlockingIOError:
+            pass
+        except StopIteration:
+            return True
+        return False
 
 
 # ---- connections whose objects are XML: managers with serializer="xmlrpclib"
