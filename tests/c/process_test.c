@@ -535,7 +535,7 @@ static void on_signal(int number)
 
 static void interrupted(void)
 {
-	struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
+	struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_ONSTACK};
 	const pp_process process = start(0, sleep_long, NULL, 0);
 
 	sigaction(SIGALRM, &act, NULL);
