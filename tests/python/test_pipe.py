@@ -463,3 +463,32 @@ def test_what_was_pickled_before_is_not_taken_back():
     sent = reduction.ForkingPickler.loads(queue.get()[0])
     sent.send("there")
     assert other.recv() == "there"
+
+
+def test_an_end_is_a_connection():
+    a, b = polyproc.Pipe()
+    assert isinstance(a, polyproc.connection.Connection)
+    # The challenge goes over a pipe as messages, not over its descriptor.
+    thread = threading.Thread(target=polyproc.connection.answer_challenge, args=(b, b"key"))
+    thread.start()
+    polyproc.connection.deliver_challenge(a, b"key")
+    thread.join(LIMIT)
+    assert not thread.is_alive()
+
+
+def test_reducers_of_connections_are_those_of_pipes():
+    program = """if True:
+        import polyproc
+        from polyproc.connection import Connection
+        from polyproc.reduction import ForkingPickler
+        a, b = polyproc.Pipe()
+        ForkingPickler.register(Connection, lambda conn: (str, ("a connection",)))
+        queue = polyproc.Queue()
+        queue.put(a)
+        print(queue.get())
+        a.send([b])
+        print(b.recv()[0])
+        print(ForkingPickler.loads(ForkingPickler.dumps(a)))
+    """
+    got = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert got.stdout.split("\n")[:3] == ["a connection"] * 3, got.stderr

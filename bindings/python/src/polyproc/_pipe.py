@@ -17,6 +17,7 @@ import time
 
 from . import _abi, _deserted, _errors, context, reduction
 from ._lib import lib, pylib
+from .connection import Connection as _Stream
 from .connection import _Base
 from .queues import _Channel, _dumps, _loads, _unsent
 
@@ -90,8 +91,8 @@ def _bytes_of(data: Any) -> tuple[Any, int]:
 # ---- connections
 
 
-class Connection(_Channel, _Base):
-    """One end of a pipe.
+class Connection(_Channel, _Stream):
+    """One end of a pipe: a connection as those of listeners are, whose messages lie in shared memory and do not go through the descriptor.
 
     Args:
         handle: pp_pipe, which belongs to the connection from then on.
@@ -107,7 +108,7 @@ class Connection(_Channel, _Base):
         self._recv_now: Callable[..., int] = now.pp_pipe_recv_now
         self._adopt(handle, 1, 0, _dumps, _loads, Connection._slow_send, Connection._slow_recv)
 
-    def _close(self, handle: int) -> None:
+    def _close(self, handle: int) -> None:  # type: ignore[override]
         self._retire()
         self._free(handle)
 

@@ -92,7 +92,7 @@ _MAX_SHORT = 0x7FFFFFFF
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 
-def Pipe(duplex: bool = True) -> tuple[_Base, _Base]:
+def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     """The two ends of a pipe, see _pipe.py; if not duplex, the one that receives first."""
     from ._pipe import Pipe
 
@@ -1150,7 +1150,9 @@ def _verify_challenge(authkey: bytes, message: bytes, response: bytes) -> None:
 
 
 def _channel(connection: Any, patient: bool = False) -> Channel:
-    channel: Channel = _Handshake(connection, patient) if isinstance(connection, Connection) else connection
+    # Messages of a pipe's end do not go through its descriptor.
+    stream = isinstance(connection, Connection) and not hasattr(connection, "_send_fd")
+    channel: Channel = _Handshake(connection, patient) if stream else connection
     return channel
 
 

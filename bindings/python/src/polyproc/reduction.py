@@ -36,8 +36,8 @@ __all__ = ["ForkingPickler", "dump", "recv_handle", "register", "send_handle"]
 HAVE_SEND_HANDLE = sys.platform != "win32"
 
 _no_reducers: dict[type, Reduce] = {}
-# What the last dispatch table was made of: [copyreg's, the standard library's, ours, the class of sockets], and the table.
-_made_of: tuple[dict[type, Reduce], dict[type, Reduce], dict[type, Reduce], type | None] | None = None
+# What the last dispatch table was made of: [copyreg's, the standard library's, ours, the classes of sockets and of pipes], and the table.
+_made_of: tuple[dict[type, Reduce], dict[type, Reduce], dict[type, Reduce], type | None, type | None] | None = None
 _table: dict[type, Reduce] = {}
 
 
@@ -47,12 +47,17 @@ def _dispatch_table(own: dict[type, Reduce]) -> dict[type, Reduce]:
     theirs = _stdlib.module("reduction")
     others = theirs.ForkingPickler._extra_reducers if theirs is not None else _no_reducers
     sockets = getattr(sys.modules.get("socket"), "socket", None)  # another thread may be importing the module
-    if _made_of is None or _made_of != (copyreg.dispatch_table, others, own, sockets):
+    # Ends of pipes are connections too, of a class of their own.
+    pipes = getattr(sys.modules.get(f"{__package__}._pipe"), "Connection", None)
+    if _made_of is None or _made_of != (copyreg.dispatch_table, others, own, sockets, pipes):
         table = {**copyreg.dispatch_table, **others}
         if sockets is not None:
             table[sockets] = _reduce_socket
         table.update(own)
-        _made_of = (dict(copyreg.dispatch_table), dict(others), dict(own), sockets)
+        streams = getattr(sys.modules.get(f"{__package__}.connection"), "Connection", None)
+        if pipes is not None and streams in table:
+            table.setdefault(pipes, table[streams])
+        _made_of = (dict(copyreg.dispatch_table), dict(others), dict(own), sockets, pipes)
         _table = table
     return _table
 
