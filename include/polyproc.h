@@ -842,7 +842,7 @@ typedef uint64_t pp_semaphore;
 
 enum { PP_SEMAPHORE_RECOVER = 1 };
 
-/* pp_semaphore_new makes a semaphore with value permits, which releases can bring up to most: PP_SEMAPHORE_MOST at most. flags: PP_SEMAPHORE_RECOVER: permits of
+/* pp_semaphore_new makes a semaphore with value permits, which releases can bring up to most: 1 to PP_SEMAPHORE_MOST. flags: PP_SEMAPHORE_RECOVER: permits of
  * processes that die are given back, silently; value and most are the same then, 1 to 65,535. Returns PP_OK; PP_ERR_INVALID; PP_ERR_NOMEM; PP_ERR_SYSTEM. */
 PP_API int32_t pp_semaphore_new(uint32_t value, uint32_t most, uint32_t flags, pp_semaphore *semaphore_out);
 

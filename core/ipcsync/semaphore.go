@@ -18,7 +18,7 @@ func NewSemaphore(h *shm.Heap, value int) (*Semaphore, error) {
 	return newSemaphore(h, value, valueMost, 0)
 }
 
-// NewBoundedSemaphore makes a semaphore with value permits and never more. Errors as NewSemaphore's.
+// NewBoundedSemaphore makes a semaphore with value permits, at least 1, and never more. Errors as NewSemaphore's.
 func NewBoundedSemaphore(h *shm.Heap, value int) (*Semaphore, error) {
 	return newSemaphore(h, value, value, 0)
 }
@@ -34,7 +34,7 @@ func newSemaphore(h *shm.Heap, value, most int, flags uint32) (*Semaphore, error
 	if flags == flagRecover {
 		word, size = uint64(most)<<32, size+4*uint64(most)
 	}
-	if value < 0 || value > valueMost || (flags == flagRecover && (value == 0 || value > permitsMost)) {
+	if value < 0 || value > valueMost || most == 0 || (flags == flagRecover && (value == 0 || value > permitsMost)) {
 		return nil, fmt.Errorf("ipcsync: %w: a semaphore of %d permits", shm.ErrInvalid, value)
 	}
 	m := &Semaphore{}

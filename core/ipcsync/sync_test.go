@@ -436,3 +436,8 @@ func waiting(t testing.TB, c *ipcsync.Condition) int {
 	require.NoError(t, err)
 	return n
 }
+
+func TestSemaphoreThatNobodyCanHave(t *testing.T) {
+	_, err := ipcsync.NewBoundedSemaphore(nil, 0)
+	require.ErrorIs(t, err, shm.ErrInvalid)
+}

@@ -438,6 +438,7 @@ static void test_semaphore(void)
 	pid_t pids[8];
 
 	memset(s, 0, sizeof *s);
+	REQUIRE_STATUS(pp_semaphore_new(0, 0, 0, &semaphore), PP_ERR_INVALID);
 	REQUIRE_STATUS(pp_semaphore_new(0, PP_SEMAPHORE_MOST, 0, &semaphore), PP_OK);
 	for (int i = 0; i < 8; i++)
 		pids[i] = start(take_and_end, i);

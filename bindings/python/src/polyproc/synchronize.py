@@ -26,6 +26,7 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from math import ceil
 
 from . import _abi, _errors, context, process, reduction
@@ -305,13 +306,16 @@ class SemLock(_Base):
             raise OverflowError("signed integer is greater than maximum")
         if not 0 <= value <= maxvalue:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        self._open(_new(pylib().pp_semaphore_new, value, maxvalue, flags), _abi.KIND_SEMAPHORE, maxvalue)
+        self._open(_new(pylib().pp_semaphore_new, value, max(maxvalue, 1), flags), _abi.KIND_SEMAPHORE, maxvalue)
 
     def _open(self, handle: int, what: int, maxvalue: int) -> None:
         self._handle = handle
         self._what = what
         self._maxvalue = maxvalue
         self._adopt(handle, what, context.OwnerDiedError, _fail_recursive if isinstance(self, RLock) else _fail)
+        if maxvalue == 0:
+            # The library refuses a semaphore that nobody can ever acquire; the standard library makes one.
+            self.release = partial(_fail, _errors.STATE)  # type: ignore[method-assign]
 
     @property
     def _semlock(self) -> _View:
