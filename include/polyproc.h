@@ -970,7 +970,8 @@ PP_API int32_t pp_worker_attach_to(const pp_vacancy *vacancy, pp_worker *worker_
 PP_API int32_t pp_worker_ready(int32_t status, const void *data, size_t size);
 
 /* pp_worker_next takes the next task. Returns PP_OK; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED; PP_ERR_CLOSED: no more will
- * come, end now; PP_ERR_CORRUPT. */
+ * come, end now; PP_ERR_NOMEM: a task was taken that does not fit into the address space of this process, its result is to be given
+ * all the same; PP_ERR_CORRUPT. */
 PP_API int32_t pp_worker_next(int64_t timeout_ms, pp_task *task_out);
 
 /* pp_worker_done gives the result of the task that pp_worker_next took. status is PP_OK or PP_ERR_TASK with a code of the

@@ -197,7 +197,8 @@ static void serve(const pp_worker *worker)
 			continue;
 		if (status == PP_ERR_CLOSED)
 			return;
-		if (status != PP_OK || run(&task) != PP_OK)
+		status = status == PP_ERR_NOMEM ? pp__worker_refuse(PP_ERR_NOMEM, NULL, 0) : status != PP_OK ? status : run(&task);
+		if (status != PP_OK)
 			give_up("worker");
 	}
 }

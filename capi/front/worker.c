@@ -154,7 +154,10 @@ static int32_t map(pp__view *view, uint64_t off, uint64_t size, int prot)
 {
 	const int error = pp__view_map(view, w.fd, off, size, prot);
 
-	return error == 0 ? PP_OK : pp__fail(PP_ERR_SYSTEM, "the pool's memory cannot be mapped: %s", strerror(error));
+	if (error == 0)
+		return PP_OK;
+	return pp__fail(error == ENOMEM ? PP_ERR_NOMEM : PP_ERR_SYSTEM, "%llu bytes of the pool's memory cannot be mapped: %s",
+	                (unsigned long long)size, strerror(error));
 }
 
 /* connect maps board and lane and checks what they say. */
@@ -327,10 +330,20 @@ static void sleep_for_space(uint64_t seen, const uint64_t *head)
 
 /* ---- tasks ---------------------------------------------------------------------------------------------------- */
 
-/* window_at maps size bytes of the task arena. Returns NULL with a message. */
-static const uint8_t *window_at(uint64_t off, uint64_t size)
+/* drop_windows unmaps the windows that the task at hand does not use. */
+static void drop_windows(void)
+{
+	for (int i = 0; i < WINDOWS; i++)
+		if (w.windows[i].view.base != NULL && !w.windows[i].pinned)
+			pp__view_unmap(&w.windows[i].view);
+}
+
+/* window_at maps size bytes of the task arena, and says where in *out. */
+static int32_t window_at(uint64_t off, uint64_t size, const void **out)
 {
 	window *free_one = NULL, *oldest = NULL;
+	int32_t status;
+
 	uint64_t mapped = 0, length = WINDOW_LEAST;
 
 	w.clock++;
@@ -343,7 +356,8 @@ static const uint8_t *window_at(uint64_t off, uint64_t size)
 		if (v->off == off && v->size >= size) {
 			v->used = w.clock;
 			v->pinned = true;
-			return v->view.data;
+			*out = v->view.data;
+			return PP_OK;
 		}
 		mapped += v->size;
 	}
@@ -366,12 +380,21 @@ static const uint8_t *window_at(uint64_t off, uint64_t size)
 		pp__view_unmap(&oldest->view);
 		free_one = oldest;
 	}
-	if (free_one == NULL || map(&free_one->view, off, length, PROT_READ) != PP_OK)
-		return NULL;
+	if (free_one == NULL)
+		return misfit("more blocks than a task can have");
+	if ((status = map(&free_one->view, off, length, PROT_READ)) == PP_ERR_NOMEM) {
+		/* The address space may be limited: see whether it is enough for this task alone. */
+		drop_windows();
+		length = size;
+		status = map(&free_one->view, off, length, PROT_READ);
+	}
+	if (status != PP_OK)
+		return status;
 	if (size >= 1 << 20)
 		madvise(free_one->view.base, (size_t)size, MADV_POPULATE_READ); /* one call instead of many faults */
 	*free_one = (window){.view = free_one->view, .off = off, .size = length, .used = w.clock, .pinned = true};
-	return free_one->view.data;
+	*out = free_one->view.data;
+	return PP_OK;
 }
 
 /* shared_at maps a shared block for reading and writing. Returns NULL with a message. */
@@ -482,6 +505,8 @@ static void unpin(void)
 /* open_task finds the bytes of a task that was taken. */
 static int32_t open_task(const pp__record *record, const pp__task_head *head, pp_task *out)
 {
+	int32_t status;
+
 	out->number = head->number;
 	out->fn = head->fn;
 	out->data = record->payload + sizeof *head;
@@ -496,15 +521,15 @@ static int32_t open_task(const pp__record *record, const pp__task_head *head, pp
 		if (ref.off % 8 != 0 || ref.size > SIZE_MAX || !within(ref.off, ref.size, w.task_off, w.task_size))
 			return misfit("a task's block");
 		out->size = ref.size;
-		if ((out->data = window_at(ref.off, ref.size)) == NULL)
-			return PP_ERR_SYSTEM;
+		if ((status = window_at(ref.off, ref.size, &out->data)) != PP_OK)
+			return status;
 	}
 	if (head->ctx_off != 0) {
 		if (head->ctx_off % 8 != 0 || head->ctx_size > SIZE_MAX || !within(head->ctx_off, head->ctx_size, w.task_off, w.task_size))
 			return misfit("a task's ctx");
 		w.call.ctx_size = (size_t)head->ctx_size;
-		if (head->ctx_size > 0 && (w.call.ctx = window_at(head->ctx_off, head->ctx_size)) == NULL)
-			return PP_ERR_SYSTEM;
+		if (head->ctx_size > 0 && (status = window_at(head->ctx_off, head->ctx_size, &w.call.ctx)) != PP_OK)
+			return status;
 	}
 	w.call.exact = head->out_size != UINT32_MAX;
 	w.call.room = (size_t)(w.call.exact ? head->out_size : w.out_max);
@@ -539,7 +564,7 @@ static int32_t take(uint64_t now, pp_task *out)
 		w.end = record.end;
 		w.taken_ns = now != 0 ? now : pp__now_ns();
 		status = open_task(&record, &head, out);
-		w.busy = status == PP_OK;
+		w.busy = status == PP_OK || status == PP_ERR_NOMEM; /* not mapped, but it can be answered */
 		return status;
 	}
 }

@@ -6,6 +6,7 @@ import ctypes
 import io
 import os
 import pickle
+import resource
 import signal
 import sys
 import time
@@ -368,3 +369,10 @@ def add_there(it):
     if isinstance(it, Marked):
         return Marked(it.text + " there")
     raise LookupError(it)
+
+
+def limit_memory(size):
+    """Leave the worker ``size`` bytes of address space more than it has."""
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + size, resource.RLIM_INFINITY))

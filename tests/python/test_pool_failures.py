@@ -453,3 +453,19 @@ def test_losses_and_threads(pool):
         thread.join(100)
     assert not any(thread.is_alive() for thread in threads)
     assert not errors
+
+
+def test_argument_that_does_not_fit_into_the_worker(Pool):
+    """The limit is the worker's own: its tasks fail, and it lives."""
+    with Pool(1, tasks.limit_memory, (200 << 20,)) as pool:
+        pid = pool.apply(tasks.pid, (0,))
+        big = bytes(150 << 20)
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                pool.apply(len, (big,))
+        with pytest.raises(MemoryError):
+            pool.map(len, [b"", big, big, b""], 1)
+        assert pool.apply(len, (bytes(10 << 20),)) == 10 << 20
+        with pytest.raises(MemoryError):
+            pool.apply(bytes, (190 << 20,))
+        assert pool.apply(tasks.pid, (0,)) == pid

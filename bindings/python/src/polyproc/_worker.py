@@ -402,6 +402,12 @@ def _serve(
                     break
                 if status == CLOSED:
                     return
+                if status == NOMEM:
+                    status = _no_memory(big_step, task, task_at, -1, 0)
+                    if not status:
+                        break
+                    if status == CLOSED:
+                        return
                 if status not in (INTERRUPTED, TIMEOUT):
                     raise error(status)
         at = task[2] - ring_at
@@ -455,19 +461,37 @@ def _serve(
         # What the task used must not outlive it while this process waits.
         arg = result = function = view = None  # type: ignore[assignment]
         size = len(data)
+        number = task[0]
         status = (step if size < 16384 else big_step)(TASK if code else 0, code, data, size, task_at)
         if status and status != TIMEOUT:
-            if status == CLOSED:
-                return
-            if status != NOMEM:
-                raise error(status)
-            no_memory = MemoryError(f"a result of {size} bytes does not fit into shared memory")
-            data = describe(no_memory, None)
-            status = big_step(TASK, RAISED, data, len(data), task_at)
+            if status == NOMEM:
+                status = _no_memory(big_step, task, task_at, number, size)
             if status == CLOSED:
                 return
             if status and status != TIMEOUT:
                 raise error(status)
+
+
+def _no_memory(step: Any, task: memoryview, task_at: int, answered: int, size: int) -> int:
+    """Let tasks fail whose bytes, or whose result, do not fit into memory. Returns the status of the last step.
+
+    Args:
+        answered: the number of the task whose result of ``size`` bytes was to be sent: if the task at hand is still that one, the
+            result does not fit.
+    """
+    from ._errors import NOMEM, TASK
+
+    while True:
+        number = task[0]
+        if number == answered:
+            text = f"a result of {size} bytes does not fit into shared memory"
+        else:
+            text = f"a task of {task[1]} bytes does not fit into the memory of the worker"
+        data = describe(MemoryError(text), None)
+        status: int = step(TASK, RAISED, data, len(data), task_at)
+        if status != NOMEM or task[0] == number:
+            return status
+        answered = -1
 
 
 def _flush() -> None:
