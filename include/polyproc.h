@@ -830,7 +830,7 @@ enum { PP_LOCK_FREE = 0, PP_LOCK_BY_ME = 1, PP_LOCK_BY_THREAD = 2, PP_LOCK_BY_PR
 
 PP_API int32_t pp_lock_info(pp_lock lock, pp_lock_state *state_out);
 
-/* pp_lock_restore is pp_lock_acquire for the levels that pp_condition_enter has given up. */
+/* pp_lock_restore is pp_lock_acquire for the levels that pp_condition_enter has given up. After PP_ERR_OWNER_DIED they are lost. */
 PP_API int32_t pp_lock_restore(pp_lock lock, uint32_t levels, int64_t timeout_ms);
 
 /* pp_lock_free gives the handle back; the lock lives while other handles, of any process, or references do. So do the others' _free functions below. */

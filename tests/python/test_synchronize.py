@@ -451,6 +451,41 @@ def test_a_wait_at_a_condition_is_told(ctx, kind, by):
         pass
 
 
+@pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGUSR1])
+def test_a_signal_handler_runs_during_a_wait(number):
+    # A handler in Python runs when the library's call has returned, so one of SIGCHLD ends the call, which is made again.
+    event, semaphore = polyproc.Event(), polyproc.Semaphore(0)
+    barrier = polyproc.Barrier(2)
+    main, steps = threading.get_ident(), []
+
+    def handler(number, frame):
+        steps.append(number)
+        if len(steps) == 3:
+            event.set()
+        if len(steps) == 6:
+            semaphore.release()
+        if len(steps) == 9:
+            barrier.abort()
+
+    def send():
+        while not over.wait(0.005):
+            signal.pthread_kill(main, number)
+
+    before, over = signal.signal(number, handler), threading.Event()
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        assert event.wait(LIMIT)
+        assert semaphore.acquire(timeout=LIMIT)
+        with pytest.raises(threading.BrokenBarrierError):
+            barrier.wait(LIMIT)
+        assert len(steps) >= 9
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(number, before)
+
+
 def test_a_thread_ends_with_an_rlock():
     lock = polyproc.RLock()
     thread = threading.Thread(target=lock.acquire)
