@@ -509,7 +509,11 @@ func pp__go_pool_fill(handle C.pp_pool, vacancy *C.pp__in_vacancy, pid, statusFD
 		}
 		v := pool.Vacancy{Lane: int(vacancy.lane), Generation: uint32(vacancy.generation)}
 		if pid == 0 {
-			return h.Decline(v, errors.New("the host could not start a process"))
+			why := errors.New("the host could not start a process")
+			if statusFD > 0 {
+				why = fmt.Errorf("%w: %w", why, syscall.Errno(statusFD))
+			}
+			return h.Decline(v, why)
 		}
 		proc, err := start.Adopt(int(pid), int(statusFD))
 		if err != nil {

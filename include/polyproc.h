@@ -509,7 +509,8 @@ PP_API int32_t pp_pool_vacancy(pp_pool pool, int64_t timeout_ms, pp_vacancy *vac
 
 /* pp_pool_fill says which process has taken the place: a child of this process, which the pool collects from now on, or a child of
  * another that collects it. status_fd is -1, or for the latter a descriptor on which 4 bytes can be read after its end: its exit
- * code as int32_t in this machine's byte order, or minus the signal; the pool takes the descriptor over. pid 0: no process could be started.
+ * code as int32_t in this machine's byte order, or minus the signal; the pool takes the descriptor over. pid 0: no process could be started;
+ * status_fd is then the errno that says why, or -1.
  * Returns PP_OK; PP_ERR_INVALID (no such place, or the pool was terminated: the process is the host's; pp_worker_next there answers
  * PP_ERR_CLOSED); PP_ERR_NOT_FOUND (no such process: the place is open again); PP_ERR_HANDLE. */
 PP_API int32_t pp_pool_fill(pp_pool pool, const pp_vacancy *vacancy, int32_t pid, int32_t status_fd);

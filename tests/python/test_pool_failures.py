@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -469,3 +470,31 @@ def test_argument_that_does_not_fit_into_the_worker(Pool):
         with pytest.raises(MemoryError):
             pool.apply(bytes, (190 << 20,))
         assert pool.apply(tasks.pid, (0,)) == pid
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_no_process_for_a_replacement(monkeypatch, method):
+    """The error of the tasks says why,."""
+    with polyproc.get_context(method).Pool(1) as pool:
+        assert pool.apply(tasks.square, (3,)) == 9
+
+        def fail(workers, vacancy):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        monkeypatch.setattr(_hosted.Workers, "_worker", fail)
+        pool._pool[0].kill()
+        with pytest.raises(polyproc.StartError, match="[Rr]esource temporarily unavailable"):
+            while True:
+                try:
+                    pool.apply_async(tasks.square, (3,)).get(DEADLINE)
+                except polyproc.WorkerLost:
+                    pass  # it had the task
+
+
+def test_no_process_for_the_first_worker(monkeypatch):
+    def fail():
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(_hosted.popen_fork, "fork", fail)
+    with pytest.raises(BlockingIOError, match="Resource temporarily unavailable"):
+        polyproc.get_context("fork").Pool(2)

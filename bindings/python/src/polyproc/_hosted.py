@@ -248,8 +248,9 @@ class Workers:
             if type(worker)._Popen is context.ForkProcess._Popen:
                 return _Fork(worker), worker
             return _Request(worker), worker
-        except BaseException:
-            lib().pp_pool_fill(self._handle, byref(vacancy), 0, -1)
+        except BaseException as e:
+            why = getattr(e, "errno", None) or -1
+            lib().pp_pool_fill(self._handle, byref(vacancy), 0, why)
             raise
 
     def _fill(self, vacancy: _abi.Vacancy, child: Any, worker: Any) -> None:
