@@ -58,6 +58,10 @@ type host struct {
 	large             *shm.Windows // task blocks
 	arena             *shm.Arena   // for results
 	ended             chan error   // the worker is to end
+	gone              func(error)  // goOn
+	task              shm.Record   // that runs
+	begun             time.Time    // when it began
+	in                []byte       // its bytes
 	running           atomic.Pointer[taskContext]
 	watching          sync.Once // see watchCancel
 	blocks            [maxSlots]*shm.Block
@@ -142,6 +146,7 @@ func attach(a assignment) (*host, error) {
 // join connects with a lane, after it has checked all that it takes from the board.
 func join(seg *shm.Segment, slot int, generation uint32) (_ *host, err error) {
 	h := &host{seg: seg, slot: slot, large: shm.NewWindows(seg, 16), ended: make(chan error, 1)}
+	h.gone = h.goOn
 	defer func() {
 		if err != nil {
 			h.leave()
@@ -249,29 +254,27 @@ func guard(fn func() ([]byte, error), fail func(error)) (out []byte, err error) 
 // loop runs tasks until the lane is closed. A task that ends its goroutine ends this one; the loop then goes on in another.
 func (h *host) loop() {
 	var out []byte
+	var contexts []taskContext
 	for {
 		rec, err := h.next()
 		if err != nil || rec.Body == nil {
 			h.ended <- err
 			return
 		}
-		begun := time.Now()
 		head := at[taskHead](rec.Body)
-		ctx := &taskContext{h: h, number: head.number, deadline: head.deadline}
+		if len(contexts) == 0 {
+			contexts = make([]taskContext, 16) // an allocation for each would be much of what a small task costs
+		}
+		ctx := &contexts[0]
+		contexts = contexts[1:]
+		ctx.h, ctx.number, ctx.deadline = h, head.number, head.deadline
 		h.running.Store(ctx)
-		in, err := h.input(rec)
-		if err == nil {
-			out, err = h.run(ctx, head.fn, in, out[:0], func(err error) {
-				ctx.end()
-				if err := h.reply(rec, begun, in, nil, err); err != nil {
-					h.ended <- err
-					return
-				}
-				h.loop()
-			})
+		h.task, h.begun = rec, time.Now()
+		if h.in, err = h.input(rec); err == nil {
+			out, err = h.run(ctx, head.fn, h.in, out[:0], h.gone)
 		}
 		ctx.end()
-		if err := h.reply(rec, begun, in, out, err); err != nil {
+		if err := h.reply(out, err); err != nil {
 			h.ended <- err
 			return
 		}
@@ -281,8 +284,19 @@ func (h *host) loop() {
 	}
 }
 
-// reply sends the outcome of a task: the result, or what err says.
-func (h *host) reply(rec shm.Record, begun time.Time, in, out []byte, err error) error {
+// goOn is what follows when a task has ended its goroutine.
+func (h *host) goOn(err error) {
+	h.running.Load().end()
+	if err := h.reply(nil, err); err != nil {
+		h.ended <- err
+		return
+	}
+	h.loop()
+}
+
+// reply sends the outcome of the task that ran: the result, or what err says.
+func (h *host) reply(out []byte, err error) error {
+	rec := h.task
 	res := resultHead{number: at[taskHead](rec.Body).number}
 	if err != nil {
 		res.status = 1
@@ -296,12 +310,12 @@ func (h *host) reply(rec shm.Record, begun time.Time, in, out []byte, err error)
 			res.code |= codePanic
 		}
 	}
-	res.runNS = uint64(time.Since(begun))
+	res.runNS = uint64(time.Since(h.begun))
 	if err := h.send(kindResult, &res, out); err != nil {
 		return err
 	}
 	if rec.Flags&flagBulk != 0 {
-		h.large.Done(in)
+		h.large.Done(h.in)
 	}
 	h.tasks.ReleaseTo(rec.End)
 	h.ringParent()
