@@ -130,17 +130,17 @@ def get_temp_dir() -> str:
 
 # ---- after a fork
 
-_after_fork: weakref.WeakValueDictionary[tuple[int, int, Callable[[Any], object]], Any] = weakref.WeakValueDictionary()
+_afterfork_registry: weakref.WeakValueDictionary[tuple[int, int, Callable[[Any], object]], Any] = weakref.WeakValueDictionary()
 _after_fork_count = itertools.count()
 
 
 def register_after_fork(obj: Any, func: Callable[[Any], object]) -> None:
     """Have ``func(obj)`` called in every child that is forked while ``obj`` lives, in the order of registration."""
-    _after_fork[next(_after_fork_count), id(obj), func] = obj
+    _afterfork_registry[next(_after_fork_count), id(obj), func] = obj
 
 
 def _run_after_forkers() -> None:
-    for (_, _, func), obj in sorted(_after_fork.items(), key=lambda item: item[0][0]):
+    for (_, _, func), obj in sorted(_afterfork_registry.items(), key=lambda item: item[0][0]):
         try:
             func(obj)
         except Exception as e:
