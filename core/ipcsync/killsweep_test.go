@@ -124,6 +124,10 @@ var steps = []step{
 			h := o.r.Holder()
 			return errors.Join(h.Recover(over), h.Recover(over), h.Release(), h.Release())
 		}, then: rlockWorks},
+	{name: "lock of the dead", what: 0, mine: func(o *things) error { ipcsync.HoldDead(o.l); return nil },
+		op: func(o *things) error { _ = o.l.Acquire(context.Background()); return nil }, then: lockWorks},
+	{name: "lock of the dead, recover", what: 0, mine: func(o *things) error { ipcsync.HoldDead(o.l); return nil },
+		op: func(o *things) error { return o.l.Recover(context.Background()) }, then: lockWorks},
 	{name: "lock poisoned", what: 0, mine: func(o *things) error { ipcsync.Poison(o.l); return nil },
 		op:   func(o *things) error { _, _ = o.l.Acquire(over), o.l.Release(); return nil },
 		then: func(t *testing.T, o *things) { require.True(t, state(t, o.l).Poisoned); lockWorks(t, o) }},
