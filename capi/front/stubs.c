@@ -168,6 +168,13 @@ int32_t pp_process_free(pp_process process)
 
 /* ---- pool ---- */
 
+static uint32_t pools_open; /* pools of processes that forked this one included */
+
+static int32_t pool_open(const pp_pool_options *options, pp_pool *pool_out)
+{
+	PP_OPEN(pool_open, pool_out, (options, pool_out));
+}
+
 int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out)
 {
 	if (options == NULL || pool_out == NULL)
@@ -177,11 +184,14 @@ int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out)
 		return fit;
 	if ((options->flags & ~(uint32_t)PP_POOL_HOST_STARTS) != 0 || options->reserved != 0)
 		return pp__fail(PP_ERR_INVALID, "pp_pool_open: flags %#x, reserved %u", options->flags, options->reserved);
-	/* Each pool has a thread of its own, and one that cannot be made would abort the program. */
-	const int error = pp__engine_loaded() ? pp__threads_possible(PP__THREADS_POOL) : 0;
+	/* Each pool needs a thread, and one that cannot be made would abort the program. */
+	const int error = __atomic_load_n(&pools_open, __ATOMIC_RELAXED) < PP__POOLS_FREE ? 0 : pp__threads_possible(PP__THREADS_POOL);
 	if (error != 0)
 		return pp__fail(PP_ERR_ENGINE, "a pool needs threads: %s (RLIMIT_NPROC, pids.max of the control group, or RLIMIT_AS)", strerror(error));
-	PP_OPEN(pool_open, pool_out, (options, pool_out));
+	const int32_t status = pool_open(options, pool_out);
+	if (status == PP_OK)
+		__atomic_fetch_add(&pools_open, 1, __ATOMIC_RELAXED);
+	return status;
 }
 
 /* nothing_started fills in n outcomes, whatever becomes of the call, unless n cannot be true: each element takes size bytes more. */
@@ -293,9 +303,17 @@ int32_t pp_pool_join(pp_pool pool, int64_t timeout_ms)
 	PP_WAIT_MS(pool_join, pool, (pool, timeout_ms));
 }
 
+static int32_t pool_free(pp_pool pool)
+{
+	PP_WAIT(pool_free, pool, (pool));
+}
+
 int32_t pp_pool_free(pp_pool pool)
 {
 	if (pool == 0)
 		return PP_OK;
-	PP_WAIT(pool_free, pool, (pool));
+	const int32_t status = pool_free(pool);
+	if (status == PP_OK)
+		__atomic_fetch_sub(&pools_open, 1, __ATOMIC_RELAXED);
+	return status;
 }

@@ -13,9 +13,10 @@
 #include <polyproc.h>
 
 /* Counted in threads: what the engine starts at its load, with those that it keeps in reserve, and what a further pool needs. */
-#define PP__THREADS_RESERVED 6
-#define PP__THREADS_LOAD (PP__THREADS_RESERVED + 6)
+#define PP__THREADS_RESERVED 4
+#define PP__THREADS_LOAD (PP__THREADS_RESERVED + 4)
 #define PP__THREADS_POOL 3
+#define PP__POOLS_FREE 1 /* so many pools need no look, after that at the load */
 
 #define PP__TABLE_LIST(X) \
 	X(process_start)  \
@@ -71,6 +72,7 @@ typedef struct pp__host {
 	int32_t (*cpu_count)(void);               /* pp_cpu_count */
 	const char *(*strerror)(int32_t status);  /* pp_strerror */
 	int32_t (*fork_worker)(const pp_vacancy *); /* forks a C worker that serves the place: its pid, or -1 with errno */
+	int (*threads_possible)(unsigned n); /* makes n threads and ends them: 0, or the errno of the first that could not be made */
 	_Bool (*interrupts)(void);        /* after EINTR: whether the handler that ran is to end the wait */
 	char *const *argv;                /* the program's arguments as pp_init saw them; NULL without pp_init */
 	int32_t (*family)(int32_t fds_out[2], char *env_out, size_t env_size); /* pp_family */

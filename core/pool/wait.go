@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/polyproc/polyproc/shm"
@@ -155,9 +156,18 @@ func (p *Pool) ticked(err error, pause time.Duration) {
 	}
 }
 
+// A background sleeps in a system call, which takes a thread. The runtime keeps a thread for the next that needs one: for so many pools
+// that is right, and what more pools need at a time goes with them.
+const keptThreads = 3
+
+var backgrounds atomic.Int32
+
 // background reads results when no thread waits in a call.
 func (p *Pool) background() {
-	runtime.LockOSThread() // for good: it sleeps in a system call, so its thread is the pool's and ends with it
+	if backgrounds.Add(1) > keptThreads {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+	}
+	defer backgrounds.Add(-1)
 	defer close(p.stopped)
 	p.mu.Lock()
 	defer p.mu.Unlock()
