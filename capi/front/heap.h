@@ -246,6 +246,7 @@ struct pp__handle {
 	uint64_t off;    /* the object */
 	uint32_t cell;   /* its reference */
 	int32_t fd;      /* of an end of a pipe; -1: none */
+	uint64_t inode;  /* of the file behind fd; 0: not known */
 	void *extra;     /* of the kind */
 	uint64_t words[6]; /* of the kind */
 	uint64_t room;     /* of the object's block, bytes */
@@ -268,6 +269,10 @@ pp__handle *pp__pin(uint64_t number, uint32_t kind);
  * thread-local memory, no message. */
 pp__handle *pp__pin_quietly(uint64_t number, uint32_t kind);
 void pp__unpin(pp__handle *handle);
+
+/* pp__handle_fd reports whether the descriptor of a handle is that of its file still: a program that becomes a daemon closes all there are, and what it opens then
+ * may have the same number. */
+bool pp__handle_fd(const pp__handle *handle);
 
 /* pp__keep keeps a handle that is pinned beyond the call, until pp__drop, which any thread may call. */
 void pp__keep(pp__handle *handle);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -327,6 +328,7 @@ static pp__handle *handle_new(uint32_t *index_out)
 		h->off = 0;
 		h->cell = h->fork_cell = 0; /* not forking: a fork that is under way has kept what was here, and will drop it */
 		h->fd = -1;
+		h->inode = 0;
 		h->extra = NULL;
 		memset(h->words, 0, sizeof h->words);
 		__atomic_fetch_add(&live, 1, __ATOMIC_RELAXED);
@@ -348,10 +350,17 @@ static uint32_t index_of(const pp__handle *h)
 	abort(); /* not a handle of ours: a mistake in this library */
 }
 
+bool pp__handle_fd(const pp__handle *h)
+{
+	struct stat st;
+
+	return h->fd >= 0 && (h->inode == 0 || (fstat(h->fd, &st) == 0 && st.st_ino == h->inode));
+}
+
 static void close_fd(pp__handle *h)
 {
 	PP__NO_CANCEL();
-	if (h->fd >= 0)
+	if (pp__handle_fd(h))
 		close(h->fd);
 	h->fd = -1;
 }

@@ -228,13 +228,13 @@ static bool closing(const call *call)
 	return __atomic_load_n(&call->handle->words[FREED], __ATOMIC_SEQ_CST) != 0;
 }
 
-/* hung_up asks the kernel whether nobody has the other end. */
-static bool hung_up(int fd)
+/* hung_up asks the kernel whether nobody has the other end. If the program has closed the descriptor there is no telling, and nothing will ever wake this end: as if it were so. */
+static bool hung_up(const call *call)
 {
 	PP__NO_CANCEL();
-	struct pollfd at = {.fd = fd};
+	struct pollfd at = {.fd = call->fd};
 
-	return poll(&at, 1, 0) > 0 && (at.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
+	return !pp__handle_fd(call->handle) || (poll(&at, 1, 0) > 0 && (at.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0);
 }
 
 /* until is the time to the deadline, at most most: ns; 0: it is over. */
@@ -257,6 +257,8 @@ static int32_t wake(const call *call, bool anyway)
 		return PP_OK;
 	__atomic_store_n(&way->bell, 1, __ATOMIC_SEQ_CST);
 	PP__NO_CANCEL();
+	if (!pp__handle_fd(call->handle)) /* the number may be another file's: it is not written to */
+		return PP_OK;
 	/* EAGAIN: the socket is full of bytes, which is as good. */
 	if (send(call->fd, (const char[]){PP__PIPE_BYTE, PP__PIPE_BYTE}, 2, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && (errno == EPIPE || errno == ECONNRESET))
 		return PP_ERR_EOF;
@@ -347,7 +349,7 @@ static int32_t push(const call *call, const item *what)
 		int32_t status = pp__mutex_lock(heap, &way->send_lock, call->deadline, NULL, NULL, &recovered);
 		if (status != PP_OK)
 			return status;
-		if ((look || must_look(call)) && hung_up(call->fd)) {
+		if ((look || must_look(call)) && hung_up(call)) {
 			__atomic_store_n(&call->handle->words[LOOKED], 0, __ATOMIC_RELAXED); /* the next message is answered so too */
 			status = PP_ERR_EOF;
 		} else {
@@ -531,7 +533,7 @@ static bool settle(const call *call, bool thorough)
 		return true;
 	if (__atomic_load_n(&way->tail, __ATOMIC_SEQ_CST) == word64(&way->head)) {
 		if (thorough || recovered || __atomic_load_n(&way->bell, __ATOMIC_SEQ_CST) != 0 || word32(&way->spare) != 0)
-			for (ssize_t n = (ssize_t)sizeof bytes; n == (ssize_t)sizeof bytes;) {
+			for (ssize_t n = (ssize_t)sizeof bytes; n == (ssize_t)sizeof bytes && pp__handle_fd(call->handle);) {
 				n = recv(call->fd, bytes, sizeof bytes, MSG_DONTWAIT);
 				well = ours(bytes, n) && well;
 			}
@@ -615,6 +617,8 @@ static int32_t finish(const call *call, want *what)
 static int32_t doze(const call *call)
 {
 	PP__NO_CANCEL();
+	if (!pp__handle_fd(call->handle))
+		return PP_ERR_EOF;
 	pp__pipe_way *const way = call->way;
 	char bytes[2];
 	const uint32_t bell = __atomic_exchange_n(&way->bell, 0, __ATOMIC_SEQ_CST);
@@ -675,7 +679,7 @@ static int32_t pull(const call *call, want *what, bool now)
 		}
 		if (call->deadline == 0) {
 			pp__mutex_unlock(&way->recv_lock);
-			if (!(hup = hung_up(call->fd)))
+			if (!(hup = hung_up(call)))
 				return PP_ERR_TIMEOUT;
 			continue;
 		}
@@ -707,6 +711,10 @@ static int32_t pull(const call *call, want *what, bool now)
 		if (!well)
 			return PP_ERR_CORRUPT;
 		PP__NO_CANCEL();
+		if (!pp__handle_fd(call->handle)) {
+			hup = true;
+			continue;
+		}
 		struct pollfd at = {.fd = call->fd, .events = POLLIN};
 		const int n = poll(&at, 1, (int)((ns + MS - 1) / MS));
 		pp__slept(&call->handle->words[PATIENCE], began);
@@ -917,7 +925,10 @@ int32_t pp_pipe_info(pp_pipe of, uint32_t *can_out, int32_t *fd_out)
 
 static void become(pp__handle *handle, int fd, uint64_t which)
 {
+	struct stat st;
+
 	handle->fd = fd;
+	handle->inode = fstat(fd, &st) == 0 ? (uint64_t)st.st_ino : 0;
 	handle->words[WHICH] = which;
 	handle->words[LOOKED] = 0;
 	handle->words[FREED] = 0;

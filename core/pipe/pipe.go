@@ -44,7 +44,8 @@ type end struct {
 	p        *head
 	which    int
 	fd       int
-	out, in  *half // nil: not in this direction
+	inode    uint64 // of the file behind fd; 0: not known
+	out, in  *half  // nil: not in this direction
 	pins     atomic.Int64
 	finish   sync.Once
 	looked   atomic.Uint64 // ms
@@ -105,7 +106,7 @@ func New(h *shm.Heap, duplex bool) (a, b *Conn, err error) {
 }
 
 func newConn(o *shm.Object, which, fd int) *Conn {
-	e := &end{object: o, heap: o.Heap(), p: (*head)(o.Pointer()), which: which, fd: fd}
+	e := &end{object: o, heap: o.Heap(), p: (*head)(o.Pointer()), which: which, fd: fd, inode: inodeOf(fd)}
 	e.ready.gate = make(chan struct{}, 1)
 	half := func(i int, sends bool) *half {
 		if i == 0 && *e.p.objectFlags()&flagDuplex == 0 {
@@ -147,10 +148,19 @@ func (e *end) leave() {
 		e.finish.Do(func() {
 			e.object.Drop()
 			e.ready.close()
-			closeFD(e.fd)
+			if e.ours() {
+				closeFD(e.fd)
+			}
 		})
 	}
 }
+
+// ours reports whether the descriptor is that of the end's socket still: a program that becomes a daemon closes all there are, and what it opens then may have the same
+// number.
+func (e *end) ours() bool { return e.inode == 0 || inodeOf(e.fd) == e.inode }
+
+// hungUp asks the kernel whether nobody has the other end. If the program has closed the descriptor there is no telling, and nothing will ever wake this end: as if it were so.
+func (e *end) hungUp() bool { return !e.ours() || hungUp(e.fd) }
 
 func (e *end) isClosed() bool { return e.pins.Load() < 0 }
 
@@ -255,7 +265,7 @@ func (e *end) push(ctx context.Context, try bool, kind uint16, data []byte, size
 		var to []byte
 		var tail uint64
 		err := error(ErrBroken)
-		if (look || e.mustLook()) && hungUp(e.fd) {
+		if (look || e.mustLook()) && e.hungUp() {
 			e.looked.Store(0) // the next message is answered so too
 		} else {
 			to, tail, err = w.reserve(e.heap, kind, size)
@@ -297,7 +307,7 @@ func (e *end) wake(anyway bool) error {
 		return nil
 	}
 	atomic.StoreUint32(&e.out.bell, 1)
-	if !sendBytes(e.fd) {
+	if e.ours() && !sendBytes(e.fd) {
 		return errCommitted
 	}
 	return nil
@@ -420,7 +430,7 @@ func (e *end) pull(ctx context.Context, try bool, g *want) error {
 		}
 		if try {
 			w.lock.Unlock()
-			if hup = hungUp(e.fd); !hup {
+			if hup = e.hungUp(); !hup {
 				return ErrEmpty
 			}
 			continue
@@ -435,6 +445,9 @@ func (e *end) pull(ctx context.Context, try bool, g *want) error {
 		w.lock.Unlock()
 		if !well {
 			return fmt.Errorf("pipe: %w: somebody has written to its descriptor", shm.ErrCorrupt)
+		}
+		if hup = !e.ours(); hup {
+			continue
 		}
 		var readable bool
 		if readable, hup, err = e.ready.wait(ctx, e.fd, slice, e.isClosed); err != nil {
@@ -521,7 +534,7 @@ func (e *end) settle(thorough bool) bool {
 	well := true
 	if atomic.LoadUint64(&w.tail) == atomic.LoadUint64(&w.head) {
 		if thorough || atomic.LoadUint32(&w.bell) != 0 || atomic.LoadUint32(&w.spare) != 0 {
-			well = drain(e.fd)
+			well = !e.ours() || drain(e.fd)
 		}
 		atomic.StoreUint32(&w.bell, 0)
 		atomic.StoreUint32(&w.spare, 0)

@@ -338,3 +338,38 @@ func BenchmarkSendRecv64(b *testing.B) {
 		}
 	}
 }
+
+// A program that becomes a daemon closes all descriptors, and what it opens then may have the number of an end: that file is left alone.
+func TestClosedByTheProgram(t *testing.T) {
+	h, err := shm.Family()
+	require.NoError(t, err)
+	for which := range 2 {
+		receiver, sender, err := pipe.New(h, false)
+		require.NoError(t, err)
+		fd, err := []*pipe.Conn{receiver, sender}[which].Descriptor()
+		require.NoError(t, err)
+		own, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+		require.NoError(t, err)
+		require.NoError(t, syscall.Dup3(own[0], fd, 0))
+		_, err = syscall.Write(own[1], []byte("mine"))
+		require.NoError(t, err)
+		for range 3 {
+			_ = sender.TrySend([]byte("x"))
+			_, _ = receiver.TryRecv()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			_, _ = receiver.Recv(ctx)
+			cancel()
+		}
+		require.NoError(t, receiver.Close())
+		require.NoError(t, sender.Close())
+		buf := make([]byte, 10)
+		_, _, err = syscall.Recvfrom(own[1], buf, syscall.MSG_DONTWAIT)
+		require.ErrorIs(t, err, syscall.EAGAIN, "something was written to it")
+		n, _, err := syscall.Recvfrom(fd, buf, syscall.MSG_DONTWAIT)
+		require.NoError(t, err)
+		require.Equal(t, "mine", string(buf[:n]))
+		for _, each := range []int{fd, own[0], own[1]} {
+			require.NoError(t, syscall.Close(each))
+		}
+	}
+}

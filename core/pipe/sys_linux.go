@@ -41,6 +41,15 @@ func uptime() uint64 {
 
 func closeFD(fd int) { _ = unix.Close(fd) }
 
+// inodeOf is the inode of the file behind a descriptor, 0 if there is none.
+func inodeOf(fd int) uint64 {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
 func socketPair() (fds [2]int, inodes [2]uint64, err error) {
 	if fds, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return fds, inodes, os.NewSyscallError("socketpair", err)

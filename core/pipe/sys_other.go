@@ -17,6 +17,8 @@ func uptime() uint64 { return 0 }
 
 func closeFD(int) {}
 
+func inodeOf(int) uint64 { return 0 }
+
 func socketPair() (fds [2]int, inodes [2]uint64, err error) { return fds, inodes, shm.ErrUnsupported }
 
 func hungUp(int) bool { return true }

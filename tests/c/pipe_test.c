@@ -336,6 +336,40 @@ static void leaks(void)
 	REQUIRE(memory() <= bytes + (1 << 20));
 }
 
+/* A program that becomes a daemon closes all descriptors, and what it opens then may have the number of an end: that file is left alone. */
+static void closed_by_the_program(void)
+{
+	for (int which = 0; which < 2; which++) {
+		pp_pipe ends[2];
+		int32_t fd;
+		int own[2];
+		char bytes[10];
+		REQUIRE_STATUS(pp_pipe_create(0, ends), PP_OK);
+		REQUIRE_STATUS(pp_pipe_info(ends[which], NULL, &fd), PP_OK);
+		REQUIRE_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, own), 0);
+		REQUIRE_EQ(dup2(own[0], fd), fd);
+		REQUIRE_EQ(write(own[1], "mine", 4), 4);
+		for (int i = 0; i < 3; i++) {
+			(void)pp_pipe_send(ends[1], "x", 1, 20);
+			(void)pp_pipe_recv(ends[0], bytes, sizeof bytes, 0);
+			(void)pp_pipe_recv(ends[0], bytes, sizeof bytes, 20);
+		}
+		if (which == 0) {
+			while (pp_pipe_recv(ends[0], bytes, sizeof bytes, 0) > 0)
+				;
+			REQUIRE_EQ(pp_pipe_recv(ends[0], bytes, sizeof bytes, -1), PP_ERR_EOF);
+		}
+		REQUIRE_STATUS(pp_pipe_free(ends[0]), PP_OK);
+		REQUIRE_STATUS(pp_pipe_free(ends[1]), PP_OK);
+		REQUIRE_EQ(recv(own[1], bytes, sizeof bytes, MSG_DONTWAIT), -1); /* nothing was written to it, */
+		REQUIRE_EQ(recv(fd, bytes, sizeof bytes, MSG_DONTWAIT), 4);      /* nothing read, and it is open */
+		REQUIRE(memcmp(bytes, "mine", 4) == 0);
+		close(fd);
+		close(own[0]);
+		close(own[1]);
+	}
+}
+
 /* References to ends: pp_ref_ and pp_pipe_ are the same, and each makes the end that it was made of. */
 static void references(void)
 {
@@ -425,6 +459,7 @@ int main(void)
 	killed();
 	travels();
 	references();
+	closed_by_the_program();
 	deserted();
 	leaks();
 	forks_amid_frees();
