@@ -76,7 +76,10 @@ func payloadFile(payload []byte) (int, error) {
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && uint64(len(payload)) > limit.Cur {
 		return -1, unix.EFBIG
 	}
-	fd, err := unix.MemfdCreate("polyproc-payload", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	fd, err := unix.MemfdCreate("polyproc-payload", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
+	if err == unix.EINVAL { // Linux < 6.3 does not know MFD_NOEXEC_SEAL, without which vm.memfd_noexec=2 refuses it
+		fd, err = unix.MemfdCreate("polyproc-payload", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
 	if err != nil {
 		return -1, err
 	}

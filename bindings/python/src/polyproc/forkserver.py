@@ -122,7 +122,7 @@ class _Server:
         if len(fds) > MAX_FDS:
             raise ValueError("too many fds")
         request = " ".join(preload).encode()[:_REQUEST_SIZE] or b" "
-        file = os.memfd_create("polyproc-payload")
+        file = _payload_file()
         try:
             with open(file, "wb", closefd=False) as writer:
                 writer.write(payload)
@@ -219,6 +219,17 @@ class _Server:
                 ours.close()
                 raise
         return _End(ours.detach())
+
+
+def _payload_file() -> int:
+    """A memory file that cannot be executed: where vm.memfd_noexec is 2 there is no other."""
+    noexec_seal = 0x0008  # MFD_NOEXEC_SEAL, which Linux before 6.3 does not know
+    try:
+        return os.memfd_create("polyproc-payload", os.MFD_CLOEXEC | noexec_seal)
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
+        return os.memfd_create("polyproc-payload")
 
 
 def _has_ended(server: _End) -> bool:
