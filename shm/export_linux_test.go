@@ -74,3 +74,12 @@ func (h *Heap) CommitLate(size uint64, tag uint32, others func()) bool {
 	var p pick
 	return h.warmRun(uint32(size>>slabShift), size, &p) && func() bool { others(); return h.commit(&p, tag) }()
 }
+
+// EndedUnseen is Gone where there are no pidfds.
+func (i Identity) EndedUnseen() bool { return i.endedUnseen() }
+
+// ByStart is the identity of a process as kernels before 6.9 have it.
+func ByStart(pid int) (Identity, error) {
+	stat, err := readStat(pid)
+	return Identity(uint64(pid)<<pidShift | stat.start&idMask<<idShift | byStart), err
+}

@@ -104,6 +104,33 @@ func init() {
 	}
 }
 
+// What kernels without pidfds, or with pidfds that all have one inode, leave to go by.
+func TestIdentityOfOlderKernels(t *testing.T) {
+	p := start(t, "idle", create(t, 4096))
+	require.Equal(t, "idle", p.line())
+	modern, err := shm.Identify(p.pid())
+	require.NoError(t, err)
+	old, err := shm.ByStart(p.pid())
+	require.NoError(t, err)
+	another := old ^ 1<<shm.IDShift
+	unknown := old &^ ((1<<21 - 1) << shm.IDShift)
+	for _, i := range []shm.Identity{modern, old, unknown} {
+		require.False(t, i.Gone())
+		require.False(t, i.EndedUnseen())
+	}
+	require.True(t, another.Gone(), "the process with this number started at another time")
+	require.True(t, another.EndedUnseen())
+	p.signal(unix.SIGSTOP)
+	require.False(t, old.EndedUnseen(), "stopped is not dead")
+	p.signal(unix.SIGKILL)
+	eventually(t, func() bool { return old.Gone() && old.EndedUnseen() && unknown.EndedUnseen() && modern.EndedUnseen() }, "a zombie is dead")
+	require.Error(t, p.collect())
+	for _, i := range []shm.Identity{modern, old, unknown} {
+		require.True(t, i.Gone())
+		require.True(t, i.EndedUnseen())
+	}
+}
+
 func TestForeignProc(t *testing.T) {
 	p := inNamespaces(t, unix.CLONE_NEWPID, "foreign proc")
 	require.Equal(t, "alive: true", p.line())

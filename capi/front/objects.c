@@ -273,7 +273,7 @@ static uint32_t live; /* handles that exist, or whose closing is not over */
 static uint64_t serial;
 
 /* Why a fork has cost this process handles, "" if none did, and the last handle that was made before it. */
-static char fork_loss[256];
+static char fork_loss[512];
 static uint64_t fork_serial;
 
 /* place finds the handle at an index. */

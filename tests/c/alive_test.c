@@ -329,9 +329,9 @@ static void denied_pidfd(void)
 	char byte;
 
 	deny_pidfd_open();
-	const pp_lock lock = new_lock();
 	/* A child of ours, and one of somebody else. */
-	lives_then_dies(lock, start_holder(lock, NULL));
+	const pp_lock first = new_lock(), lock = new_lock();
+	lives_then_dies(first, start_holder(first, NULL));
 	const pid_t holder = start_holder(lock, NULL);
 	REQUIRE_EQ(pipe2(lived, O_CLOEXEC), 0);
 	const pid_t sibling = fork();
