@@ -166,13 +166,13 @@ static pp_pool open_forked(int32_t workers)
 static void works(pp_pool pool)
 {
 	double in[1000], out[1000], add = 0.5;
-	int32_t status[1000];
+	pp_outcome outcome[1000];
 
 	for (int i = 0; i < 1000; i++)
-		in[i] = i, out[i] = -1, status[i] = -1;
-	REQUIRE_STATUS(pp_pool_map(pool, square, in, sizeof *in, out, sizeof *out, 1000, 0, &add, sizeof add, status), PP_OK);
+		in[i] = i, out[i] = -1, outcome[i].status = -1;
+	REQUIRE_STATUS(pp_pool_map(pool, square, in, sizeof *in, out, sizeof *out, 1000, 0, &add, sizeof add, outcome), PP_OK);
 	for (int i = 0; i < 1000; i++)
-		REQUIRE(out[i] == (double)i * i + 0.5 && status[i] == PP_OK);
+		REQUIRE(out[i] == (double)i * i + 0.5 && outcome[i].status == PP_OK);
 }
 
 static pp_pool_state state_of(pp_pool pool)
@@ -245,7 +245,8 @@ static void fork_crashes(void)
 	static const int32_t bad[] = {SEGFAULT, EXIT | 3 << 8, QUIT, QUIT | 255 << 8, KILL, DIVIDE};
 	static const int32_t ends[] = {-SIGSEGV, 3, 0, 255, -SIGKILL, -SIGFPE};
 	const pp_pool pool = open_forked(2);
-	int32_t in[300], out[300], status[300];
+	int32_t in[300], out[300];
+	pp_outcome outcome[300];
 	uint64_t task;
 	pp_result result;
 
@@ -254,13 +255,13 @@ static void fork_crashes(void)
 	catch_stderr();
 	for (size_t k = 0; k < COUNT(bad); k++) {
 		memset(in, 0, sizeof in);
-		memset(status, 0x7f, sizeof status);
+		memset(outcome, 0x7f, sizeof outcome);
 		in[0] = in[150] = bad[k];
 		in[151] = in[299] = FAIL | 1000 << 8;
-		REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 300, k % 2 ? 0 : 10, NULL, 0, status),
+		REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, 300, k % 2 ? 0 : 10, NULL, 0, outcome),
 		               PP_ERR_WORKER_LOST);
 		for (int i = 0; i < 300; i++)
-			REQUIRE_EQ(status[i], in[i] == bad[k] ? PP_ERR_WORKER_LOST : in[i] != 0 ? PP_ERR_TASK : PP_OK);
+			REQUIRE_EQ(outcome[i].status, in[i] == bad[k] ? PP_ERR_WORKER_LOST : in[i] != 0 ? PP_ERR_TASK : PP_OK);
 		REQUIRE_STATUS(pp_pool_submit(pool, misbehave, &bad[k], sizeof bad[k], 0, &task), PP_OK);
 		REQUIRE_STATUS(pp_pool_wait(pool, task, 10000, &result), PP_OK);
 		REQUIRE_EQ(result.status, PP_ERR_WORKER_LOST);
@@ -355,16 +356,17 @@ static void fork_recycle(void)
 static void fork_many(void)
 {
 	const pp_pool pool = open_forked(64);
-	int32_t in[64 * 8], status[64 * 8];
+	int32_t in[64 * 8];
+	pp_outcome outcome[64 * 8];
 
 	for (int lap = 0; lap < 3; lap++)
 		works(pool);
 	for (size_t i = 0; i < COUNT(in); i++)
 		in[i] = i % 16 == 3 ? KILL : WELL;
 	int32_t out[COUNT(in)];
-	REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, COUNT(in), 1, NULL, 0, status), PP_ERR_WORKER_LOST);
+	REQUIRE_STATUS(pp_pool_map(pool, misbehave, in, sizeof *in, out, sizeof *out, COUNT(in), 1, NULL, 0, outcome), PP_ERR_WORKER_LOST);
 	for (size_t i = 0; i < COUNT(in); i++)
-		REQUIRE_EQ(status[i], in[i] == KILL ? PP_ERR_WORKER_LOST : PP_OK);
+		REQUIRE_EQ(outcome[i].status, in[i] == KILL ? PP_ERR_WORKER_LOST : PP_OK);
 	works(pool);
 	WITHIN(10000, state_of(pool).alive == 64);
 	REQUIRE_STATUS(pp_pool_close(pool), PP_OK);
