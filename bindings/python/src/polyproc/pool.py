@@ -1020,7 +1020,12 @@ class _Core:
 
     def abort(self) -> None:
         """No more outcomes come: end all jobs."""
-        error = context.ProcessError("the pool was terminated before the task was done")
+        error: Exception
+        if self.killed:
+            error = context.ProcessError("the pool was terminated before the task was done")
+        else:
+            # A signal handler has closed it while the interrupted thread was handing over tasks.
+            error = ValueError("Pool not running")
         for reference in list(self.jobs.values()):
             job = reference()
             if job is not None:
