@@ -950,7 +950,6 @@ int32_t pp_pipe_create(uint32_t flags, pp_pipe ends_out[2])
 {
 	PP__NO_CANCEL();
 	const struct timeval slice = {.tv_usec = PP__SLICE_MS * 1000};
-	struct stat st;
 	int fds[2];
 	pp__handle *first, *second;
 
@@ -971,10 +970,8 @@ int32_t pp_pipe_create(uint32_t flags, pp_pipe ends_out[2])
 	pp__pipe *const pipe = pp__at(heap, first->off);
 	pipe->object.flags = (flags & PP_PIPE_DUPLEX) != 0 ? PP__PIPE_DUPLEX : 0;
 	pipe->born = pp__uptime();
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 2; i++)
 		(void)setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &slice, sizeof slice);
-		pipe->inode[i] = fstat(fds[i], &st) == 0 ? (uint64_t)st.st_ino : 0;
-	}
 	status = pp__object_at(heap, first->off, PP__KIND_PIPE, first->generation, &second);
 	if (status != PP_OK) {
 		close(fds[1]);
@@ -982,6 +979,8 @@ int32_t pp_pipe_create(uint32_t flags, pp_pipe ends_out[2])
 		return status;
 	}
 	become(second, fds[1], 1);
+	pipe->inode[0] = first->inode;
+	pipe->inode[1] = second->inode;
 	ends_out[0] = first->number;
 	ends_out[1] = second->number;
 	return PP_OK;
