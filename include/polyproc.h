@@ -111,10 +111,12 @@
  *
  * MEMORY
  *
- *   Shared memory is reserved before it is touched, so full memory is PP_ERR_NOMEM and no signal, in a control group too. A call that would leave
- *   the machine, or a control group, less than a reserve is refused: 5 % of its memory or limit, at least 256 MiB, but at most an eighth (or 8 MiB, if
- *   that is more). Swap does not count. The environment variable POLYPROC_MEMORY_RESERVE, read at the first need and ignored in set-user-ID
- *   programs, sets another reserve: bytes, with K, M, G or T, or a percentage ("512M", "10%").
+ *   Shared memory is reserved before it is touched, so full memory is PP_ERR_NOMEM and no signal,
+ *   in a control group too. A call that would leave the machine, or a control group, less than a
+ *   reserve is refused: 5 % of its memory or limit, at least 256 MiB, but at most an eighth (or 8
+ *   MiB, if that is more). Swap does not count. The environment variable POLYPROC_MEMORY_RESERVE,
+ *   read at the first need and ignored in set-user-ID programs, sets another reserve: bytes, with
+ *   K, M, G or T, or a percentage ("512M", "10%").
  *
  * UNLOADING
  *

@@ -2,7 +2,8 @@ package shm
 
 import "sync/atomic"
 
-// GroupLeft returns what a control group whose files are in dir may still take, and the reserve of a limit.
+// GroupLeft returns what a control group whose files are in dir may still take, and the reserve of
+// a limit.
 func GroupLeft(dir string, version int) (uint64, bool) {
 	g := groupV2
 	if version == 1 {
@@ -62,12 +63,14 @@ func (h *Heap) Slab(off uint64) (word uint64, state uint32) {
 	return h.slabWord(i), atomic.LoadUint32(&h.slab(i).state[0])
 }
 
-// EvictSlab gives back the free blocks of a slab as a process does that has read its word some time ago.
+// EvictSlab gives back the free blocks of a slab as a process does that has read its word some time
+// ago.
 func (h *Heap) EvictSlab(off, word uint64) uint64 {
 	return h.evictSlab(uint32(off>>slabShift), word, h.Me())
 }
 
-// CommitLate allocates a run that is free and warm, and lets others go on between the look at it and the commit.
+// CommitLate allocates a run that is free and warm, and lets others go on between the look at it
+// and the commit.
 func (h *Heap) CommitLate(size uint64, tag uint32, others func()) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -128,7 +128,8 @@ func attachHeap(fd int, named bool) (*Heap, error) {
 	h.adopting.pause = adoptPause
 	h.users.Store(1)
 	h.refsReady.Store(storageStep / 8)
-	// Head and members; a first part of the tables of slabs and of references. A process that joins needs no memory.
+	// Head and members; a first part of the tables of slabs and of references. A process that joins
+	// needs no memory.
 	first := []int64{0, slabsOff, refsOff}
 	for _, off := range first {
 		if stored(fd) >= int64(len(first))*storageStep {

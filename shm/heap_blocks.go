@@ -197,7 +197,8 @@ func (h *Heap) top() uint32 {
 	return top
 }
 
-// openSlabs opens the slabs before end, and their entries in the table. Goroutines may do it at the same time.
+// openSlabs opens the slabs before end, and their entries in the table. Goroutines may do it at the
+// same time.
 func (h *Heap) openSlabs(end uint32) error {
 	is := h.opened.Load()
 	end = min((end+openStep-1)/openStep*openStep, h.slabs)
@@ -395,8 +396,9 @@ func (h *Heap) giveBack(first uint32) {
 	}
 }
 
-// takeFree makes us the one to give back the storage of a free block, whose state is from: 0 or 1, or that of a dead giver. word is what the slab's word was before: the
-// state alone proves nothing about the slab. So the word is read again, and the state put back if the slab has changed hands.
+// takeFree makes us the one to give back the storage of a free block, whose state is from: 0 or 1,
+// or that of a dead giver. word is what the slab's word was before: the state alone proves nothing
+// about the slab. So the word is read again, and the state put back if the slab has changed hands.
 func (h *Heap) takeFree(i, k uint32, word uint64, from uint32, me Owner) bool {
 	state := &h.slab(i).state[k]
 	if atomic.LoadUint32(state) != from || !atomic.CompareAndSwapUint32(state, from, giving|uint32(me)) {
@@ -409,7 +411,8 @@ func (h *Heap) takeFree(i, k uint32, word uint64, from uint32, me Owner) bool {
 	return false
 }
 
-// emptyLarge takes the storage of the free blocks of a slab of ours, and releases it if no block is in use: true. With mu held.
+// emptyLarge takes the storage of the free blocks of a slab of ours, and releases it if no block is
+// in use: true. With mu held.
 func (h *Heap) emptyLarge(i, class uint32) bool {
 	me, size := h.Me(), uint64(1)<<(largeShift+class)
 	var taken [16]bool

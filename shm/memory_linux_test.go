@@ -42,7 +42,8 @@ func memoryGroup(t *testing.T, limit int64) (dir string) {
 
 const groupVar = "POLYPROC_TEST_GROUP" // the child's control group
 
-// The memory of a control group is used up by small and by large blocks: that is ErrNoMemory, and nobody is killed.
+// The memory of a control group is used up by small and by large blocks: that is ErrNoMemory, and
+// nobody is killed.
 func TestFullGroup(t *testing.T) {
 	if dir := os.Getenv(groupVar); dir != "" {
 		fillHeap(t, dir)

@@ -16,11 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Memory is asked for before it is touched: full memory is an error, and neither SIGBUS nor the end of some process by the kernel's hand.
-// capi/front/storage.c is the same in C, and says how requests are granted.
+// Memory is asked for before it is touched: full memory is an error, and neither SIGBUS nor the end
+// of some process by the kernel's hand. capi/front/storage.c is the same in C, and says how
+// requests are granted.
 
 const (
-	// One fallocate at most: a signal makes it give up and undo all it did, so that a large one might never end.
+	// One fallocate at most: a signal makes it give up and undo all it did, so that a large one
+	// might never end.
 	reserveStep = 4 << 20
 	ample       = 64 << 20 // more than this left: pages that could be dropped need not be counted
 	figuresAge  = 10 * time.Millisecond
@@ -30,9 +32,10 @@ const (
 	budgetTries = 4
 )
 
-// ReserveVar sets how much memory growth leaves to others: bytes, with or without K, M, G or T, or a percentage, of the machine's memory and of the
-// limit of each control group. By default it is 256 MiB or 5 %, whichever is more, but at most an eighth, or 8 MiB if that is more. It is
-// ignored in set-user-ID programs and those with file capabilities.
+// ReserveVar sets how much memory growth leaves to others: bytes, with or without K, M, G or T, or
+// a percentage, of the machine's memory and of the limit of each control group. By default it is
+// 256 MiB or 5 %, whichever is more, but at most an eighth, or 8 MiB if that is more. It is ignored
+// in set-user-ID programs and those with file capabilities.
 const ReserveVar = "POLYPROC_MEMORY_RESERVE"
 
 // figures is what this process has last seen of the machine's memory and its control groups'.
@@ -43,13 +46,14 @@ var figures struct {
 	own    uint64 // the budget where there is no heap
 }
 
-// stepOf is how much of n bytes is reserved at once: less as memory gets less, so that little is granted that the figures do not show yet.
+// stepOf is how much of n bytes is reserved at once: less as memory gets less, so that little is
+// granted that the figures do not show yet.
 func stepOf(n, left uint64) uint64 {
 	return min(n, max(storageStep, min(left/stepPart/storageStep*storageStep, reserveStep)))
 }
 
-// admit grants the first step of n bytes and returns how many it is. budget is the word of a heap; nil: there is none. Errors: [ErrNoMemory] (the
-// machine or a control group has not got n bytes).
+// admit grants the first step of n bytes and returns how many it is. budget is the word of a heap;
+// nil: there is none. Errors: [ErrNoMemory] (the machine or a control group has not got n bytes).
 func admit(budget *uint64, n uint64) (step uint64, err error) {
 	f := &figures
 	f.Lock()
@@ -70,7 +74,8 @@ func admit(budget *uint64, n uint64) (step uint64, err error) {
 		if n > f.left {
 			return 0, fmt.Errorf("%w: %d bytes asked for, %d left beyond the reserve (%s)", ErrNoMemory, n, f.left, ReserveVar)
 		}
-		// Another process that has taken something, or looked, meanwhile: once more, for the figures may not show it.
+		// Another process that has taken something, or looked, meanwhile: once more, for the
+		// figures may not show it.
 		if atomic.CompareAndSwapUint64(budget, granted, rest-step) {
 			break
 		}
@@ -103,7 +108,8 @@ func reserve(fd int, budget *uint64, off, n int64) error {
 	return nil
 }
 
-// memoryLeft is how many more bytes the machine and the control groups have beyond the reserve; what cannot be read limits nothing.
+// memoryLeft is how many more bytes the machine and the control groups have beyond the reserve;
+// what cannot be read limits nothing.
 func memoryLeft() uint64 {
 	left := uint64(math.MaxUint64)
 	if available, total := memAvailable(); total > 0 {
@@ -155,7 +161,8 @@ func reserveOf(total uint64) uint64 {
 	return min(max(total/20, 256<<20), max(total/8, 8<<20))
 }
 
-// memAvailable reads what /proc/meminfo says: memory that can be had without swap, and all memory. 0, 0: unknown.
+// memAvailable reads what /proc/meminfo says: memory that can be had without swap, and all memory.
+// 0, 0: unknown.
 func memAvailable() (available, total uint64) {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
@@ -217,8 +224,8 @@ var groups = sync.OnceValue(func() []group {
 	return list
 })
 
-// appendGroups adds the group at path below root and all above it. In a container path may be that of the host; then only the
-// root, which is the container's own group, is there.
+// appendGroups adds the group at path below root and all above it. In a container path may be that
+// of the host; then only the root, which is the container's own group, is there.
 func appendGroups(list []group, root, path string, g group) []group {
 	for path = filepath.Clean("/" + path); ; path = filepath.Dir(path) {
 		g.dir = filepath.Join(root, path)
@@ -231,8 +238,9 @@ func appendGroups(list []group, root, path string, g group) []group {
 	}
 }
 
-// left returns how many bytes the group may still take beyond its reserve. Above memory.high the kernel kills nobody but lets everybody crawl. What version 1 limits
-// together with swap is a limit of its own. File pages that nobody uses count as free: the kernel drops them first.
+// left returns how many bytes the group may still take beyond its reserve. Above memory.high the
+// kernel kills nobody but lets everybody crawl. What version 1 limits together with swap is a limit
+// of its own. File pages that nobody uses count as free: the kernel drops them first.
 func (g group) left() (uint64, bool) {
 	limit, ok := g.read(g.limit)
 	if !ok { // "max"

@@ -207,8 +207,10 @@ static inline uint64_t pp__now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* pp__storage_reserve gives size bytes at off of a file storage, which may have some already, unless the machine or a control group has no more than its reserve. budget
- * is the word of a heap (pp__heap_head), NULL: none. PP_OK, PP_ERR_NOMEM, PP_ERR_SYSTEM with errno; no message. In storage.c. */
+/* pp__storage_reserve gives size bytes at off of a file storage, which may have some already,
+ * unless the machine or a control group has no more than its reserve. budget is the word of a heap
+ * (pp__heap_head), NULL: none. PP_OK, PP_ERR_NOMEM, PP_ERR_SYSTEM with errno; no message. In
+ * storage.c. */
 int32_t pp__storage_reserve(int fd, uint64_t *budget, uint64_t off, uint64_t size);
 
 /* pp__parse_reserve reads a value of POLYPROC_MEMORY_RESERVE: false if it is none. */
@@ -220,9 +222,10 @@ struct stat;
 uint64_t pp__device_of(const struct stat *st);
 bool pp__is_file(int fd, uint64_t device, uint64_t inode);
 
-/* PP__NO_CANCEL() keeps this thread from being cancelled (pthread_cancel) until the end of the enclosing block. open, read, close, poll,
- * fallocate and others are cancellation points: a thread that ends in one of them leaves locks and descriptors behind. So each function
- * that makes such a system call, or its caller, has this line. A request that arrives meanwhile stays pending. */
+/* PP__NO_CANCEL() keeps this thread from being cancelled (pthread_cancel) until the end of the
+ * enclosing block. open, read, close, poll, fallocate and others are cancellation points: a thread
+ * that ends in one of them leaves locks and descriptors behind. So each function that makes such a
+ * system call, or its caller, has this line. A request that arrives meanwhile stays pending. */
 #define PP__NO_CANCEL() __attribute__((cleanup(pp__cancel_restore), unused)) const int pp__cancel_state = pp__cancel_disable()
 
 static inline int pp__cancel_disable(void)

@@ -67,7 +67,8 @@ bool pp__heap_open_range(const pp__heap *heap, uint64_t off, uint64_t size)
 	return mprotect(heap->base + from, (size_t)(off + size - from), PROT_READ | PROT_WRITE) == 0;
 }
 
-/* map maps as much as there is room for, closed. RLIMIT_AS is the program's too: it gets at least three quarters. */
+/* map maps as much as there is room for, closed. RLIMIT_AS is the program's too: it gets at least
+ * three quarters. */
 static uint8_t *map(int fd, uint64_t size, uint64_t *mapped_out)
 {
 	struct rlimit limit;
@@ -157,7 +158,8 @@ static int32_t attach(int fd, bool named, pp__heap **heap_out)
 	p->device = pp__device_of(&st);
 	p->inode = st.st_ino;
 	p->adopt_pause = ADOPT_MS;
-	/* Head and members; a first part of the tables of slabs and of references. A process that joins needs no memory. */
+	/* Head and members; a first part of the tables of slabs and of references. A process that joins
+	 * needs no memory. */
 	static const uint64_t first[] = {0, PP__SLABS_OFF, PP__REFS_OFF};
 	int32_t status = PP_OK;
 	for (size_t i = 0; i < sizeof first / sizeof *first && status == PP_OK && (uint64_t)st.st_blocks * 512 < sizeof first / sizeof *first * PP__STORAGE_STEP; i++)
@@ -486,7 +488,8 @@ static bool slab_cas(const pp__heap *heap, uint32_t i, uint64_t from, uint64_t t
 	return __atomic_compare_exchange_n(&slab_at(heap, i)->word, &from, to, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
-/* open_slabs opens the slabs before end, and their entries in the table. Threads may do it at the same time. */
+/* open_slabs opens the slabs before end, and their entries in the table. Threads may do it at the
+ * same time. */
 static bool open_slabs(const pp__heap *heap, uint32_t end)
 {
 	uint64_t *const opened = &((pp__heap *)(uintptr_t)heap)->opened; /* the one word that grows with use */
@@ -702,8 +705,9 @@ static void give_back(pp__heap *heap, uint32_t first)
 		release(heap, first);
 }
 
-/* take_free makes us the one to give back the storage of a free block, whose state is from: 0 or 1, or that of a dead giver. word is what the slab's word was before: the
- * state alone proves nothing about the slab. So the word is read again, and the state put back if the slab has changed hands. */
+/* take_free makes us the one to give back the storage of a free block, whose state is from: 0 or 1,
+ * or that of a dead giver. word is what the slab's word was before: the state alone proves nothing
+ * about the slab. So the word is read again, and the state put back if the slab has changed hands. */
 static bool take_free(pp__heap *heap, uint32_t i, uint32_t k, uint64_t word, uint32_t from, uint32_t me)
 {
 	uint32_t *const state = &slab_at(heap, i)->state[k];
@@ -719,7 +723,8 @@ static bool take_free(pp__heap *heap, uint32_t i, uint32_t k, uint64_t word, uin
 	return false;
 }
 
-/* empty_large takes the storage of the free blocks of a slab of ours, and releases it if no block is in use: true. With private->lock held. */
+/* empty_large takes the storage of the free blocks of a slab of ours, and releases it if no block
+ * is in use: true. With private->lock held. */
 static bool empty_large(pp__heap *heap, uint32_t i, uint32_t class)
 {
 	const uint64_t own = word_of(PP__SLAB_LARGE, class, 0, heap->me), size = (uint64_t)1 << (LARGE_SHIFT + class);
@@ -761,7 +766,8 @@ static bool slab_owner_gone(pp__heap *heap, uint32_t owner, bool deep)
 	return p->verdict[i];
 }
 
-/* heir_large looks at the blocks of a slab whose word is word, whoever has it. What dead givers have left is free then. Adds up what is warm. */
+/* heir_large looks at the blocks of a slab whose word is word, whoever has it. What dead givers
+ * have left is free then. Adds up what is warm. */
 static void heir_large(pp__heap *heap, uint32_t i, uint64_t word, bool deep, uint64_t *warm)
 {
 	pp__slab *const slab = slab_at(heap, i);

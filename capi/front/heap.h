@@ -9,9 +9,12 @@
  * The whole file is mapped once, as far as the address space allows, at a base that differs between processes: pp__at(heap, off). Storage is
  * reserved (fallocate) before anything is touched, so full memory is an error and never SIGBUS.
  *
- * Reading a hole of a memfd fills it, and there are programs that read, or lock, whatever is mapped (valgrind's search for leaks; mlockall). So the mapping is closed at first
- * (PROT_NONE), and each process opens what is in use: the blocks and their entries in the table up to slab_top, cells up to refs_top. Both only grow, and are raised
- * before anything there can be referred to. A process opens more when it meets an offset beyond what it has opened, and believes it only if that is in use.
+ * Reading a hole of a memfd fills it, and there are programs that read, or lock, whatever is mapped
+ * (valgrind's search for leaks; mlockall). So the mapping is closed at first (PROT_NONE), and each
+ * process opens what is in use: the blocks and their entries in the table up to slab_top, cells up
+ * to refs_top. Both only grow, and are raised before anything there can be referred to. A process
+ * opens more when it meets an offset beyond what it has opened, and believes it only if that is in
+ * use.
  *
  *   offset 0       head      4 KiB
  *   4096           members   pp__members_head, then one 64-bit word per process (shm/members.go has the bits)
@@ -49,6 +52,12 @@
  * Free blocks keep their storage until head.warm, the sum over all LARGE and RUN, passes PP__WARM_MOST: a first touch costs fifty times a
  * warm one. Who frees beyond that gives the storage back at once, or that of some block that others have left free: 1 -> 2^31 | owner, punch,
  * -> 0. So the owner of a slab takes a free block by CAS too, and looks for another if that fails. The sum is hardly ever exact, after deaths: who looks for slabs of the dead counts anew.
+ *
+ * The states 0 and 1 have no tag, so they prove nothing about the slab: between a look at its word
+ * and the CAS on the state the slab may have changed hands, and even its kind. A process that takes
+ * a free block of a slab which another process may give back reads the word again after the CAS,
+ * and undoes the CAS if the word has changed. While a state is 2^31 | owner the slab stays what it
+ * is: a slab is released only by its owner, and only when all its states are 0.
  *
  * REFERENCES. An object is a block that begins with pp__object. A process that has a handle of it holds one cell of the refs:
  * owner << 32 | off / 128; cell 0 is never used. Taking one: refs + 1, by a CAS of the 64-bit word of generation and refs (never from 0), then the cell;

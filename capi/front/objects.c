@@ -803,7 +803,7 @@ void pp__heap_in_child(void)
 			}
 			if (h->cell == 0) {
 				h->number = 0;
-				snprintf(fork_loss, sizeof fork_loss, "%s", pp_last_error());
+				snprintf(fork_loss, sizeof fork_loss, "%.255s", pp_last_error());
 				fork_serial = serial_in(serial << INDEX_BITS);
 			}
 			if (h->number != 0)

@@ -1,13 +1,16 @@
 /* storage.c - memory for ranges of a sparse file, asked for before it is touched: full memory is an error and neither SIGBUS nor the
  * end of some process by the kernel's hand. shm/storage_linux.go has the same in Go.
  *
- * The kernel grants what it does not have, and kills when that is touched. So each request is granted here first, against the figures of the machine
- * and of the control groups, less a reserve. A look at the figures costs some 50 us and is good for FIGURES_MS. What a look has found a process grants to
- * itself until the next; of that, all processes of a heap together take at most a quarter, which a word in the heap's head counts down. Requests are
- * granted and reserved in steps, which get smaller as memory does, so that little is granted that the figures do not show yet.
+ * The kernel grants what it does not have, and kills when that is touched. So each request is
+ * granted here first, against the figures of the machine and of the control groups, less a reserve.
+ * A look at the figures costs some 50 us and is good for FIGURES_MS. What a look has found a
+ * process grants to itself until the next; of that, all processes of a heap together take at most a
+ * quarter, which a word in the heap's head counts down. Requests are granted and reserved in steps,
+ * which get smaller as memory does, so that little is granted that the figures do not show yet.
  *
- * The reserve is what growth leaves to others: of the machine's memory, and of each control group's limit, max(256 MiB, 5 %), but at most
- * max(8 MiB, 1/8). POLYPROC_MEMORY_RESERVE sets it. Swap does not count as memory. */
+ * The reserve is what growth leaves to others: of the machine's memory, and of each control group's
+ * limit, max(256 MiB, 5 %), but at most max(8 MiB, 1/8). POLYPROC_MEMORY_RESERVE sets it. Swap does
+ * not count as memory. */
 #include "heap_private.h"
 
 #include <errno.h>
@@ -128,7 +131,8 @@ static void find_groups(void)
 	}
 }
 
-/* The reserve that POLYPROC_MEMORY_RESERVE asks for: bytes with or without K, M, G or T, or a percentage. */
+/* The reserve that POLYPROC_MEMORY_RESERVE asks for: bytes with or without K, M, G or T, or a
+ * percentage. */
 static struct {
 	bool read, set, percent;
 	uint64_t value;
@@ -189,8 +193,9 @@ static bool group_figure(const group *g, const char *name, uint64_t *out)
 	return read_file(path, text, sizeof text) > 0 && number_after(text, "", out);
 }
 
-/* group_left is how many bytes the group may still take beyond its reserve. Above memory.high the kernel kills nobody but lets everybody crawl. What version 1 limits together
- * with swap is a limit of its own. File pages that nobody uses count as free: the kernel drops them first. */
+/* group_left is how many bytes the group may still take beyond its reserve. Above memory.high the
+ * kernel kills nobody but lets everybody crawl. What version 1 limits together with swap is a limit
+ * of its own. File pages that nobody uses count as free: the kernel drops them first. */
 static uint64_t group_left(const group *g)
 {
 	char path[300], text[8192];
@@ -216,7 +221,8 @@ static uint64_t group_left(const group *g)
 	return minus(left + idle, reserve);
 }
 
-/* memory_left is how many more bytes the machine and the control groups have beyond the reserve; what cannot be read limits nothing. */
+/* memory_left is how many more bytes the machine and the control groups have beyond the reserve;
+ * what cannot be read limits nothing. */
 static uint64_t memory_left(void)
 {
 	char text[8192];
@@ -242,8 +248,8 @@ static uint64_t step_of(uint64_t size, uint64_t left)
 	return size < step ? size : step;
 }
 
-/* admit grants the first step of size bytes: how many it is; 0: the machine or a control group has not got size bytes. budget is the word of the heap, NULL: there
- * is none. */
+/* admit grants the first step of size bytes: how many it is; 0: the machine or a control group has
+ * not got size bytes. budget is the word of the heap, NULL: there is none. */
 static uint64_t admit(uint64_t *budget, uint64_t size)
 {
 	static uint64_t left, read_at, own; /* as this process has last seen it */
@@ -264,7 +270,8 @@ static uint64_t admit(uint64_t *budget, uint64_t size)
 		}
 		if (size > left)
 			step = 0;
-		/* Another process that has taken something, or looked, meanwhile: once more, for the figures may not show it. */
+		/* Another process that has taken something, or looked, meanwhile: once more, for the
+		 * figures may not show it. */
 		if (step == 0 || __atomic_compare_exchange_n(budget, &granted, rest - step, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 			break;
 	}

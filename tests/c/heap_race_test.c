@@ -184,7 +184,8 @@ static void evicted(void (*child)(void))
 	end(pid);
 }
 
-/* ---- adopt: a block of a dead process's slab is being given back when the heir finds that none is in use */
+/* ---- adopt: a block of a dead process's slab is being given back when the heir finds that none is
+ * in use */
 
 static void heir(void)
 {
@@ -232,7 +233,8 @@ static void inherited(void)
 	end(pid);
 }
 
-/* ---- commit, trim: the owner of a free run stands still while another process gives it back, and gets its place */
+/* ---- commit, trim: the owner of a free run stands still while another process gives it back, and
+ * gets its place */
 
 static uint64_t theirs;
 

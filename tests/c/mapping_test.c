@@ -36,7 +36,8 @@ static void use_all(void)
 	free(data);
 }
 
-/* read_all reads a word of each page that may be read, and returns how many MiB of the heap those are. */
+/* read_all reads a word of each page that may be read, and returns how many MiB of the heap those
+ * are. */
 static uint64_t read_all(void)
 {
 	FILE *const f = fopen("/proc/self/maps", "re");
