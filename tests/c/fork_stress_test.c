@@ -628,7 +628,7 @@ static void *interrupting(void *done)
 /* Ctrl-C, with a handler, ends a wait. */
 static void interrupted(pp_pool pool)
 {
-	struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART | SA_ONSTACK}, before;
+	struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = SA_ONSTACK}, before;
 	uint64_t task;
 	pp_result result;
 	pthread_t thread;
