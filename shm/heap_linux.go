@@ -2,9 +2,11 @@ package shm
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -80,11 +82,19 @@ func openHeapFile(name string) (int, error) {
 	return openOwn(filepath.Join(shmDir, name))
 }
 
+// How often openNamed asks for the exclusive lock, and about how long it waits in between.
+const (
+	openTries = 50
+	openPause = 2 * time.Millisecond
+)
+
 // openNamed readies the table of members of a named heap whose descriptor this process has opened itself. Its file may be older than this
 // pid namespace: if no process has it open any more, those in the table are dead, and the table is taken over.
 //
 // Each opener holds a shared lock on its own open file description: it ends when the last process that has the description, or maps the
-// file by it, has ended. So who gets the exclusive lock is alone.
+// file by it, has ended. So who gets the exclusive lock is alone. Who does not get it has lost the shared one, too (flock(2)): nobody goes on
+// without that, or the next from elsewhere would believe to be alone. And the other may be one that has just come here: so it asks more than once,
+// after a pause without a lock.
 func (h *Heap) openNamed() error {
 	space, err := pidSpace()
 	if err != nil {
@@ -92,16 +102,17 @@ func (h *Heap) openNamed() error {
 	}
 	head := (*uint64)(unsafe.Add(h.base, membersOff))
 	slots := unsafe.Slice((*uint64)(unsafe.Add(h.base, membersOff+membersHead)), heapMembers)
-	for {
+	for tries := 0; ; tries++ {
 		if err := lockFile(h.FD(), unix.LOCK_SH); err != nil {
 			return err
 		}
 		is := atomic.LoadUint64(head)
-		if is == 0 || is == space {
-			return nil
+		if is == 0 || is == space || tries == openTries {
+			return nil // NewMembers says what is wrong
 		}
 		if err := lockFile(h.FD(), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
-			return nil // NewMembers says what is wrong
+			time.Sleep(openPause/2 + rand.N(openPause))
+			continue
 		} else if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
@@ -160,6 +161,32 @@ func TestNamedHeapIsTakenOver(t *testing.T) {
 	_, err = h.Join()
 	require.NoError(t, err)
 	h.Reap()
+	require.NoError(t, h.Close())
+	require.NoError(t, shm.Unlink(name))
+}
+
+// Two that come at the same time meet each other's shared lock, and neither is one of the other namespace.
+func TestNamedHeapIsTakenOverByOneOfSeveral(t *testing.T) {
+	name := testName("several")
+	p := inNamespaces(t, unix.CLONE_NEWPID, "named heap", name)
+	require.Equal(t, "joined", p.line())
+	p.signal(unix.SIGKILL)
+	require.Error(t, p.collect())
+	fd, err := unix.Open("/dev/shm/"+name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	require.NoError(t, unix.Flock(fd, unix.LOCK_SH)) // the other, before it asks for the exclusive one
+	closed := make(chan error)
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		closed <- unix.Close(fd)
+	}()
+	h, err := shm.OpenNamedHeap(name)
+	require.NoError(t, <-closed)
+	require.NoError(t, err)
+	other, err := unix.Open("/dev/shm/"+name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	require.ErrorIs(t, unix.Flock(other, unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK, "who has the heap has the shared lock")
+	require.NoError(t, unix.Close(other))
 	require.NoError(t, h.Close())
 	require.NoError(t, shm.Unlink(name))
 }

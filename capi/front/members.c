@@ -29,7 +29,7 @@
 enum { SLOT_BITS = 12, GEN_SHIFT = 2, GEN_BITS = 19, ID_SHIFT = 21, ID_BITS = 21, PID_SHIFT = 42, PID_BITS = 22 };
 /* Bits 0 and 1 of a word: taken, and what its id is. */
 enum { TAKEN = 1, BY_START = 1, BY_PIDFD = 3, KINDS = 3 };
-enum { LOCK_SPINS = 40, DEEP_MS = 20, BATCH = 64 };
+enum { LOCK_SPINS = 40, DEEP_MS = 20, BATCH = 64, OPEN_TRIES = 50, OPEN_PAUSE_NS = 2000000 };
 #define SLICE_MIN_NS ((uint64_t)1000000)
 #define SLICE_MAX_NS ((uint64_t)160000000)
 #define GEN_MASK (((uint64_t)1 << GEN_BITS) - 1)
@@ -355,20 +355,22 @@ static int lock_file(int fd, int how)
 }
 
 /* Each opener holds a shared lock on its own open file description: it ends when the last process that has the description, or maps the
- * file by it, has ended. So who gets the exclusive lock is alone. */
+ * file by it, has ended. So who gets the exclusive lock is alone. Who does not get it has lost the shared one, too (flock(2)): nobody goes on without that, or
+ * the next from elsewhere would believe to be alone. And the other may be one that has just come here: so it asks more than once, after a pause without a lock. */
 int32_t pp__members_open(pp__heap *heap)
 {
 	pp__members_head *const head = members(heap);
 	const uint64_t space = pid_space();
 
-	while (lock_file(heap->fd, LOCK_SH) == 0) {
+	for (int tries = 0; lock_file(heap->fd, LOCK_SH) == 0; tries++) {
 		const uint64_t is = __atomic_load_n(&head->space, __ATOMIC_SEQ_CST);
-		if (space == 0 || is == 0 || is == space)
-			return pp__members_in(heap);
+		if (space == 0 || is == 0 || is == space || tries == OPEN_TRIES)
+			return pp__members_in(heap); /* which says what is wrong */
 		if (lock_file(heap->fd, LOCK_EX | LOCK_NB) != 0) {
-			if (errno == EWOULDBLOCK)
-				return pp__members_in(heap); /* which says what is wrong */
-			break;
+			if (errno != EWOULDBLOCK)
+				break;
+			nanosleep(&(struct timespec){0, (long)(OPEN_PAUSE_NS / 2 + pp__random() % OPEN_PAUSE_NS)}, NULL);
+			continue;
 		}
 		/* Between the two locks another one may have come first. */
 		if (__atomic_load_n(&head->space, __ATOMIC_SEQ_CST) != is)

@@ -6,6 +6,7 @@
 
 #include <sched.h>
 #include <stdbool.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -183,6 +184,34 @@ static void lease_and_die(void)
 	REQUIRE_STATUS(open_queue(&queue), PP_OK);
 	REQUIRE_STATUS(pp_queue_lease(queue, 5000, &message), PP_OK);
 	_exit(0);
+}
+
+/* Two that come at the same time meet each other's shared lock, and neither is one of the other namespace. */
+static void restarted_for_several(void)
+{
+	int ready[2];
+	char byte;
+	pp_queue queue;
+
+	name_it("several");
+	in_new_namespace(put_one);
+	REQUIRE_EQ(pipe2(ready, O_CLOEXEC), 0);
+	const pid_t other = fork();
+	if (other == 0) {
+		const int fd = open(queue_path, O_RDWR | O_CLOEXEC);
+		REQUIRE(fd >= 0 && flock(fd, LOCK_SH) == 0); /* and will ask for the exclusive one */
+		REQUIRE_EQ(write(ready[1], "", 1), 1);
+		usleep(20000);
+		_exit(0);
+	}
+	REQUIRE_EQ(read(ready[0], &byte, 1), 1);
+	REQUIRE_STATUS(open_queue(&queue), PP_OK);
+	collect(other);
+	const int fd = open(queue_path, O_RDWR | O_CLOEXEC);
+	REQUIRE(fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK); /* who has the queue has the shared lock */
+	REQUIRE_STATUS(pp_queue_free(queue), PP_OK);
+	close(fd);
+	REQUIRE_EQ(unlink(queue_path), 0);
 }
 
 static void restarted(void)
@@ -411,6 +440,7 @@ static const scenario scenarios[] = {
 	{"strangers_queue", strangers_queue, 0, 0},
 	{"not_alone", not_alone, 0, 0},
 	{"restarted", restarted, 0, 0},
+	{"restarted_for_several", restarted_for_several, 0, 0},
 	{"own_environment", own_environment, 0, 0},
 	{"set_uid", set_uid, 0, 0},
 	{"strangers_descriptors", strangers_descriptors, 0, 0},
