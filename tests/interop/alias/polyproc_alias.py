@@ -14,7 +14,7 @@ import sys
 
 
 class _SameModule(importlib.abc.Loader):
-    """Loads multiprocessing[.x] as the module object of polyproc[.x]."""
+    """Loads one module under the name of another: the same module object."""
 
     def __init__(self, name):
         self.name = name
@@ -65,7 +65,7 @@ class _AliasFinder(importlib.abc.MetaPathFinder):
             found = importlib.util.find_spec(ours)
         except ModuleNotFoundError:
             found = None
-        if found is not None:
+        if found is not None and not isinstance(found.loader, _SameModule):
             return importlib.machinery.ModuleSpec(
                 fullname, _SameModule(ours), is_package=found.submodule_search_locations is not None
             )
@@ -75,5 +75,22 @@ class _AliasFinder(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(fullname, file)
 
 
+class _MissingFinder(importlib.abc.MetaPathFinder):
+    """The last finder: polyproc.x, where polyproc has no x, is multiprocessing.x. ``from . import x`` asks for it so."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        package, _, name = fullname.partition(".")
+        if package != "polyproc" or name not in {
+            "heap",
+            "managers",
+            "resource_tracker",
+            "shared_memory",
+            "sharedctypes",
+        }:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, _SameModule("multiprocessing." + name))
+
+
 if os.environ.get("POLYPROC_INTEROP") == "1":
     sys.meta_path.insert(0, _AliasFinder())
+    sys.meta_path.append(_MissingFinder())
