@@ -33,7 +33,7 @@ int main(void)
 	int32_t status = pp_lock_acquire(lock, 10000);
 	if (status == PP_ERR_OWNER_DIED) {
 		printf("the holder died: what the lock protects may be half done\n");
-		status = pp_lock_acquire(lock, 10000);
+		status = pp_lock_recover(lock, 10000); /* nobody acquires the lock before; here the data would be repaired */
 	}
 	check(status);
 	printf("the lock works\n");
