@@ -465,6 +465,33 @@ def test_what_was_pickled_before_is_not_taken_back():
     assert other.recv() == "there"
 
 
+class Tells:
+    """Something that cannot be pickled, and has sent a message of its own when that turns out."""
+
+    def __init__(self, send):
+        self.send = send
+
+    def __reduce__(self):
+        self.send(polyproc.Lock())
+        raise ValueError("no pickle")
+
+
+def test_what_a_reducer_has_sent_is_not_taken_back():
+    queue, other = polyproc.Queue(), polyproc.Queue()
+    receiver, sender = polyproc.Pipe(duplex=False)
+    ours, theirs = socket.socketpair()
+    with polyproc.connection.Connection(ours.detach()) as a, polyproc.connection.Connection(theirs.detach()) as b:
+        queue.put(polyproc.Lock())
+        queue.get()
+        ways = {queue.put: queue.get, sender.send: receiver.recv, a.send: b.recv}
+        for send, receive in ways.items():
+            for outer in (other.put, *ways):
+                with pytest.raises(ValueError, match="no pickle"):
+                    outer((polyproc.Lock(), Tells(send)))
+                with receive():
+                    pass
+
+
 def test_an_end_is_a_connection():
     a, b = polyproc.Pipe()
     assert isinstance(a, polyproc.connection.Connection)

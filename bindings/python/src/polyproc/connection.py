@@ -401,14 +401,21 @@ class _Base:
         envelope = _Envelope()
         first = reduction.begin_exports() if reduction.any_exports else 0
         try:
-            data = _pickle(obj, envelope)
-            if envelope.fds:
-                self._send_pickle(data, envelope.fds)
-            else:
-                self._send_bytes(data)
-        except BaseException:
-            reduction.forget_exports(first)
-            raise
+            try:
+                data = _pickle(obj, envelope)
+            except BaseException:
+                reduction.forget_exports(first)
+                raise
+            if reduction.any_exports:
+                reduction.end_exports(first)
+            try:
+                if envelope.fds:
+                    self._send_pickle(data, envelope.fds)
+                else:
+                    self._send_bytes(data)
+            except BaseException:
+                reduction.unsent(data)
+                raise
         finally:
             if envelope.fds:
                 envelope.close()

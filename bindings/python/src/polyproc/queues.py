@@ -76,35 +76,42 @@ def _dumps(obj: Any) -> bytes:
         return _c_dumps(obj)
     first = reduction.begin_exports() if _any_exports else 0
     try:
-        theirs = sys.modules.get("multiprocessing.reduction")
-        others = _none if theirs is None else theirs.ForkingPickler._extra_reducers
-        if (others, _forking_pickler._extra_reducers, copyreg.dispatch_table) != _seen:
-            _look_at_reducers()
-        if _plain:
-            try:
-                return _c_dumps(obj)
-            except TypeError:
-                if "socket" not in sys.modules:
-                    raise
-            return _forking_pickler.dumps(obj)
-        now = _seen
-        try:
-            pickler, buffer = _picklers.pop()
-        except IndexError:
-            buffer = io.BytesIO()
-            pickler = _forking_pickler(buffer)
-        pickler.dump(obj)
-        data = buffer.getvalue()
-        if len(data) < _KEEP_MOST and now is _seen:
-            buffer.seek(0)
-            buffer.truncate()
-            pickler.clear_memo()
-            _picklers.append((pickler, buffer))
-        return data
+        data = _make(obj)
     except BaseException:
         if _any_exports:
             reduction.forget_exports(first)
         raise
+    if _any_exports:
+        reduction.end_exports(first)
+    return data
+
+
+def _make(obj: Any) -> bytes:
+    theirs = sys.modules.get("multiprocessing.reduction")
+    others = _none if theirs is None else theirs.ForkingPickler._extra_reducers
+    if (others, _forking_pickler._extra_reducers, copyreg.dispatch_table) != _seen:
+        _look_at_reducers()
+    if _plain:
+        try:
+            return _c_dumps(obj)
+        except TypeError:
+            if "socket" not in sys.modules:
+                raise
+        return _forking_pickler.dumps(obj)
+    now = _seen
+    try:
+        pickler, buffer = _picklers.pop()
+    except IndexError:
+        buffer = io.BytesIO()
+        pickler = _forking_pickler(buffer)
+    pickler.dump(obj)
+    data = buffer.getvalue()
+    if len(data) < _KEEP_MOST and now is _seen:
+        buffer.seek(0)
+        buffer.truncate()
+        pickler.clear_memo()
+        _picklers.append((pickler, buffer))
+    return data
 
 
 def _unsent(obj: Any, data: bytes) -> None:

@@ -114,10 +114,9 @@ class _Exports(_local):
     An export that nobody imports keeps its object, so one in a message that is not sent is taken back.
     """
 
-    first = 0  # of the last pickle that was made to be sent
-
     def __init__(self) -> None:
-        self.refs: list[bytes] = []
+        self.refs: list[bytes] = []  # of pickles that are being made: a reducer may make and send another one
+        self.last: list[bytes] = []  # of the last pickle that was made to be sent
 
 
 _exports = _Exports()
@@ -140,24 +139,28 @@ def exported(ref: bytes) -> bytes:
 
 
 def begin_exports() -> int:
-    """A pickle that is to be sent begins: the argument for forget_exports, should it fail."""
-    _exports.first = first = len(_exports.refs)
-    return first
+    """A pickle that is to be sent begins: the argument for the two that follow, one of which ends it."""
+    return len(_exports.refs)
+
+
+def end_exports(first: int) -> None:
+    """The pickle is made: what it has exported is taken back by :func:`unsent` only."""
+    _exports.last = _exports.refs[first:]
+    del _exports.refs[first:]
 
 
 def forget_exports(first: int) -> None:
-    """Take back what this thread has exported since then."""
+    """The pickle cannot be made: take back what it has exported."""
     _forget(_exports.refs[first:])
     del _exports.refs[first:]
 
 
 def unsent(data: bytes) -> None:
     """Take back what this thread's last pickle has exported: ``data``, which was not sent."""
-    refs = _exports.refs[_exports.first :]
+    refs, _exports.last = _exports.last, []
     if refs:
-        # Of a pickle that a reducer has made and sent meanwhile they are not.
+        # Of a pickle that a signal handler has made and sent meanwhile they are not.
         _forget([ref for ref in refs if ref in data])
-        del _exports.refs[_exports.first :]
 
 
 def _forget(refs: list[bytes]) -> None:
