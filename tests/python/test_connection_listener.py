@@ -494,6 +494,46 @@ def test_silent_clients_keep_nobody_out(monkeypatch):
         each.close()
 
 
+def test_clients_wait_for_a_busy_listener_though_they_come_together(hurry):
+    """One after the other is served: the second has not begun the challenge, which has a limit."""
+    with Listener(("localhost", 0), authkey=b"k", backlog=8) as listener, contextlib.ExitStack() as stack:
+        for i in range(3):
+            stack.enter_context(meanwhile(client_says, listener.address, b"%d" % i))
+        time.sleep(0.2)  # all have connected
+        said = set()
+        for _ in range(3):
+            with listener.accept() as connection:
+                time.sleep(1.5 * polyproc.connection.HANDSHAKE_SECONDS)
+                said.add(connection.recv_bytes())
+        assert said == {b"0", b"1", b"2"}
+
+
+def test_another_process_takes_the_connection(monkeypatch):
+    """Processes that have one listener: who comes too late for a connection goes on with the challenge of another."""
+    poll_until = polyproc.connection._poll_until
+    with Listener(("localhost", 0), authkey=b"k", backlog=8) as listener, socket.create_connection(listener.address) as slow:
+        others = listener._listener._socket.dup()
+        address = slow.getsockname()
+        with others, contextlib.ExitStack() as stack:
+            taken = []
+
+            def be_late(poll, timeout):
+                found = poll_until(poll, timeout)
+                if listener.fileno() in dict(found) and not taken:
+                    taken.append(stack.enter_context(others.accept()[0]))
+                    stack.enter_context(meanwhile(prove, slow, b"k"))
+                return found
+
+            monkeypatch.setattr(polyproc.connection, "_poll_until", be_late)
+            stack.enter_context(socket.create_connection(listener.address))
+            with listener.accept() as connection:
+                assert listener.last_accepted == address
+                connection.send_bytes(b"at last")
+            assert taken
+            assert others.gettimeout() is None
+            assert os.get_blocking(others.fileno())
+
+
 def client_says(address, message):
     with Client(address, authkey=b"k") as connection:
         connection.send_bytes(message)

@@ -7,7 +7,7 @@ The challenge of a listener with a key is that of Python 3.12 and later, and und
 Differences from the standard library:
 
 * nothing is allocated for bytes that have not arrived, whatever length a peer announces;
-* a peer that stalls during the challenge is given up after HANDSHAKE_SECONDS, and keeps no other client out meanwhile;
+* a peer that stalls during the challenge is given up after HANDSHAKE_SECONDS, and keeps other clients out for a moment only;
 * a client of this package does not answer a challenge that a client of this package has asked, so that nobody can use two of its
   connections against each other. As in the standard library, a key proves who the ends are, at the beginning; it does not encrypt what
   follows, nor tie it to that proof;
@@ -69,8 +69,10 @@ __all__ = ["Client", "Listener", "Pipe", "wait"]
 # limit until the challenge begins, as the listener may be busy with others.
 HANDSHAKE_SECONDS = 20.0
 
-# So many connections may be in the challenge at once; others wait until one of them has ended.
+# So many connections may be in the challenge at once; others wait until one of them has ended. And others are taken only when those have
+# not ended it in this time: who was not taken waits for as long as the program is busy, but who has begun the challenge does not.
 _INCOMING_MOST = 64
+_INCOMING_FRESH = 0.25
 
 # Frames up to this size, with their header, are written as one string: all or nothing on pipes and sockets.
 _SMALL = 4096
@@ -835,6 +837,7 @@ class Listener:
         self._authkey = authkey
         self._accepting = allocate_lock()
         self._incoming: list[_Incoming] = []
+        self._left = 0.0  # when accept() was over
         self._pid = os.getpid()
 
     def _open(self) -> SocketListener:
@@ -845,8 +848,8 @@ class Listener:
     def accept(self) -> Connection:
         """Wait for a connection and return it.
 
-        With a key, the first that has proved to know it: the challenges of several connections go on at once, so that one
-        whose other end is silent does not keep out the others.
+        With a key, the first that has proved to know it. A connection whose other end is slow or silent does not keep out the others:
+        their challenges go on at the same time.
 
         Raises:
             AuthenticationError: the other end does not know the key, or takes too long. The connection is closed, others can come.
@@ -855,7 +858,13 @@ class Listener:
         if self._authkey is None:
             return self._open().accept()
         with self._accepting:
-            return self._accept(self._authkey)
+            outside = time.monotonic() - self._left
+            for each in self._incoming:  # nobody has listened to them meanwhile
+                each.begun += outside
+            try:
+                return self._accept(self._authkey)
+            finally:
+                self._left = time.monotonic()
 
     def _accept(self, authkey: bytes) -> Connection:
         if self._pid != os.getpid():  # those are the parent's
@@ -867,11 +876,15 @@ class Listener:
                 connection = listener.accept()
                 self._incoming.append(_Incoming(connection, listener._last_accepted, authkey))
             poll = process.new_poll()
-            if len(self._incoming) < _INCOMING_MOST:
+            now = time.monotonic()
+            left = min(each.begun + each.limit for each in self._incoming) - now
+            fresh = max(each.begun for each in self._incoming) + _INCOMING_FRESH - now
+            if fresh > 0:
+                left = min(left, fresh)
+            elif len(self._incoming) < _INCOMING_MOST:
                 poll.register(listener._socket, _READABLE)
             for each in self._incoming:
                 poll.register(each.fd, each.events())
-            left = min(each.deadline for each in self._incoming) - time.monotonic()
             ready = {fd for fd, _ in _poll_until(poll, max(left, 0))}
             for each in list(self._incoming):
                 if each.fd in ready:
@@ -886,13 +899,14 @@ class Listener:
                         self._incoming.remove(each)
                         listener._last_accepted = each.address
                         return each.connection
-                elif each.deadline <= time.monotonic():
+                elif each.begun + each.limit <= time.monotonic():
                     self._incoming.remove(each)
                     each.connection.close()
                     raise AuthenticationError(f"the other end has not finished the challenge within {each.limit:g} s")
             if listener._socket.fileno() in ready:
-                connection = listener.accept()
-                self._incoming.append(_Incoming(connection, listener._last_accepted, authkey))
+                new = listener._accept_if_any()
+                if new is not None:
+                    self._incoming.append(_Incoming(new, listener._last_accepted, authkey))
 
     def _drop_incoming(self) -> None:
         incoming, self._incoming = self._incoming, []
@@ -1014,7 +1028,28 @@ class SocketListener:
             self._unlink = util.Finalize(self, _remove, args=(path, _file_of(path)), exitpriority=0)
 
     def accept(self) -> Connection:
-        sock, self._last_accepted = self._socket.accept()
+        while True:
+            try:
+                sock, self._last_accepted = self._socket.accept()
+                break
+            except BlockingIOError:
+                if self._socket.gettimeout() is not None:
+                    raise
+                # Another process has this socket too, and is in _accept_if_any().
+                _ready(self._socket.fileno(), _READABLE, None)
+        with sock:
+            return _as_connection(sock)
+
+    def _accept_if_any(self) -> Connection | None:
+        """accept(), but None if there is no connection any more: another process that has this socket too may have been faster."""
+        timeout = self._socket.gettimeout()
+        self._socket.settimeout(0)
+        try:
+            sock, self._last_accepted = self._socket.accept()
+        except BlockingIOError:
+            return None
+        finally:
+            self._socket.settimeout(timeout)
         with sock:
             return _as_connection(sock)
 
@@ -1251,7 +1286,7 @@ class _Incoming:
         self.address = address
         self.fd = connection.fileno()
         self.limit = HANDSHAKE_SECONDS
-        self.deadline = time.monotonic() + self.limit
+        self.begun = time.monotonic()  # later by the time in which the listener was not asked to accept
         self._steps = self._both(authkey)
         self._out = b""
         self._in = b""
