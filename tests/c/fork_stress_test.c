@@ -625,7 +625,7 @@ static void *interrupting(void *done)
 	return NULL;
 }
 
-/* Ctrl-C, with a handler, ends a wait. */
+/* Ctrl-C, with a handler that does not ask for calls to be restarted, ends a wait. */
 static void interrupted(pp_pool pool)
 {
 	struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = SA_ONSTACK}, before;
@@ -646,7 +646,7 @@ static void interrupted(pp_pool pool)
 	REQUIRE_EQ(sigaction(SIGINT, &before, NULL), 0);
 }
 
-/* It ends the other waits too, if the handler does not ask for them to be restarted. */
+/* It ends the other waits too. */
 static void interrupted_others(void)
 {
 	struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = SA_ONSTACK}, before;
