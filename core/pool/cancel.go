@@ -3,7 +3,7 @@ package pool
 import (
 	"context"
 	"math"
-	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -72,16 +72,18 @@ func (ln *lane) cancel() {
 // cancelAddr is the word to sleep on.
 func (h *laneHeader) cancelAddr() *uint32 { return (*uint32)(unsafe.Pointer(&h.cancel)) }
 
-// taskContext is the context of a task. What it costs to make one that can be cancelled is spent when the task asks for it.
+// taskContext is the context of a task. What it costs to make one that can be cancelled is spent when the task asks for it. The
+// task is over when the host's running names another, or none.
 type taskContext struct {
 	h        *host
-	number   uint64 // of the task
-	deadline uint64 // see taskHead
+	number   uint64                             // of the task
+	deadline uint64                             // see taskHead
+	asked    atomic.Pointer[cancellableContext] // nil: nobody has asked
+}
 
-	mu     sync.Mutex
-	ctx    context.Context // nil: nobody has asked
+type cancellableContext struct {
+	context.Context
 	cancel context.CancelFunc
-	over   bool // the task has returned
 }
 
 func (c *taskContext) Deadline() (time.Time, bool) { return c.get().Deadline() }
@@ -91,40 +93,38 @@ func (c *taskContext) Value(key any) any           { return c.get().Value(key) }
 func (c *taskContext) String() string              { return "pool: the context of a task" }
 
 func (c *taskContext) get() context.Context {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ctx != nil {
-		return c.ctx
+	if made := c.asked.Load(); made != nil {
+		return made.Context
 	}
+	made := new(cancellableContext)
 	if c.deadline == 0 {
-		c.ctx, c.cancel = context.WithCancel(context.Background())
+		made.Context, made.cancel = context.WithCancel(context.Background())
 	} else {
 		left := max(int64(c.deadline-monotonic()), 0)
-		c.ctx, c.cancel = context.WithDeadline(context.Background(), time.Now().Add(time.Duration(left)))
+		made.Context, made.cancel = context.WithDeadline(context.Background(), time.Now().Add(time.Duration(left)))
 	}
-	if c.over || c.h.head.cancel.Load() == c.number { // who watches may have come too early
-		c.cancel()
+	if !c.asked.CompareAndSwap(nil, made) {
+		made.cancel()
+		return c.asked.Load().Context
+	}
+	// The task may have ended, or been cancelled, before asked was set. Otherwise stop finds it there.
+	if c.h.running.Load() != c || c.h.head.cancel.Load() == c.number {
+		made.cancel()
 	}
 	c.h.watching.Do(func() { go c.h.watchCancel() })
-	return c.ctx
+	return made.Context
 }
 
 func (c *taskContext) stop() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ctx != nil {
-		c.cancel()
+	if made := c.asked.Load(); made != nil {
+		made.cancel()
 	}
 }
 
 // end says that the task has returned.
 func (c *taskContext) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.over = true
-	if c.ctx != nil {
-		c.cancel()
-	}
+	c.h.running.Store(nil)
+	c.stop()
 }
 
 // watchCancel cancels the contexts of tasks when the parent says so. It sleeps in the kernel and so takes a thread; it begins when a task

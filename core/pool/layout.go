@@ -184,12 +184,14 @@ func at[T any](b []byte) *T {
 	return (*T)(unsafe.Pointer(unsafe.SliceData(b)))
 }
 
-// ring wakes everybody who sleeps on the bell; it costs one load if nobody does. The ringer takes the flag down, so that of a
-// burst of rings only the first makes a system call.
-func (b *bell) ring() {
-	if b.waiters.Load() != 0 && b.waiters.Swap(0) != 0 {
-		b.ringAlways()
+// ring wakes everybody who sleeps on the bell, and reports whether there may be somebody; it costs one load if nobody does. The
+// ringer takes the flag down, so that of a burst of rings only the first makes a system call.
+func (b *bell) ring() bool {
+	if b.waiters.Load() == 0 || b.waiters.Swap(0) == 0 {
+		return false
 	}
+	b.ringAlways()
+	return true
 }
 
 // ringAlways wakes without looking whether somebody sleeps.

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/polyproc/polyproc/core/start"
 	"github.com/polyproc/polyproc/shm"
@@ -60,7 +59,7 @@ type host struct {
 	ended             chan error   // the worker is to end
 	gone              func(error)  // goOn
 	task              shm.Record   // that runs
-	begun             time.Time    // when it began
+	begun             uint64       // when it began, as monotonic tells; 0: to be read, since this process may have slept
 	in                []byte       // its bytes
 	running           atomic.Pointer[taskContext]
 	watching          sync.Once // see watchCancel
@@ -263,13 +262,16 @@ func (h *host) loop() {
 		}
 		head := at[taskHead](rec.Body)
 		if len(contexts) == 0 {
-			contexts = make([]taskContext, 16) // an allocation for each would be much of what a small task costs
+			contexts = make([]taskContext, 16) // an allocation for each would be much of what a small task costs; 512 bytes
 		}
 		ctx := &contexts[0]
 		contexts = contexts[1:]
 		ctx.h, ctx.number, ctx.deadline = h, head.number, head.deadline
 		h.running.Store(ctx)
-		h.task, h.begun = rec, time.Now()
+		h.task = rec
+		if h.begun == 0 {
+			h.begun = monotonic()
+		}
 		if h.in, err = h.input(rec); err == nil {
 			out, err = h.run(ctx, head.fn, h.in, out[:0], h.gone)
 		}
@@ -310,7 +312,9 @@ func (h *host) reply(out []byte, err error) error {
 			res.code |= codePanic
 		}
 	}
-	res.runNS = uint64(time.Since(h.begun))
+	// One reading of the clock is the end of this task and the beginning of the next: a reading can take longer than a small task.
+	now := monotonic()
+	res.runNS, h.begun = uint64(max(int64(now-h.begun), 0)), now
 	if err := h.send(kindResult, &res, out); err != nil {
 		return err
 	}
@@ -383,6 +387,7 @@ func (h *host) next() (shm.Record, error) {
 		if closing {
 			return shm.Record{}, nil
 		}
+		h.begun = 0
 		err := shm.FutexWait(h.head.taskBell.addr(), seq, slice)
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, shm.ErrInterrupted) {
 			return shm.Record{}, err
@@ -463,6 +468,7 @@ func (h *host) wait(b *bell, cond func() bool) {
 		if cond() {
 			return
 		}
+		h.begun = 0
 		_ = shm.FutexWait(b.addr(), seq, slice)
 	}
 }
@@ -473,9 +479,11 @@ func (h *host) ringParent() {
 	if word.Load()&bit == 0 {
 		word.Or(bit)
 	}
+	bell := &h.board.back
 	if h.board.fore.waiters.Load() != 0 {
-		h.board.fore.ring()
-	} else {
-		h.board.back.ring()
+		bell = &h.board.fore
+	}
+	if bell.ring() {
+		h.begun = 0 // who was woken may have got this CPU
 	}
 }
