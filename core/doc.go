@@ -42,4 +42,9 @@
 //
 // A bell's waiters word is a flag that the ringer takes down, not a count: nothing leaks when a sleeper dies, and of a burst of
 // results only the first makes a system call.
+//
+// The engine library is built with a changed copy of one file of the Go runtime, netpoll_epoll.go (the Makefile's overlay). After a
+// program has closed all descriptors (closefrom(3), as daemons do), the runtime would end the process from one of its own threads; two
+// calls of throw are replaced, so that the library can return PP_ERR_STATE. Checks at our calls alone come too late. A Go release
+// whose file differs is built without the change, and make says so. Go programs that import the packages keep their runtime as it is.
 package core
