@@ -3,7 +3,9 @@ package ipcsync
 import "sync/atomic"
 
 // Poison leaves a lock as the death of a holder does that somebody has noticed.
-func Poison(l interface{ enter() (*shared, error) }) { setWord(l, func(*shared) uint64 { return poisoned }) }
+func Poison(l interface{ enter() (*shared, error) }) {
+	setWord(l, func(*shared) uint64 { return poisoned })
+}
 
 // HoldDead leaves a lock as a holder does that dies: it has the place of this process, in another generation.
 func HoldDead(l interface{ enter() (*shared, error) }) {
