@@ -259,7 +259,7 @@ func output[In, Out any](f *Func[In, Out], r *Result, out *Out) error {
 
 // Map runs f for every input and returns the results in the same order. It waits for all of them. When inputs fail, the error is the
 // [*InputError] of the first of them, and the results of those that did not fail are returned all the same; [MapAll] returns the error
-// of each. When ctx ends first, Map returns ctx.Err() at once; [Register] says what happens to tasks that run.
+// of each. When an input cannot be encoded, Map runs nothing and returns no results. When ctx ends first, Map returns ctx.Err() at once; [Register] says what happens to tasks that run.
 func Map[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins []In) ([]Out, error) {
 	outs := make([]Out, len(ins))
 	if len(ins) == 0 {
@@ -363,7 +363,10 @@ func (t *Task[Out]) Cancel() bool {
 // Stream runs f for every input of a sequence and yields the results in the same order. It takes from the sequence only so
 // far ahead of the consumer as the workers can use (at most twice what was consumed, and a few for each worker), so that the sequence may
 // be endless. The error of an input that fails is an [*InputError], and the stream goes on; any other error ends it. When the consumer
-// stops, or ctx ends, tasks of the stream that run are cancelled: see [Register].
+// stops, or ctx ends, nothing more is taken from the sequence, and tasks of the stream that run are cancelled: see [Register].
+//
+// The sequence and the consumer take turns, as if they were one goroutine. While the sequence makes its next input the consumer gets
+// no result, and the end of ctx is not noticed; so an input must not depend on a result that the stream has yet to yield: use [Submit].
 func Stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins iter.Seq[In]) iter.Seq2[Out, error] {
 	return stream(ctx, p, f, ins, true)
 }
@@ -403,10 +406,13 @@ func stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins ite
 		defer unhook()
 		more, taken, consumed := true, 0, 0
 		for {
-			for more && len(flight) < min(4*p.opt.Workers+consumed, maxAhead) {
+			for more && ctx.Err() == nil && len(flight) < min(4*p.opt.Workers+consumed, maxAhead) {
 				in, ok := next()
 				if !ok {
 					more = false
+					break
+				}
+				if ctx.Err() != nil { // it ended while the sequence made the input
 					break
 				}
 				var unsent [1]error
@@ -435,6 +441,9 @@ func stream[In, Out any](ctx context.Context, p *Pool, f *Func[In, Out], ins ite
 				}
 			}
 			if len(flight) == 0 {
+				if more {
+					yield(*new(Out), ctx.Err())
+				}
 				return
 			}
 			var c *calls

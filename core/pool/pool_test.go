@@ -341,6 +341,37 @@ func waitFor(t testing.TB, cond func() bool) {
 	}
 }
 
+func TestStreamTakesNothingAfterItsContext(t *testing.T) {
+	p := open(t, pool.Options{Workers: 2})
+	for _, stream := range []func(context.Context, *pool.Pool, *pool.Func[int, int], iter.Seq[int]) iter.Seq2[int, error]{
+		pool.Stream[int, int], pool.StreamUnordered[int, int],
+	} {
+		for end := range 3 {
+			ctx, cancel := context.WithCancel(limited(t))
+			taken, yielded := 0, 0
+			var last error
+			for _, err := range stream(ctx, p, square, func(yield func(int) bool) {
+				for ; ; taken++ {
+					if taken == end {
+						cancel() // while the sequence makes an input
+					}
+					if !yield(taken) {
+						return
+					}
+				}
+			}) {
+				if last = err; err == nil {
+					yielded++
+				}
+			}
+			cancel()
+			require.ErrorIs(t, last, context.Canceled)
+			require.Equal(t, end, taken)
+			require.LessOrEqual(t, yielded, end)
+		}
+	}
+}
+
 func TestStream(t *testing.T) {
 	p := open(t, pool.Options{Workers: 2})
 	pulled := 0
