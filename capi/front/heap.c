@@ -199,6 +199,8 @@ int32_t pp__heap_attach(int fd, pp__heap **heap_out)
 	return attach(fd, false, heap_out);
 }
 
+enum { PATH_ROOM = sizeof "/dev/shm/" + NAME_MAX };
+
 static bool path_of(const char *name, char *path, size_t size)
 {
 	const int n = snprintf(path, size, "/dev/shm/%s", name);
@@ -247,7 +249,7 @@ int32_t pp__heap_file(int *fd_out)
 int32_t pp__heap_create(const char *name, pp__heap **heap_out)
 {
 	PP__NO_CANCEL();
-	char path[PATH_MAX], from[PATH_MAX];
+	char path[PATH_ROOM], from[64];
 	struct stat st;
 	int fd;
 	int32_t status;
@@ -316,7 +318,7 @@ static int32_t own_file(int fd, const char *path)
 int32_t pp__heap_open(const char *name, pp__heap **heap_out)
 {
 	PP__NO_CANCEL();
-	char path[PATH_MAX];
+	char path[PATH_ROOM];
 
 	if (!path_of(name, path, sizeof path))
 		return pp__fail(PP_ERR_INVALID, "\"%s\" cannot be a file of /dev/shm", name);

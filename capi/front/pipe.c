@@ -37,9 +37,10 @@ typedef struct {
 	bool sends;
 } call;
 
-/* What is sent. */
+/* What is sent: parts_n pieces, size bytes in all. */
 typedef struct {
-	const void *data;
+	const pp_part *parts;
+	size_t parts_n;
 	uint32_t size;
 	uint32_t len; /* of the record, if more than size */
 	uint16_t kind;
@@ -334,6 +335,13 @@ static bool must_look(const call *call)
 	return true;
 }
 
+static void gather(uint8_t *to, const pp_part *parts, size_t n)
+{
+	for (size_t i = 0; i < n; to += parts[i].size, i++)
+		if (parts[i].size > 0)
+			memcpy(to, parts[i].data, parts[i].size);
+}
+
 /* push sends a record. */
 static int32_t push(const call *call, const item *what)
 {
@@ -356,7 +364,7 @@ static int32_t push(const call *call, const item *what)
 			status = reserve(heap, way, what, &payload, &tail);
 		}
 		if (status == PP_OK) {
-			memcpy(payload, what->data, what->size);
+			gather(payload, what->parts, what->parts_n);
 			__atomic_store_n(&way->tail, tail, __ATOMIC_SEQ_CST); /* COMMIT */
 			status = wake(call, recovered);
 			pp__mutex_unlock(&way->send_lock);
@@ -395,11 +403,8 @@ static int32_t send_big(const call *call, const pp_part *parts, size_t n, uint64
 	int32_t status = pp__alloc(heap, size, tag, &bulk.off, NULL);
 	if (status != PP_OK)
 		return status;
-	uint8_t *to = pp__at(heap, bulk.off);
-	for (size_t i = 0; i < n; to += parts[i].size, i++)
-		if (parts[i].size > 0)
-			memcpy(to, parts[i].data, parts[i].size);
-	status = push(call, &(item){&bulk, sizeof bulk, (uint32_t)claim, PP__PIPE_BULK});
+	gather(pp__at(heap, bulk.off), parts, n);
+	status = push(call, &(item){&(pp_part){&bulk, sizeof bulk}, 1, sizeof bulk, (uint32_t)claim, PP__PIPE_BULK});
 	if (status != PP_OK)
 		pp__free(heap, bulk.off, tag);
 	return status;
@@ -407,7 +412,6 @@ static int32_t send_big(const call *call, const pp_part *parts, size_t n, uint64
 
 int32_t pp_pipe_send_parts(pp_pipe to, const pp_part *parts, size_t n, int64_t timeout_ms)
 {
-	uint8_t small[PP__PIPE_INLINE_MOST];
 	uint64_t size = 0;
 	call call = {0};
 
@@ -423,11 +427,7 @@ int32_t pp_pipe_send_parts(pp_pipe to, const pp_part *parts, size_t n, int64_t t
 		return status;
 	if (size > PP__PIPE_INLINE_MOST)
 		return end(&call, send_big(&call, parts, n, size));
-	uint8_t *at = small;
-	for (size_t i = 0; i < n; at += parts[i].size, i++)
-		if (parts[i].size > 0)
-			memcpy(at, parts[i].data, parts[i].size);
-	return end(&call, push(&call, &(item){small, (uint32_t)size, 0, PP__PIPE_INLINE}));
+	return end(&call, push(&call, &(item){parts, n, (uint32_t)size, 0, PP__PIPE_INLINE}));
 }
 
 int32_t pp_pipe_send(pp_pipe to, const void *data, size_t size, int64_t timeout_ms)
@@ -441,7 +441,7 @@ int32_t pp_pipe_send(pp_pipe to, const void *data, size_t size, int64_t timeout_
 		return status;
 	if (size > PP__PIPE_INLINE_MOST)
 		return end(&call, send_big(&call, &(pp_part){data, size}, 1, size));
-	return end(&call, push(&call, &(item){size > 0 ? data : "", (uint32_t)size, 0, PP__PIPE_INLINE}));
+	return end(&call, push(&call, &(item){&(pp_part){data, size}, 1, (uint32_t)size, 0, PP__PIPE_INLINE}));
 }
 
 /* ---- leases */
@@ -879,7 +879,7 @@ int32_t pp_pipe_send_fd(pp_pipe to, int32_t fd, int64_t timeout_ms)
 	const pp__pipe_fd named = name_of(heap);
 	status = pp__depot_put(heap, named.name, fd);
 	if (status == PP_OK) {
-		status = push(&call, &(item){&named, sizeof named, 0, PP__PIPE_FD});
+		status = push(&call, &(item){&(pp_part){&named, sizeof named}, 1, sizeof named, 0, PP__PIPE_FD});
 		if (status != PP_OK)
 			(void)pp__depot_take(heap, named.name, NULL);
 	}

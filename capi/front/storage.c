@@ -77,6 +77,9 @@ static group groups[GROUPS];
 static int group_count = -1; /* they hardly ever change */
 static pthread_mutex_t storage_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* What was read of a file last, under storage_lock: a thread may have a stack of 16 KiB. */
+static char contents[8192];
+
 static void add_groups(const char *root, const char *path, bool old)
 {
 	char at[200], file[300];
@@ -104,12 +107,12 @@ static void add_groups(const char *root, const char *path, bool old)
 /* In a container the path may be that of the host; then only the root, which is the container's own group, is there. */
 static void find_groups(void)
 {
-	char text[4096], *next;
+	char *next;
 
 	group_count = 0;
-	if (read_file("/proc/self/cgroup", text, sizeof text) <= 0)
+	if (read_file("/proc/self/cgroup", contents, sizeof contents) <= 0)
 		return;
-	for (char *line = text; line != NULL && *line != '\0' && group_count < GROUPS; line = next) {
+	for (char *line = contents; line != NULL && *line != '\0' && group_count < GROUPS; line = next) {
 		if ((next = strchr(line, '\n')) != NULL)
 			*next++ = '\0';
 		char *const controllers = strchr(line, ':');
@@ -187,10 +190,10 @@ static uint64_t minus(uint64_t a, uint64_t b)
 
 static bool group_figure(const group *g, const char *name, uint64_t *out)
 {
-	char path[300], text[64];
+	char path[300], figure[64];
 
 	snprintf(path, sizeof path, "%.239s/%s", g->dir, name);
-	return read_file(path, text, sizeof text) > 0 && number_after(text, "", out);
+	return read_file(path, figure, sizeof figure) > 0 && number_after(figure, "", out);
 }
 
 /* group_left is how many bytes the group may still take beyond its reserve. Above memory.high the
@@ -198,7 +201,7 @@ static bool group_figure(const group *g, const char *name, uint64_t *out)
  * of its own. File pages that nobody uses count as free: the kernel drops them first. */
 static uint64_t group_left(const group *g)
 {
-	char path[300], text[8192];
+	char path[300];
 	uint64_t limit = UINT64_MAX, high, both, usage, idle = 0, left;
 
 	if (!group_figure(g, g->old ? "memory.limit_in_bytes" : "memory.max", &limit))
@@ -216,8 +219,8 @@ static uint64_t group_left(const group *g)
 	if (minus(left, reserve) >= AMPLE)
 		return left - reserve;
 	snprintf(path, sizeof path, "%.239s/memory.stat", g->dir);
-	if (read_file(path, text, sizeof text) > 0)
-		number_after(text, g->old ? "total_inactive_file " : "inactive_file ", &idle);
+	if (read_file(path, contents, sizeof contents) > 0)
+		number_after(contents, g->old ? "total_inactive_file " : "inactive_file ", &idle);
 	return minus(left + idle, reserve);
 }
 
@@ -225,11 +228,10 @@ static uint64_t group_left(const group *g)
  * what cannot be read limits nothing. */
 static uint64_t memory_left(void)
 {
-	char text[8192];
 	uint64_t total, available, left = UINT64_MAX;
 
-	if (read_file("/proc/meminfo", text, sizeof text) > 0 && number_after(text, "MemTotal:", &total) &&
-	    number_after(text, "MemAvailable:", &available))
+	if (read_file("/proc/meminfo", contents, sizeof contents) > 0 && number_after(contents, "MemTotal:", &total) &&
+	    number_after(contents, "MemAvailable:", &available))
 		left = minus(available << 10, reserve_of(total << 10));
 	if (group_count < 0)
 		find_groups();

@@ -183,7 +183,60 @@ static void *whole_life(void *unused)
 	return unused;
 }
 
-/* The first call into the engine, which loads it, may come from a thread with a small stack. */
+/* objects uses some of each kind; what it sends is more than the stack has. */
+static void objects(const char *name)
+{
+	static uint8_t bytes[1 << 20], back[1 << 20];
+	const pp_part parts[] = {{bytes, 5000}, {NULL, 0}, {bytes + 5000, 3000}};
+	const pp_queue_options options = {.size = sizeof options, .name = name};
+	pp_queue queue;
+	pp_lock lock;
+	pp_event event;
+	pp_pipe ends[2];
+	size_t size;
+
+	for (size_t i = 0; i < sizeof bytes; i++)
+		bytes[i] = (uint8_t)(i * 7);
+	REQUIRE_STATUS(pp_queue_create(&options, &queue), PP_OK);
+	REQUIRE_STATUS(pp_queue_put_parts(queue, parts, 3, PP_RAW, -1), PP_OK);
+	REQUIRE_STATUS(pp_queue_get(queue, back, sizeof back, -1, &size), PP_OK);
+	REQUIRE(size == 8000 && memcmp(back, bytes, size) == 0);
+	REQUIRE_STATUS(pp_queue_put(queue, bytes, sizeof bytes, PP_RAW, -1), PP_OK);
+	REQUIRE_STATUS(pp_queue_get(queue, back, sizeof back, -1, &size), PP_OK);
+	REQUIRE_STATUS(pp_queue_free(queue), PP_OK);
+	REQUIRE_STATUS(pp_lock_new(0, &lock), PP_OK);
+	REQUIRE_STATUS(pp_lock_acquire(lock, -1), PP_OK);
+	REQUIRE_STATUS(pp_lock_acquire(lock, 300), PP_ERR_TIMEOUT);
+	REQUIRE_STATUS(pp_lock_free(lock), PP_OK);
+	REQUIRE_STATUS(pp_event_new(&event), PP_OK);
+	REQUIRE_STATUS(pp_event_wait(event, 10), PP_ERR_TIMEOUT);
+	REQUIRE_STATUS(pp_event_free(event), PP_OK);
+	REQUIRE_STATUS(pp_pipe_create(0, ends), PP_OK);
+	REQUIRE_STATUS(pp_pipe_send_parts(ends[1], parts, 3, -1), PP_OK);
+	REQUIRE_STATUS(pp_pipe_send_parts(ends[1], NULL, 0, -1), PP_OK);
+	REQUIRE_STATUS(pp_pipe_send(ends[1], bytes, sizeof bytes, -1), PP_OK);
+	memset(back, 0, sizeof back);
+	REQUIRE_EQ(pp_pipe_recv(ends[0], back, sizeof back, -1), 8000);
+	REQUIRE(memcmp(back, bytes, 8000) == 0);
+	REQUIRE_EQ(pp_pipe_recv(ends[0], back, sizeof back, -1), 0);
+	REQUIRE_EQ(pp_pipe_recv(ends[0], back, sizeof back, -1), (int64_t)sizeof back);
+	REQUIRE(memcmp(back, bytes, sizeof back) == 0);
+	REQUIRE_STATUS(pp_pipe_free(ends[0]), PP_OK);
+	REQUIRE_STATUS(pp_pipe_free(ends[1]), PP_OK);
+}
+
+static void *use_objects(void *unused)
+{
+	char name[64];
+
+	objects(NULL);
+	snprintf(name, sizeof name, "engine_test.%d", (int)getpid());
+	objects(name);
+	REQUIRE_STATUS(pp_queue_unlink(name), PP_OK);
+	return unused;
+}
+
+/* The first call into the library, and into the engine, which loads it, may come from a thread with a small stack. */
 static void small_stack(void)
 {
 	pthread_attr_t attr;
@@ -191,6 +244,8 @@ static void small_stack(void)
 
 	pthread_attr_init(&attr);
 	REQUIRE_EQ(pthread_attr_setstacksize(&attr, 16 << 10), 0);
+	REQUIRE_EQ(pthread_create(&thread, &attr, use_objects, NULL), 0);
+	REQUIRE_EQ(pthread_join(thread, NULL), 0);
 	REQUIRE_EQ(pthread_create(&thread, &attr, whole_life, NULL), 0);
 	REQUIRE_EQ(pthread_join(thread, NULL), 0);
 }
