@@ -29,6 +29,11 @@ static void ended(void *object)
 {
 	pp__pins *const pins = object;
 
+	/* Destructors of others may come after this one, and hold locks until then: it is called once more after them. */
+	if (__atomic_load_n(&pins->taken, __ATOMIC_RELAXED) == 1 && pthread_setspecific(ending, pins) == 0) {
+		__atomic_store_n(&pins->taken, 2, __ATOMIC_RELAXED);
+		return;
+	}
 	pp__pins_mine = NULL;
 	for (int i = 0; i < PP__PINS; i++) {
 		pp__handle *const h = pins->held[i];

@@ -19,7 +19,7 @@ enum { PP__PINS = 4 }; /* handles that one thread's calls use at once; more are 
 typedef struct pp__pins {
 	pp__handle *held[PP__PINS];
 	struct pp__pins *next; /* of all threads that there have been */
-	uint32_t taken;        /* by a thread that lives */
+	uint32_t taken;        /* 1: by a thread that lives; 2: that is about to end; 0: by none */
 	uint32_t thread;       /* its number (pp__thread), 0: none yet */
 } __attribute__((aligned(64))) pp__pins;
 

@@ -305,6 +305,41 @@ static void test_thread_ends(void)
 	REQUIRE_STATUS(pp_lock_free(lock), PP_OK);
 }
 
+/* A thread may hold a lock until a destructor of its own gives it up, which is called after the library's. */
+static pthread_key_t holding;
+
+static void give_up_late(void *arg)
+{
+	(void)arg;
+	add(&s->total);
+	usleep(200000);
+	REQUIRE_STATUS(pp_lock_release(lock), PP_OK);
+}
+
+static void *hold_to_the_end(void *arg)
+{
+	hold_and_end(arg);
+	REQUIRE_EQ(pthread_setspecific(holding, &holding), 0);
+	return NULL;
+}
+
+static void test_thread_is_not_over_yet(void)
+{
+	pthread_t thread;
+
+	memset(s, 0, sizeof *s);
+	REQUIRE_EQ(pthread_key_create(&holding, give_up_late), 0);
+	REQUIRE_STATUS(pp_lock_new(PP_LOCK_RECURSIVE, &lock), PP_OK);
+	REQUIRE_EQ(pthread_create(&thread, NULL, hold_to_the_end, NULL), 0);
+	WITHIN(PATIENCE, get(&s->total) == 1);
+	REQUIRE_STATUS(pp_lock_recover(lock, 0), PP_ERR_TIMEOUT);
+	REQUIRE_STATUS(pp_lock_recover(lock, PATIENCE), PP_OK);
+	REQUIRE_EQ(pthread_join(thread, NULL), 0);
+	REQUIRE_STATUS(pp_lock_release(lock), PP_OK);
+	REQUIRE_STATUS(pp_lock_free(lock), PP_OK);
+	REQUIRE_EQ(pthread_key_delete(holding), 0);
+}
+
 static void test_stopped_holder(void)
 {
 	int status;
@@ -1067,6 +1102,7 @@ static const struct {
 	{"death of a holder", test_death},
 	{"a condition tells of it", test_condition_is_told},
 	{"a thread ends", test_thread_ends},
+	{"a thread is not over yet", test_thread_is_not_over_yet},
 	{"who may acquire and release", test_who_may},
 	{"stopped holder", test_stopped_holder},
 	{"fairness", test_fair},
