@@ -78,8 +78,9 @@ func (e *WorkerLostError) Error() string {
 
 // TaskError is the error of a task that ended with an error, a panic, or runtime.Goexit (as t.FailNow does). It wraps the task's error
 // as far as that can be sent: [errors.Is] finds sentinel errors of the standard library and those of [RegisterError], and [errors.As]
-// finds types of the standard library, such as *fs.PathError, and types that were registered with [encoding/gob.Register]. An error
-// that is none of these has its text, and wraps what the task's error wraps.
+// finds [syscall.Errno], *fs.PathError, *os.LinkError, *os.SyscallError, *exec.Error, *strconv.NumError, and types that were registered
+// with [encoding/gob.Register]. An error that is none of these, *net.OpError for example, has its text, and wraps what the task's error
+// wraps.
 type TaskError struct {
 	Task    string // name of the function
 	Message string // the text of the error; with the worker's stack trace if the task panicked
