@@ -572,3 +572,57 @@ def test_a_client_answers_no_client():
                 send(first, b"#WELCOME#")
                 send(second, receive(first))
                 assert receive(second) is None
+
+
+# ---- several that accept
+
+
+@pytest.mark.parametrize("key", [None, b"secret"])
+def test_accept_after_close_while_a_thread_accepts(key):
+    listener = Listener(authkey=key)
+    raised = []
+
+    def accept():
+        try:
+            listener.accept()
+        except OSError as error:
+            raised.append(str(error))
+
+    # The first stays where it is, as with the standard library: closing a socket wakes nobody who waits for it.
+    threading.Thread(target=accept, daemon=True).start()
+    time.sleep(0.2)
+    listener.close()
+    second = threading.Thread(target=accept, daemon=True)
+    second.start()
+    second.join(10)
+    assert raised == ["listener is closed"]
+
+
+@pytest.mark.parametrize("key", [None, b"secret"])
+def test_accept_in_a_child_forked_while_a_thread_accepts(key):
+    with Listener(authkey=key, backlog=4) as listener:
+
+        def serve():
+            with listener.accept() as connection:
+                connection.send("parent")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        time.sleep(0.2)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            with contextlib.suppress(BaseException), listener.accept() as connection:
+                connection.send("child")
+            os._exit(0)
+        try:
+            answers = set()
+            for _ in range(2):
+                with Client(listener.address, authkey=key) as connection:
+                    assert connection.poll(10)
+                    answers.add(connection.recv())
+            assert answers == {"parent", "child"}
+            thread.join(10)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)

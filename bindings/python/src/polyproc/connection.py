@@ -835,7 +835,8 @@ class Listener:
         _check_authkey(authkey)
         self._listener: SocketListener | None = SocketListener(address, family, backlog)
         self._authkey = authkey
-        self._accepting = allocate_lock()
+        # By process: a thread that does not exist in a forked child may have held the parent's.
+        self._accepting = {os.getpid(): allocate_lock()}
         self._incoming: list[_Incoming] = []
         self._left = 0.0  # when accept() was over
         self._pid = os.getpid()
@@ -857,7 +858,9 @@ class Listener:
         """
         if self._authkey is None:
             return self._open().accept()
-        with self._accepting:
+        self._open()  # closed: an error at once, also while another thread waits in accept() for ever
+        accepting = self._accepting.get(os.getpid()) or self._accepting.setdefault(os.getpid(), allocate_lock())
+        with accepting:
             outside = time.monotonic() - self._left
             for each in self._incoming:  # nobody has listened to them meanwhile
                 each.begun += outside
