@@ -49,8 +49,8 @@
  *   cell = owner << 32 | ticket << 1 | notified; 0: free. ticket: 31 bits from tickets (fetch_add), compared wrap-safe: FIFO.
  *   PP__CONDITION_CELLS cells in the object; more in blocks of PP__CONDITION_MORE bytes (tag: the object's generation) that begin with the offset of the next, 0: none;
  *   linked by CAS of that offset, freed with the object.
- *   wait      CAS a free cell -> waiting [condition_waiting]; release the lock; FUTEX_WAIT on the cell until it is notified; cell = 0; take the lock back (all levels, for as long as it takes,
- *             silently from the dead).
+ *   wait      CAS a free cell -> waiting [condition_waiting]; release the lock; FUTEX_WAIT on the cell until it is notified; cell = 0; take the lock back (all levels, for as long as it takes).
+ *             If the lock's holder has died meanwhile: PP_ERR_OWNER_DIED, and the lock is not held, as with LOCK.
  *             out of time: CAS waiting -> 0 [condition_left]; if that fails it was notified after all.
  *             interrupted and given up though notified: the notification is passed on, below.
  *   notify n  n times: the waiting cell of the lowest ticket: CAS -> notified [condition_notified], wake it. Whose process is not there any more (kill(2): ESRCH) is passed over and its cell freed.
