@@ -637,7 +637,7 @@ PP_API int32_t pp_pipe_free(pp_pipe end);
  * belongs to another user, or that others may read or write, is never opened.
  *
  * timeout_ms: -1 waits for ever. 0 does not wait for messages or room, but up to 50 ms for another process that is in the middle of a call; PP_TRY not
- * even for that, and then answers PP_ERR_TIMEOUT. Functions that wait return PP_ERR_INTERRUPTED when a signal handler has run; call again. */
+ * even for that, and then answers PP_ERR_TIMEOUT. Functions that wait return PP_ERR_INTERRUPTED when a signal handler without SA_RESTART has run (see SIGNALS); call again. */
 typedef uint64_t pp_queue;
 
 
@@ -681,7 +681,8 @@ PP_API int32_t pp_queue_create(const pp_queue_options *options, pp_queue *queue_
  * its way. Calls of this process that wait by this handle return PP_ERR_CLOSED. */
 PP_API int32_t pp_queue_free(pp_queue queue);
 
-/* pp_queue_unlink removes the name of a named queue. Who has opened it goes on with it. Returns PP_OK; PP_ERR_NOT_FOUND; PP_ERR_INVALID; PP_ERR_SYSTEM. */
+/* pp_queue_unlink removes the name of a named queue. Who has opened it goes on with it. Returns PP_OK; PP_ERR_NOT_FOUND; PP_ERR_INVALID;
+ * PP_ERR_PERMISSION (the file is another user's, or a directory); PP_ERR_SYSTEM. */
 PP_API int32_t pp_queue_unlink(const char *name);
 
 /* pp_queue_put puts a message. When it returns PP_OK, the message will be delivered, whatever happens to this process. Returns PP_OK; PP_ERR_FULL (no room in
@@ -806,8 +807,8 @@ PP_API int32_t pp_lock_new(uint32_t flags, pp_lock *lock_out);
  *                            NOT acquired. The lock is poisoned from then on: every call, of every process, returns this, until
  *                            one has called pp_lock_recover. Not of locks with PP_LOCK_RECOVER
  *         PP_ERR_STATE: (recursive) 2^32 levels
- * A lock belongs to a process. One whose thread has ended holds it still: any thread may release the lock, and pp_lock_recover takes
- * it over if it is recursive. */
+ * A lock belongs to a process. One whose thread has ended holds it still: any thread may release the lock if it is not recursive,
+ * and pp_lock_recover takes it over if it is. */
 PP_API int32_t pp_lock_acquire(pp_lock lock, int64_t timeout_ms);
 
 /* pp_lock_recover is pp_lock_acquire for a caller that can repair, or does not mind, what the death of a holder has left half done.

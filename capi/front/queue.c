@@ -1526,5 +1526,8 @@ int32_t pp_queue_unlink(const char *name)
 		return status;
 	if (unlink(path) == 0)
 		return PP_OK;
-	return pp__fail(errno == ENOENT ? PP_ERR_NOT_FOUND : PP_ERR_SYSTEM, "queue %s: %s", name, strerror(errno));
+	return pp__fail(errno == ENOENT                                       ? PP_ERR_NOT_FOUND
+	                : errno == EPERM || errno == EACCES || errno == EISDIR ? PP_ERR_PERMISSION
+	                                                                       : PP_ERR_SYSTEM,
+	                "queue %s: %s", name, strerror(errno));
 }

@@ -38,7 +38,7 @@ func (p *Pool) FreeShared(data *byte) error {
 	defer p.mu.Unlock()
 	b := p.shared[data]
 	if b == nil {
-		return fmt.Errorf("%w: %p is not memory of AllocShared", ErrInvalid, data)
+		return fmt.Errorf("%w: %p is not where shared memory of this pool begins", ErrInvalid, data)
 	}
 	delete(p.shared, data)
 	b.freed = true
@@ -64,7 +64,7 @@ func (p *Pool) sharedAt(data *byte) (*sharedBlock, uint64, error) {
 			return b, uint64(at - from), nil
 		}
 	}
-	return nil, 0, fmt.Errorf("%w: %p does not point into memory of AllocShared of this pool", ErrInvalid, data)
+	return nil, 0, fmt.Errorf("%w: %p does not point into shared memory of this pool", ErrInvalid, data)
 }
 
 // Ranges is a job over the numbers 0 to N - 1, which C workers get in ranges: the parallel for loop.

@@ -107,6 +107,7 @@ static void strangers_queue(void)
 	if (another == 0) {
 		become(STRANGER);
 		refused("Permission denied");
+		REQUIRE_STATUS(pp_queue_unlink(queue_name), PP_ERR_PERMISSION);
 		_exit(0);
 	}
 	collect(another);
