@@ -50,12 +50,15 @@ func nameID(name string) uint64 {
 //	var square = pool.Register("square", func(ctx context.Context, n int) (int, error) { return n * n, nil })
 //
 // Arguments and results travel as bytes: []byte and string as they are, numbers in 8 bytes, everything else by encoding/gob.
-// Register panics if the name is taken.
+// Register panics if the name is taken, or fn is nil.
 //
 // The context that fn gets has the deadline of the caller's context, but not its values. It ends when the caller's does, when the pool
 // is closed, and when fn has returned. Then fn has Options.Grace, one second by default, to return; if it has not by then, its worker
 // is killed and replaced. The caller waits for neither.
 func Register[In, Out any](name string, fn func(ctx context.Context, in In) (Out, error)) *Func[In, Out] {
+	if fn == nil {
+		panic(fmt.Sprintf("pool: function %q is nil", name))
+	}
 	f := &Func[In, Out]{name: name, id: nameID(name), encode: encoder[In](), decode: decoder[Out]()}
 	decode, encode := decoder[In](), encoder[Out]()
 	registry.Lock()
@@ -96,8 +99,11 @@ type Initializer struct {
 //
 // Call it, like [Register], while packages are initialized. A worker in which fn returns an error, panics or ends the process is not
 // used; when several in a row fail so, all tasks of the pool fail with [ErrInit] or [ErrStart]. RegisterInitializer panics if the name
-// is taken.
+// is taken, or fn is nil.
 func RegisterInitializer[Arg any](name string, fn func(arg Arg) error) func(arg Arg) Initializer {
+	if fn == nil {
+		panic(fmt.Sprintf("pool: initializer %q is nil", name))
+	}
 	id := nameID(name)
 	decode, encode := decoder[Arg](), encoder[Arg]()
 	registry.Lock()

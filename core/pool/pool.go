@@ -23,7 +23,7 @@ type Options struct {
 	Method   start.Method // nil: start.Spawn()
 	OutMax   int          // C workers: room for a submitted task's result, bytes; 0: 65,536
 
-	// A worker host other than this program. Args nil: this program again (see Init).
+	// A worker host other than this program. Both zero: this program again (see Init); Path alone is ErrInvalid.
 	Path string
 	Args []string
 	Env  []string // nil: os.Environ()
@@ -159,6 +159,9 @@ func Open(opt Options) (*Pool, error) {
 		opt.Method = start.Spawn()
 	}
 	if opt.Args == nil && !opt.HostStarts {
+		if opt.Path != "" {
+			return nil, fmt.Errorf("%w: Options.Path is %q and Options.Args is nil: set both, or neither", ErrInvalid, opt.Path)
+		}
 		if !initialized {
 			return nil, errNoInit
 		}

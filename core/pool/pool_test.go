@@ -541,6 +541,10 @@ func TestInvalid(t *testing.T) {
 	_, err = p.SubmitBytes(1, nil, []uint64{math.MaxUint64, 1}, 0)
 	require.ErrorIs(t, err, pool.ErrTooBig)
 	require.Panics(t, func() { pool.Register("nop", func(context.Context, int) (int, error) { return 0, nil }) })
+	require.Panics(t, func() { pool.Register[int, int]("nil", nil) })
+	require.Panics(t, func() { pool.RegisterInitializer[int]("nil", nil) })
+	_, err = pool.Open(pool.Options{Path: "/no/such/program"})
+	require.ErrorIs(t, err, pool.ErrInvalid)
 }
 
 // A parent that is SIGKILLed takes its workers along, busy or idle.
