@@ -626,3 +626,29 @@ def test_accept_in_a_child_forked_while_a_thread_accepts(key):
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("key", [None, b"secret"])
+def test_accept_in_a_signal_handler_while_accepting(mp, key):
+    with mp.connection.Listener(authkey=key, backlog=4) as listener:
+
+        def handler(_number, _frame):
+            with listener.accept() as connection:
+                connection.send("handler")
+
+        def connect():
+            time.sleep(0.5)
+            for _ in range(2):
+                with mp.connection.Client(listener.address, authkey=key) as connection:
+                    answers.append(connection.recv())
+
+        answers = []
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with meanwhile(connect), listener.accept() as connection:
+                connection.send("outside")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert answers == ["handler", "outside"]

@@ -28,7 +28,7 @@ import select
 import struct
 import sys
 import time
-from _thread import _local, allocate_lock
+from _thread import RLock, _local
 
 from . import process, reduction, util
 from .context import AuthenticationError, BufferTooShort, check_receiver
@@ -836,7 +836,7 @@ class Listener:
         self._listener: SocketListener | None = SocketListener(address, family, backlog)
         self._authkey = authkey
         # By process: a thread that does not exist in a forked child may have held the parent's.
-        self._accepting = {os.getpid(): allocate_lock()}
+        self._accepting = {os.getpid(): RLock()}
         self._incoming: list[_Incoming] = []
         self._left = 0.0  # when accept() was over
         self._pid = os.getpid()
@@ -859,7 +859,15 @@ class Listener:
         if self._authkey is None:
             return self._open().accept()
         self._open()  # closed: an error at once, also while another thread waits in accept() for ever
-        accepting = self._accepting.get(os.getpid()) or self._accepting.setdefault(os.getpid(), allocate_lock())
+        accepting = self._accepting.get(os.getpid()) or self._accepting.setdefault(os.getpid(), RLock())
+        # A signal handler of this thread, which is in accept() already: what that waits for is left alone.
+        if accepting._is_owned():  # type: ignore[attr-defined]
+            interrupted, self._incoming = self._incoming, []
+            try:
+                return self._accept(self._authkey)
+            finally:
+                interrupted += self._incoming
+                self._incoming = interrupted
         with accepting:
             outside = time.monotonic() - self._left
             for each in self._incoming:  # nobody has listened to them meanwhile
