@@ -1,5 +1,8 @@
 // The engine's threads are called pp-engine, so that ps and top tell them from the program's, and so does the proof that nobody will send through a pipe: of threads that it
 // does not know it must assume that they may. The Go runtime makes them by pthread_create, which the linker leads here (--wrap, see the Makefile).
+#include <signal.h>
+#include <stdint.h>
+#include <sys/mman.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -12,13 +15,26 @@ typedef struct {
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *), void *arg);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *), void *arg);
 
+enum { SIGNAL_STACK = 256 << 10, GUARD = 64 << 10 };
+
 static void *begin(void *arg)
 {
 	const beginning b = *(beginning *)arg;
 
 	free(arg);
 	prctl(PR_SET_NAME, "pp-engine", 0, 0, 0);
-	return b.start(b.arg);
+	/* Handlers of the program may run here too. Without a stack they run on 32 KiB of the Go heap, with nothing below that stops them. */
+	uint8_t *const room = mmap(NULL, SIGNAL_STACK + GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (room == MAP_FAILED)
+		return b.start(b.arg);
+	stack_t stack = {.ss_sp = room + GUARD, .ss_size = SIGNAL_STACK};
+	mprotect(room, GUARD, PROT_NONE);
+	sigaltstack(&stack, NULL);
+	void *const result = b.start(b.arg);
+	stack.ss_flags = SS_DISABLE;
+	if (sigaltstack(&stack, NULL) == 0)
+		munmap(room, SIGNAL_STACK + GUARD);
+	return result;
 }
 
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *), void *arg)

@@ -9,6 +9,7 @@
 #include <linux/filter.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <dirent.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <sys/mman.h>
@@ -276,6 +277,49 @@ static void *signalled(void *stack_out)
 	return NULL;
 }
 
+static volatile sig_atomic_t cramped;
+
+static void on_engine_signal(int number)
+{
+	stack_t now;
+
+	if (sigaltstack(NULL, &now) == 0 && now.ss_size >= 256 << 10)
+		on_signal(number);
+	else
+		cramped++;
+}
+
+/* A signal for the process may run its handler in a thread of the engine: that has a stack for it too. */
+static void engine_signals(void)
+{
+	const struct sigaction act = {.sa_handler = on_engine_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
+	const pp_pool pool = open_pool(PP_START_SPAWN);
+	struct dirent *entry;
+	int sent = 0;
+
+	REQUIRE_STATUS(map_with(pool), PP_OK);
+	REQUIRE_EQ(sigaction(SIGUSR1, &act, NULL), 0);
+	DIR *const dir = opendir("/proc/self/task");
+	REQUIRE(dir != NULL);
+	while ((entry = readdir(dir)) != NULL) {
+		char path[300], name[32] = "";
+		snprintf(path, sizeof path, "/proc/self/task/%s/comm", entry->d_name);
+		FILE *const f = fopen(path, "r");
+		if (f == NULL)
+			continue;
+		if (fgets(name, sizeof name, f) != NULL && strcmp(name, "pp-engine\n") == 0 &&
+		    syscall(SYS_tgkill, getpid(), atoi(entry->d_name), SIGUSR1) == 0)
+			sent++;
+		fclose(f);
+	}
+	closedir(dir);
+	REQUIRE(sent > 0);
+	WITHIN(10000, handled + cramped >= sent);
+	REQUIRE_EQ(cramped, 0);
+	REQUIRE_STATUS(map_with(pool), PP_OK);
+	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
 /* Threads that have called the engine run signal handlers on a stack of the library's, which goes with the thread. */
 static void signal_stacks(void)
 {
@@ -326,6 +370,7 @@ int main(int argc, char **argv)
 		{"no_threads_later", no_threads_later, 0, 0},
 		{"closed_descriptors", closed_descriptors, 0, 0},
 		{"small_stack", small_stack, 0, 0},
+		{"engine_signals", engine_signals, 0, 0},
 		{"signal_stacks", signal_stacks, 0, 0},
 		{"threads_of_many_pools", threads_of_many_pools, 0, 0},
 	};
