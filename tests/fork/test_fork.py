@@ -140,10 +140,12 @@ def test_inherited_pools_refuse(make):
             pool = polyproc.get_context(make).Pool(1)
     held, let_go = threading.Event(), threading.Event()
 
-    def hold():
-        with pool._core.cond:
-            held.set()
-            let_go.wait(PATIENCE)
+    def wait():
+        held.set()
+        try:
+            result.get(PATIENCE)
+        except polyproc.ProcessError:
+            pass  # the pool was terminated
 
     def use():
         refused(pool.apply, twice, (1,))
@@ -161,15 +163,15 @@ def test_inherited_pools_refuse(make):
         result = pool.apply_async(let_go.wait if make == "threads" else sleep_for_ever)
         iterator = pool.imap(twice, iter(int, 1))
         globals()["kept"] = pool.imap_unordered(twice, iter(int, 1))
-        thread = threading.Thread(target=hold)
+        thread = threading.Thread(target=wait)
         thread.start()
         assert held.wait(PATIENCE)
         try:
             assert child(use) == 0
         finally:
             let_go.set()
-            thread.join()
             del globals()["kept"]
+    thread.join()
     if make != "threads":
         with pytest.raises(polyproc.ProcessError):
             result.get(PATIENCE)
