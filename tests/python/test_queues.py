@@ -532,6 +532,11 @@ def test_bad_names(bad):
         polyproc.Queue(name=bad)
 
 
+def test_a_name_that_is_no_string():
+    with pytest.raises(TypeError, match="name must be a str, not int"):
+        polyproc.Queue(name=5)
+
+
 def test_a_name_that_is_not_this_users_alone():
     name = f"test-foreign-{os.getpid()}"
     path = f"/dev/shm/pp.q.{name}"

@@ -231,6 +231,8 @@ def _create(maxsize: int, name: str | None, flags: int) -> int:
     if maxsize > 0x7FFFFFFF:
         raise ValueError("maxsize is too large")
     if name is not None:
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {type(name).__name__}")
         options.name = name.encode()
         if b"\0" in name.encode():
             raise ValueError("the name contains a null character")
