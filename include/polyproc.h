@@ -878,7 +878,7 @@ PP_API int32_t pp_condition_notify_all(pp_condition condition);
 PP_API int32_t pp_condition_waiting(pp_condition condition, uint32_t *waiting_out);
 
 /* The parts of pp_condition_wait, for bindings that have to look at signals in between. enter takes a place and gives the lock up; sleep waits there: PP_OK and
- * PP_ERR_TIMEOUT end it, after PP_ERR_INTERRUPTED it goes on with the next call, or leave gives the place up; then pp_lock_restore. A place that is not this process's is PP_ERR_INVALID. */
+ * PP_ERR_TIMEOUT end it, after PP_ERR_INTERRUPTED, which comes at least each half second, it goes on with the next call, or leave gives the place up; then pp_lock_restore. A place that is not this process's is PP_ERR_INVALID. */
 PP_API int32_t pp_condition_enter(pp_condition condition, pp_lock lock, uint64_t *place_out, uint32_t *levels_out);
 PP_API int32_t pp_condition_sleep(pp_condition condition, uint64_t place, int64_t timeout_ms);
 PP_API int32_t pp_condition_leave(pp_condition condition, uint64_t place);
@@ -893,8 +893,12 @@ PP_API int32_t pp_event_clear(pp_event event);
 /* pp_event_is_set returns 1, 0, or an error. */
 PP_API int32_t pp_event_is_set(pp_event event);
 
-/* pp_event_wait waits until the event is set. Whoever began to wait before pp_event_set is woken by it, even if pp_event_clear follows at once. */
+/* pp_event_wait waits until the event is set. A thread that began to wait before pp_event_set is woken by it, even if pp_event_clear follows at once. */
 PP_API int32_t pp_event_wait(pp_event event, int64_t timeout_ms);
+
+/* pp_event_sleep is pp_event_wait for bindings that have to look at signals in between. *place is 0 at first. It returns PP_ERR_INTERRUPTED
+ * at least each half second; the next call, with the same place, goes on with the wait and misses no pp_event_set in between. */
+PP_API int32_t pp_event_sleep(pp_event event, uint64_t *place, int64_t timeout_ms);
 PP_API int32_t pp_event_free(pp_event event);
 
 typedef uint64_t pp_barrier;
@@ -907,7 +911,8 @@ PP_API int32_t pp_barrier_new(uint32_t parties, uint32_t flags, pp_barrier *barr
 /* pp_barrier_wait waits until all parties have arrived. *index_out (may be NULL): 0 for the first that arrived, parties - 1 for the last. With PP_BARRIER_ACTION the last is
  * told at once, does what is to be done, and then calls pp_barrier_release, or pp_barrier_abort.
  * Returns PP_OK; PP_ERR_BROKEN: the barrier is broken, or was reset, or one of those who waited has died; PP_ERR_TIMEOUT: this call has broken it; there is no time limit once all are there.
- * After PP_ERR_INTERRUPTED this thread waits no more; but if place is given (*place is 0 at first), it still counts, *place is not 0, and it must call again with it, or pp_barrier_leave. */
+ * After PP_ERR_INTERRUPTED this thread waits no more; but if place is given (*place is 0 at first), it still counts, *place is not 0, and it must call again with it, or pp_barrier_leave;
+ * PP_ERR_INTERRUPTED comes at least each half second then. */
 PP_API int32_t pp_barrier_wait(pp_barrier barrier, int64_t timeout_ms, uint64_t *place, uint32_t *index_out);
 
 /* pp_barrier_leave gives up a place. If all have arrived by now it does nothing. */

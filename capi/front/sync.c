@@ -77,6 +77,7 @@ typedef struct pace {
 	uint64_t *turn; /* NULL: the object has none */
 	uint64_t deadline;
 	uint64_t begin;
+	uint64_t back; /* when a wait that the caller can continue returns PP_ERR_INTERRUPTED; FOR_EVER: it cannot be continued */
 	uint64_t slice;
 	uint32_t woken;
 	uint32_t ticket;
@@ -86,13 +87,19 @@ typedef struct pace {
 
 static void pace_begin(pace *p, pp__handle *handle, uint64_t *turn, uint64_t deadline)
 {
-	*p = (pace){.handle = handle, .turn = turn, .deadline = deadline, .begin = pp__now_ns(), .slice = PP__SYNC_SLICE_MIN_NS};
+	*p = (pace){.handle = handle, .turn = turn, .deadline = deadline, .begin = pp__now_ns(), .back = FOR_EVER, .slice = PP__SYNC_SLICE_MIN_NS};
 	p->ticket = (handle->heap->me * 0x9e3779b1u + pp__thread()) | 1;
 }
 
 static uint32_t ms(uint64_t ns)
 {
 	return (uint32_t)(ns / 1000000u);
+}
+
+/* pace_returns lets the wait return from time to time, see PP__SYNC_RETURN_NS. */
+static void pace_returns(pace *p)
+{
+	p->back = p->begin + PP__SYNC_RETURN_NS;
 }
 
 /* take_turn lets newcomers wait, once this one has waited for long enough. */
@@ -176,7 +183,7 @@ static int32_t pace_sleep(pace *p, uint32_t *word, uint32_t v)
 	if (p->slice < PP__SYNC_SLICE_MAX_NS)
 		p->slice *= 2;
 	now = pp__now_ns();
-	return now >= p->deadline ? PP_ERR_TIMEOUT : SLICE_OVER;
+	return now >= p->deadline ? PP_ERR_TIMEOUT : now >= p->back ? PP_ERR_INTERRUPTED : SLICE_OVER;
 }
 
 /* suspicious reports, to one that does not wait, that the object has been in the way in this same state for so long that somebody may be dead. */
@@ -907,7 +914,7 @@ static int32_t no_place(void)
 	return pp__fail(PP_ERR_INVALID, "this process does not wait at that place");
 }
 
-static int32_t condition_sleep(pp__handle *handle, uint64_t place, uint64_t deadline)
+static int32_t condition_sleep(pp__handle *handle, uint64_t place, uint64_t deadline, bool returns)
 {
 	uint64_t *const cell = condition_cell(handle, place);
 	pace p;
@@ -916,6 +923,8 @@ static int32_t condition_sleep(pp__handle *handle, uint64_t place, uint64_t dead
 		return no_place();
 	const uint64_t waiting = LOAD(cell) & ~(uint64_t)NOTIFIED;
 	pace_begin(&p, handle, NULL, deadline);
+	if (returns)
+		pace_returns(&p);
 	for (;;) {
 		const uint64_t v = LOAD(cell);
 		if (v == (waiting | NOTIFIED)) {
@@ -1002,18 +1011,24 @@ static void event_set(pp__event *event)
 	}
 }
 
-static int32_t event_wait(pp__handle *handle, uint64_t deadline)
+/* event_wait waits until the event is set, or was set since *place was noted: 1 << 32 | the event's count of settings. *place 0: since now,
+ * and *place is noted. place is NULL where the wait is not continued. */
+static int32_t event_wait(pp__handle *handle, uint64_t deadline, uint64_t *place)
 {
 	pp__event *const event = object_of(handle);
 	uint32_t v = LOAD(&event->word);
-	const uint32_t seq = v & EVENT_SEQ;
+	const uint32_t seq = place != NULL && *place != 0 ? (uint32_t)*place : v & EVENT_SEQ;
 	pace p;
 
-	if ((v & EVENT_SET) != 0)
+	if ((v & EVENT_SET) != 0 || (v & EVENT_SEQ) != seq)
 		return PP_OK;
 	if (deadline == 0)
 		return timed_out();
 	pace_begin(&p, handle, NULL, deadline);
+	if (place != NULL) {
+		*place = (uint64_t)1 << 32 | seq;
+		pace_returns(&p);
+	}
 	for (;;) {
 		v = LOAD(&event->word);
 		if ((v & EVENT_SET) != 0 || (v & EVENT_SEQ) != seq)
@@ -1244,7 +1259,7 @@ static void barrier_leave(const gate *g, uint64_t place)
 	}
 }
 
-static int32_t barrier_sleep(const gate *g, uint64_t place, uint64_t deadline)
+static int32_t barrier_sleep(const gate *g, uint64_t place, uint64_t deadline, bool returns)
 {
 	pp__handle *const handle = g->handle;
 	pp__barrier *const barrier = g->barrier;
@@ -1252,6 +1267,8 @@ static int32_t barrier_sleep(const gate *g, uint64_t place, uint64_t deadline)
 	pace p;
 
 	pace_begin(&p, handle, NULL, deadline);
+	if (returns)
+		pace_returns(&p);
 	for (;;) {
 		const uint64_t v = LOAD(&barrier->word);
 		const state s = state_of(v);
@@ -1510,7 +1527,7 @@ int32_t pp_condition_enter(pp_condition condition, pp_lock lock, uint64_t *place
 
 int32_t pp_condition_sleep(pp_condition condition, uint64_t place, int64_t timeout_ms)
 {
-	WAITS(condition, PP__KIND_CONDITION, condition_sleep(handle, place, deadline));
+	WAITS(condition, PP__KIND_CONDITION, condition_sleep(handle, place, deadline, true));
 }
 
 int32_t pp_condition_leave(pp_condition condition, uint64_t place)
@@ -1527,7 +1544,7 @@ static int32_t condition_wait(pp__handle *condition, pp__handle *lock, int64_t t
 
 	if (status != PP_OK)
 		return status;
-	status = condition_sleep(condition, place, deadline);
+	status = condition_sleep(condition, place, deadline, false);
 	if (status != PP_OK && status != PP_ERR_TIMEOUT)
 		condition_leave(condition, place);
 	do {
@@ -1643,7 +1660,14 @@ int32_t pp_event_is_set(pp_event event)
 
 int32_t pp_event_wait(pp_event event, int64_t timeout_ms)
 {
-	WAITS(event, PP__KIND_EVENT, event_wait(handle, deadline));
+	WAITS(event, PP__KIND_EVENT, event_wait(handle, deadline, NULL));
+}
+
+int32_t pp_event_sleep(pp_event event, uint64_t *place, int64_t timeout_ms)
+{
+	if (place == NULL)
+		return pp__fail(PP_ERR_INVALID, "pp_event_sleep: place is NULL");
+	WAITS(event, PP__KIND_EVENT, event_wait(handle, deadline, place));
 }
 
 int32_t pp_event_free(pp_event event)
@@ -1685,7 +1709,7 @@ static int32_t barrier_wait(pp__handle *handle, uint64_t deadline, uint64_t *kep
 	if (status == PP_OK && index_out != NULL)
 		*index_out = (uint32_t)(place >> 30) & 0xffff;
 	if (status == PP_OK && !ended)
-		status = barrier_sleep(&g, place, deadline);
+		status = barrier_sleep(&g, place, deadline, kept != NULL);
 	if (status == PP_ERR_INTERRUPTED && kept == NULL && place != 0)
 		barrier_leave(&g, place);
 	if (kept != NULL)

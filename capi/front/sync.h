@@ -88,6 +88,10 @@
 
 #define PP__SYNC_SLICE_MIN_NS 10000000ull
 #define PP__SYNC_SLICE_MAX_NS 160000000ull
+
+/* A wait that its caller can continue (pp_event_sleep, pp_condition_sleep, pp_barrier_wait with a place) returns PP_ERR_INTERRUPTED after
+ * about this time, so that the caller looks whether a signal came just before the sleep. */
+#define PP__SYNC_RETURN_NS 500000000ull
 #define PP__SYNC_PATIENCE 4
 #define PP__SYNC_PATIENT_NS 4000000ull
 #define PP__SYNC_SLEEPERS 0x80000000u

@@ -631,6 +631,48 @@ static void test_event(void)
 	REQUIRE_STATUS(pp_event_is_set(event), PP_ERR_HANDLE);
 }
 
+/* A wait that its caller can continue returns by itself, and misses nothing between two calls. */
+static void test_continued_waits(void)
+{
+	uint64_t place = 0;
+	uint32_t levels, index;
+
+	REQUIRE_STATUS(pp_event_new(&event), PP_OK);
+	REQUIRE_STATUS(pp_event_sleep(event, NULL, -1), PP_ERR_INVALID);
+	REQUIRE_STATUS(pp_event_sleep(event, &place, 20), PP_ERR_TIMEOUT);
+	REQUIRE_STATUS(pp_event_sleep(event, &place, -1), PP_ERR_INTERRUPTED);
+	REQUIRE_STATUS(pp_event_sleep(event, &place, 0), PP_ERR_TIMEOUT);
+	REQUIRE_STATUS(pp_event_set(event), PP_OK);
+	REQUIRE_STATUS(pp_event_clear(event), PP_OK);
+	REQUIRE_STATUS(pp_event_sleep(event, &place, -1), PP_OK);
+	place = 0;
+	REQUIRE_STATUS(pp_event_sleep(event, &place, 0), PP_ERR_TIMEOUT);
+	REQUIRE_STATUS(pp_event_free(event), PP_OK);
+
+	REQUIRE_STATUS(pp_lock_new(0, &lock), PP_OK);
+	REQUIRE_STATUS(pp_condition_new(&condition), PP_OK);
+	REQUIRE_STATUS(pp_lock_acquire(lock, 0), PP_OK);
+	REQUIRE_STATUS(pp_condition_enter(condition, lock, &place, &levels), PP_OK);
+	REQUIRE_STATUS(pp_condition_sleep(condition, place, -1), PP_ERR_INTERRUPTED);
+	REQUIRE_STATUS(pp_condition_notify(condition, 1), PP_OK);
+	REQUIRE_STATUS(pp_condition_sleep(condition, place, -1), PP_OK);
+	REQUIRE_STATUS(pp_condition_free(condition), PP_OK);
+	REQUIRE_STATUS(pp_lock_free(lock), PP_OK);
+
+	REQUIRE_STATUS(pp_barrier_new(2, 0, &barrier), PP_OK);
+	place = 0;
+	REQUIRE_STATUS(pp_barrier_wait(barrier, -1, &place, &index), PP_ERR_INTERRUPTED);
+	REQUIRE(place != 0);
+	const pid_t other = fork();
+	REQUIRE(other >= 0);
+	if (other == 0)
+		_exit(pp_barrier_wait(barrier, PATIENCE, NULL, NULL) != PP_OK);
+	finish(other);
+	REQUIRE_STATUS(pp_barrier_wait(barrier, -1, &place, &index), PP_OK);
+	REQUIRE_EQ(index, 0);
+	REQUIRE_STATUS(pp_barrier_free(barrier), PP_OK);
+}
+
 /* ---- barrier */
 
 static void meet(int which)
@@ -1110,6 +1152,7 @@ static const struct {
 	{"condition", test_condition},
 	{"many waiters", test_many_waiters},
 	{"event", test_event},
+	{"continued waits", test_continued_waits},
 	{"barrier", test_barrier},
 	{"signals", test_signals},
 	{"handlers", test_handlers},

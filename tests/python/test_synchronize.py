@@ -651,6 +651,28 @@ except KeyboardInterrupt:
         process.stdout.close()
 
 
+@pytest.mark.parametrize("wait", WAITS)
+def test_ctrl_c_that_does_not_end_the_system_call(wait):
+    """As a signal just before the sleep: the handler has run, in another thread here, and the main thread sleeps on."""
+    source = f"""
+import os, polyproc as mp, signal, threading
+def interrupt():
+    state = "R"
+    while state != "S":
+        with open(f"/proc/self/task/{{os.getpid()}}/stat") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+def ready():
+    threading.Thread(target=interrupt).start()
+try:
+    {WAITS[wait]}
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    run = subprocess.run([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, timeout=LIMIT)
+    assert run.stdout == "interrupted\n"
+
+
 def sleeping(pid):
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] == "S"
@@ -668,6 +690,22 @@ def test_a_handler_that_returns_does_not_end_a_wait():
             assert wait() is False
             assert time.monotonic() - begin > 0.19
         assert len(calls) > 5
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_event_that_a_handler_sets_and_clears():
+    event = polyproc.Event()
+
+    def handler(*_):
+        event.set()
+        event.clear()
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        assert event.wait(LIMIT)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

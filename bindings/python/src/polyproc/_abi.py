@@ -355,6 +355,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_event_clear": (_status, (_handle,)),
     "pp_event_is_set": (_status, (_handle,)),
     "pp_event_wait": (_status, (_handle, c_int64)),
+    "pp_event_sleep": (_status, (_handle, POINTER(c_uint64), c_int64)),
     "pp_event_free": (_status, (_handle,)),
     "pp_barrier_new": (_status, (c_uint32, c_uint32, _p)),
     "pp_barrier_wait": (_status, (_handle, c_int64, _p, _p)),

@@ -642,9 +642,9 @@ class Event(_Object):
             False if the time was over first.
         """
         timeout = _seconds(timeout)
-        # One call, which must not miss a set() that is followed by a clear().
-        wait, handle = lib().pp_event_wait, self._handle
-        status = _wait(lambda ms: wait(handle, ms), timeout)
+        # The place keeps a set() that is followed by a clear() from being missed between two calls.
+        sleep, handle, place = lib().pp_event_sleep, self._handle, ctypes.byref(ctypes.c_uint64())
+        status = _wait(lambda ms: sleep(handle, place, ms), timeout)
         if status == _TIMEOUT:
             return False
         _errors.check(status)
