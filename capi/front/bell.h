@@ -12,11 +12,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Announces a sleeper and returns the number to sleep on. The caller looks again before it sleeps. */
+/* Announces a sleeper and returns the number to sleep on. The caller looks again before it sleeps. The number is read first: a
+ * ring between the two takes the flag down, and must be seen as one that has come since. */
 static inline uint32_t pp__bell_enter(pp__bell *bell)
 {
+	const uint32_t seq = __atomic_load_n(&bell->seq, __ATOMIC_SEQ_CST);
+
 	__atomic_store_n(&bell->waiters, 1, __ATOMIC_SEQ_CST);
-	return __atomic_load_n(&bell->seq, __ATOMIC_SEQ_CST);
+	return seq;
 }
 
 /* For bells with one sleeper: it is up. */

@@ -32,8 +32,8 @@
  * CANCELLATION. The parent stores the number of a task that runs to cancel, wakes who sleeps there, and gives the task some time to
  * return before it kills the worker. Go workers cancel the task's context; C workers do not look.
  *
- * BELLS. The parent sleeps on the board, a worker on its lane. A bell is an eventcount: the sleeper stores 1 to waiters, reads
- * seq, looks again, and waits (futex) while seq is unchanged; the ringer publishes, then looks at waiters, and only if it
+ * BELLS. The parent sleeps on the board, a worker on its lane. A bell is an eventcount: the sleeper reads seq, stores 1 to
+ * waiters, looks again, and waits (futex) while seq is unchanged; the ringer publishes, then looks at waiters, and only if it
  * is 1 stores 0 there, adds 1 to seq and wakes all. Both sides use sequentially consistent operations, so one of the two sees the other. A wake that was
  * lost because its sender died is made up for by the parent's death watch and by bounded sleeps (PP__SLICE_MS).
  * The board has two bells: fore, for a thread that waits in a call, and back, for the engine's own thread. A worker rings fore if

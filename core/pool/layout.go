@@ -203,8 +203,10 @@ func (b *bell) ringAlways() {
 // addr is the word to sleep on.
 func (b *bell) addr() *uint32 { return (*uint32)(unsafe.Pointer(&b.seq)) }
 
-// enter announces a sleeper and returns the sequence number to sleep on. The caller looks again before it sleeps.
+// enter announces a sleeper and returns the sequence number to sleep on. The caller looks again before it sleeps. The number is read
+// first: a ring between the two takes the flag down, and must be seen as one that has come since.
 func (b *bell) enter() uint32 {
+	seq := b.seq.Load()
 	b.waiters.Store(1)
-	return b.seq.Load()
+	return seq
 }
