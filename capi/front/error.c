@@ -86,6 +86,6 @@ int32_t pp__options_fit(const void *options, uint32_t size, size_t known, const 
 		return pp__fail(PP_ERR_INVALID, "options.size is %u: initialize the options with %s", size, init);
 	for (size_t i = known; i < size; i++)
 		if (((const uint8_t *)options)[i] != 0)
-			return pp__fail(PP_ERR_INVALID, "options.size is %u, and the options ask for something that this library (" PP_VERSION ") has not got", size);
+			return pp__fail(PP_ERR_INVALID, "options.size is %u, and the options have fields that this library (" PP_VERSION ") does not know", size);
 	return PP_OK;
 }

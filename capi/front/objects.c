@@ -62,11 +62,6 @@ uint32_t pp__refs_top(const pp__heap *heap)
 	return open_refs(heap, top) ? top : __atomic_load_n(&heap->private->refs_opened, __ATOMIC_ACQUIRE);
 }
 
-static uint32_t refs_top(const pp__heap *heap)
-{
-	return pp__refs_top(heap);
-}
-
 static uint32_t take_below(pp__heap *heap, uint32_t from, uint32_t top, uint64_t value)
 {
 	for (uint32_t i = from; i < top; i++) {
@@ -87,7 +82,7 @@ uint32_t pp__cell_take(pp__heap *heap, uint32_t owner, uint64_t off)
 	struct pp__heap_private *const p = heap->private;
 	const uint64_t value = cell_of(owner, off);
 	const uint32_t hint = __atomic_load_n(&head->refs_hint, __ATOMIC_RELAXED);
-	uint32_t top = refs_top(heap), i = take_below(heap, hint == 0 ? 1 : hint, top, value);
+	uint32_t top = pp__refs_top(heap), i = take_below(heap, hint == 0 ? 1 : hint, top, value);
 
 	while (i == 0 && top < PP__REFS_MOST) {
 		const uint32_t at = top == 0 ? 1 : top;
@@ -102,7 +97,7 @@ uint32_t pp__cell_take(pp__heap *heap, uint32_t owner, uint64_t off)
 			__atomic_store_n(&p->refs_ready, have + READY_STEP, __ATOMIC_RELEASE);
 		}
 		__atomic_compare_exchange_n(&head->refs_top, &top, at + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);
-		top = refs_top(heap);
+		top = pp__refs_top(heap);
 		i = take_below(heap, at, top, value);
 	}
 	return i != 0 ? i : take_below(heap, 1, top, value);
@@ -120,7 +115,7 @@ static void cell_hint(pp__heap *heap, uint32_t i)
 
 static bool cell_clear(pp__heap *heap, uint32_t i, uint64_t value)
 {
-	if (i == 0 || i >= refs_top(heap) || !__atomic_compare_exchange_n(cell_at(heap, i), &value, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+	if (i == 0 || i >= pp__refs_top(heap) || !__atomic_compare_exchange_n(cell_at(heap, i), &value, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 		return false;
 	cell_hint(heap, i);
 	return true;
@@ -196,7 +191,7 @@ static void drop_reference(pp__heap *heap, uint32_t cell, uint64_t value, uint32
 	uint32_t is_generation;
 	uint64_t room;
 
-	if (cell == 0 || cell >= refs_top(heap) || __atomic_load_n(cell_at(heap, cell), __ATOMIC_ACQUIRE) != value)
+	if (cell == 0 || cell >= pp__refs_top(heap) || __atomic_load_n(cell_at(heap, cell), __ATOMIC_ACQUIRE) != value)
 		return;
 	pp__object *const object = object_at(heap, off, &is_generation, &room);
 	if (object != NULL && (generation == 0 || is_generation == generation)) {
@@ -239,7 +234,7 @@ static void take_over(pp__heap *heap, uint32_t cell, uint64_t value, uint32_t ge
 	if (ours >> 32 == 0) { /* not a member yet */
 		if (cell_clear(heap, cell, value))
 			refs_drop(heap, off, generation);
-	} else if (cell != 0 && cell < refs_top(heap) &&
+	} else if (cell != 0 && cell < pp__refs_top(heap) &&
 	           __atomic_compare_exchange_n(cell_at(heap, cell), &value, ours, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
 		drop_reference(heap, cell, ours, generation);
 	}
@@ -247,7 +242,7 @@ static void take_over(pp__heap *heap, uint32_t cell, uint64_t value, uint32_t ge
 
 void pp__sweep(pp__heap *heap, const uint32_t *dead, uint32_t n)
 {
-	const uint32_t top = refs_top(heap);
+	const uint32_t top = pp__refs_top(heap);
 
 	for (uint32_t i = 1; i < top; i++) {
 		const uint64_t value = __atomic_load_n(cell_at(heap, i), __ATOMIC_ACQUIRE);
@@ -611,7 +606,7 @@ static int32_t attach_object(pp__heap *heap, uint64_t off, uint32_t kind, uint32
 	pp__handle *const h = handle_new(&index);
 	if (h == NULL)
 		return PP_ERR_NOMEM;
-	if (in_flight > 0 && in_flight < refs_top(heap)) {
+	if (in_flight > 0 && in_flight < pp__refs_top(heap)) {
 		uint64_t value = cell_of(PP__IN_FLIGHT, off);
 		if (__atomic_compare_exchange_n(cell_at(heap, in_flight), &value, cell_of(me, off), false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 			cell = in_flight;

@@ -1460,12 +1460,10 @@ static int32_t create_named(const pp_queue_options *options, pp__handle **handle
 static int32_t options_valid(const pp_queue_options *options)
 {
 	const uint32_t known = PP_QUEUE_EXCLUSIVE | PP_QUEUE_EXISTING;
+	const int32_t fit = pp__options_fit(options, options->size, sizeof *options, "PP_QUEUE_OPTIONS_INIT");
 
-	if (options->size < sizeof *options)
-		return pp__fail(PP_ERR_INVALID, "queue: options.size is %u: initialize with PP_QUEUE_OPTIONS_INIT", options->size);
-	for (uint32_t i = sizeof *options; i < options->size; i++) /* of a newer header: what this library does not know must be unused */
-		if (((const uint8_t *)options)[i] != 0)
-			return pp__fail(PP_ERR_INVALID, "queue: options has fields that this version of the library does not know");
+	if (fit != PP_OK)
+		return fit;
 	if ((options->flags & ~known) != 0)
 		return pp__fail(PP_ERR_INVALID, "queue: options.flags %#x: unknown flags", options->flags);
 	if (options->flags == known)

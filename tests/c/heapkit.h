@@ -102,7 +102,7 @@ static inline kit_count kit_audit(const pp__heap *heap)
 		}
 	}
 	REQUIRE_EQ(tails, 0);
-	for (uint32_t i = 1; i < refs_top(heap); i++)
+	for (uint32_t i = 1; i < pp__refs_top(heap); i++)
 		c.cells += *cell_at(heap, i) != 0;
 	for (uint32_t i = 0; i < PP__MEMBERS; i++)
 		c.members += (*slot_of(heap, i) & TAKEN) != 0;

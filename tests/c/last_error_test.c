@@ -101,6 +101,9 @@ static void queues(void)
 	REQUIRE_STATUS(pp_queue_free(queue), PP_OK);
 	newer.more = 1;
 	SAYS(pp_queue_create(&newer.options, &queue), PP_ERR_INVALID, "does not know");
+	/* A size that was never set: nothing beyond the options is read. */
+	newer.options.size = UINT32_MAX;
+	SAYS(pp_queue_create(&newer.options, &queue), PP_ERR_INVALID, "options.size");
 }
 
 static void pipes(void)
