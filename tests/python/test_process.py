@@ -755,6 +755,57 @@ def test_fork_warning(tmp_path):
 
 
 @pytest.mark.slow
+def test_other_threads_see_a_start_in_progress(ours, path, monkeypatch):
+    """The child runs before start() has returned: another thread takes it neither for dead nor for never started."""
+    start, returned, answers = ours.Process._Popen, threading.Event(), []
+
+    def late(process_obj):
+        popen = start(process_obj)
+        assert returned.wait(60)
+        return popen
+
+    monkeypatch.setattr(ours.Process, "_Popen", staticmethod(late))
+    p = ours.Process(target=tasks.who, args=("polyproc", path))
+    starter = threading.Thread(target=p.start)
+    joiner = threading.Thread(target=lambda: answers.append((p.join(), p.exitcode)))
+    starter.start()
+    question(path)
+    try:
+        assert p.is_alive()
+        p.join(0)
+        p.join(0.01)
+        with pytest.raises(ValueError, match="still running"):
+            p.close()
+        with pytest.raises(AssertionError, match="twice"):
+            p.start()
+        joiner.start()
+        assert not answers
+    finally:
+        returned.set()
+        starter.join()
+    joiner.join()
+    assert answers == [(None, 0)]
+    assert not p.is_alive()
+    p.close()
+
+
+def test_start_that_failed_can_be_repeated(ours, monkeypatch):
+    def failing(process_obj):
+        raise OSError("no processes")
+
+    p = ours.Process(target=tasks.nothing)
+    with monkeypatch.context() as patch:
+        patch.setattr(ours.Process, "_Popen", staticmethod(failing))
+        with pytest.raises(OSError, match="no processes"):
+            p.start()
+    assert not p.is_alive()
+    with pytest.raises(AssertionError, match="can only join a started process"):
+        p.join()
+    p.start()
+    p.join()
+    assert p.exitcode == 0
+
+
 def test_many(ours):
     """No process, descriptor or memory of one start is left for the next."""
     for _ in range(3):

@@ -147,6 +147,10 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+# The objects whose start() runs, by id, each with a lock that the starting thread holds. The child runs, and may tell of it, before
+# start() has set _popen. Other threads must not take the process for one that was never started.
+_starting: dict[int, _thread.RLock] = {}
+
 # What waits for a child without a limit of time, once there are pipes: it notes that this thread does, see _deserted.py.
 _join: Callable[[Any], int | None] | None = None
 
@@ -202,11 +206,6 @@ class BaseProcess:
         if self._closed:
             raise ValueError("process object is closed")
 
-    def _started(self, what: str) -> Popen:
-        assert self._parent_pid == os.getpid(), f"can only {what} a child process"
-        assert self._popen is not None, f"can only {what} a started process"
-        return self._popen
-
     def run(self) -> None:
         """What the child does; a subclass may define its own."""
         if self._target:
@@ -227,7 +226,14 @@ class BaseProcess:
         from . import util  # noqa: F401  at this process's end it terminates daemons and waits for the others
 
         _cleanup()
-        self._popen = self._Popen(self)
+        lock = _thread.RLock()
+        with lock:
+            first = _starting.setdefault(id(self), lock)
+            assert first is lock, "cannot start a process twice"
+            try:
+                self._popen = self._Popen(self)
+            finally:
+                _starting.pop(id(self), None)
         self._sentinel = self._popen.sentinel
         # The arguments may refer to this object, which would keep both alive as long as this one is kept.
         del self._target, self._args, self._kwargs
@@ -246,18 +252,39 @@ class BaseProcess:
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end of the child, at most ``timeout`` seconds: look at exitcode to see whether it came."""
         self._check_closed()
-        popen = self._started("join")
+        assert self._parent_pid == os.getpid(), "can only join a child process"
+        popen = self._popen
+        if popen is None:
+            timeout = self._wait_for_start(timeout)
+            popen = self._popen
+            if popen is None and id(self) in _starting:
+                return  # the time is over
+        assert popen is not None, "can only join a started process"
         if (popen.wait(timeout) if timeout is not None or _join is None else _join(popen)) is not None:
             _children.discard(self)
 
+    def _wait_for_start(self, timeout: float | None) -> float | None:
+        """Wait until start() in another thread, if there is one, has returned. Returns what is left of ``timeout``."""
+        lock = _starting.get(id(self))
+        if lock is None:
+            return timeout
+        import time
+
+        begin = time.monotonic()
+        limit = -1 if timeout is None else min(max(timeout, 0), _thread.TIMEOUT_MAX)
+        if lock.acquire(timeout=limit):
+            lock.release()
+        return None if timeout is None else max(timeout - (time.monotonic() - begin), 0)
+
     def is_alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process runs. A process that another thread is starting counts as running."""
         self._check_closed()
         if self is _current_process:
             return True
         assert self._parent_pid == os.getpid(), "can only test a child process"
+        starting = id(self) in _starting  # asked first: a start that ends in between has set _popen
         if self._popen is None:
-            return False
+            return starting
         if self._popen.poll() is None:
             return True
         _children.discard(self)
@@ -269,8 +296,9 @@ class BaseProcess:
         Raises:
             ValueError: the child still runs.
         """
-        if self._popen is not None:
-            if self._popen.poll() is None:
+        starting = id(self) in _starting
+        if self._popen is not None or starting:
+            if self._popen is None or self._popen.poll() is None:
                 raise ValueError(
                     "Cannot close a process while it is still running. You should first call join() or terminate()."
                 )
@@ -372,6 +400,7 @@ class BaseProcess:
         _stdlib_authkey = stdlib_authkey()
         _process_counter = itertools.count(1)
         _children = set()
+        _starting.clear()
         _current_process = self
         _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
         _stdlib.attend(_INTRODUCTIONS)
