@@ -253,28 +253,19 @@ class BaseProcess:
         """Wait for the end of the child, at most ``timeout`` seconds: look at exitcode to see whether it came."""
         self._check_closed()
         assert self._parent_pid == os.getpid(), "can only join a child process"
+        lock = None if self._popen is not None else _starting.get(id(self))
+        if lock is not None:
+            import time
+
+            begin = time.monotonic()
+            if not lock.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), _thread.TIMEOUT_MAX)):
+                return
+            lock.release()
+            timeout = None if timeout is None else timeout - (time.monotonic() - begin)
         popen = self._popen
-        if popen is None:
-            timeout = self._wait_for_start(timeout)
-            popen = self._popen
-            if popen is None and id(self) in _starting:
-                return  # the time is over
         assert popen is not None, "can only join a started process"
         if (popen.wait(timeout) if timeout is not None or _join is None else _join(popen)) is not None:
             _children.discard(self)
-
-    def _wait_for_start(self, timeout: float | None) -> float | None:
-        """Wait until start() in another thread, if there is one, has returned. Returns what is left of ``timeout``."""
-        lock = _starting.get(id(self))
-        if lock is None:
-            return timeout
-        import time
-
-        begin = time.monotonic()
-        limit = -1 if timeout is None else min(max(timeout, 0), _thread.TIMEOUT_MAX)
-        if lock.acquire(timeout=limit):
-            lock.release()
-        return None if timeout is None else max(timeout - (time.monotonic() - begin), 0)
 
     def is_alive(self) -> bool:
         """Whether the process runs. A process that another thread is starting counts as running."""
