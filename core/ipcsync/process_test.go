@@ -285,9 +285,9 @@ func TestNotificationOfWhoDiedGoesOn(t *testing.T) {
 	l := must[*ipcsync.Lock](t)(ipcsync.NewLock(nil))
 	p := spawn(t, "wait-condition", sent(t, c), sent(t, l))
 	eventually(t, "waits", func() bool { return waiting(t, c) == 1 })
+	require.NoError(t, l.Acquire(ctx)) // the process has given it up, so it is stopped without it
 	require.NoError(t, p.Signal(stop))
 	eventually(t, "stopped", func() bool { return stopped(p.PID()) })
-	require.NoError(t, l.Acquire(ctx))
 	result := run(1, func() error { return c.Wait(ctx, l) })
 	eventually(t, "both wait", func() bool { return waiting(t, c) == 2 })
 	require.NoError(t, c.Notify(1)) // it is the stopped one's

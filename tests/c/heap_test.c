@@ -223,7 +223,8 @@ static void killed_at_random(void)
 	REQUIRE_EQ(c.slabs[PP__SLAB_CLAIMED], 0);
 	REQUIRE_EQ(pp__head(the_heap)->warm, c.warm);
 	REQUIRE_EQ(c.members, 1);
-	REQUIRE(most < 600);
+	/* The board's blocks fill some 200 slabs. A kill meets mostly large blocks, whose memory takes longest: some 1.5 slabs per block lost. */
+	REQUIRE(most <= 300 + 3 * kit_used(&c));
 	pp__heap_close(the_heap);
 }
 

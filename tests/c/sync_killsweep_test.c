@@ -603,6 +603,8 @@ static void prepare_inheritance(void)
 		_exit(1);
 	}
 	WITHIN(PATIENCE, waiting() == 1);
+	REQUIRE_STATUS(acquire(), PP_OK); /* the process has given it up, so it is stopped without it */
+	REQUIRE_STATUS(release(), PP_OK);
 	REQUIRE_EQ(kill(pid, SIGSTOP), 0);
 	REQUIRE_EQ(waitpid(pid, NULL, WUNTRACED), pid);
 	REQUIRE_STATUS(notify_one(), PP_OK);
