@@ -4,8 +4,11 @@ package main
 import "C"
 
 import (
+	"os"
 	"time"
 	"unsafe"
+
+	"github.com/polyproc/polyproc/shm"
 )
 
 // goStrings copies a NULL-ended array of C strings; nil for NULL.
@@ -80,6 +83,17 @@ func family() (files []int, variable []string) {
 
 // interrupts reports whether a signal handler that has run, and ended a system call of this thread with EINTR, is to end the wait.
 func interrupts() bool { return bool(C.pp__interrupts()) }
+
+// sleep is [shm.FutexWait], ended by those signal handlers of the program only that end waits.
+func sleep(addr *uint32, val uint32, limit time.Duration) error {
+	switch C.pp__wait((*C.uint32_t)(addr), C.uint32_t(val), C.uint64_t(limit)) {
+	case C.PP_ERR_TIMEOUT:
+		return os.ErrDeadlineExceeded
+	case C.PP_ERR_INTERRUPTED:
+		return shm.ErrInterrupted
+	}
+	return nil
+}
 
 // environment is the C program's at this moment, which setenv(3) may have changed since Go copied it.
 func environment(given **C.char) []string {

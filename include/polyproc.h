@@ -97,9 +97,14 @@
  *   on small stacks, also in the program's threads while these are in a call. Calls that wait give the flag to handlers that lack it.
  *   A thread that calls functions of pools or processes gets an alternative signal stack of 256 KiB, with a guard page, unless it has
  *   one, and keeps it until it ends: handlers run there from then on. A handler must not leave it by longjmp.
- *   A handler without SA_RESTART that runs during such a call ends it with PP_ERR_INTERRUPTED. One of SIGCHLD never does, and one with
- *   SA_RESTART does not as long as all handlers of the program have the flag: the kernel does not say which of them ran. A handler
- *   that runs in the last moment (up to 50 us) before the call goes to sleep may not end it either, so a program that must notice signals at once gives its waits a limit of time, or has the handler itself wake the waiter.
+ *   A handler without SA_RESTART that runs during a call that waits ends it with PP_ERR_INTERRUPTED. A handler with SA_RESTART does
+ *   not, and one of SIGCHLD never does, with two exceptions. The kernel does not say which handler ran, and a call that cannot
+ *   tell returns PP_ERR_INTERRUPTED, because a program can repeat the call:
+ *     - a handler of SIGCHLD without SA_RESTART ends calls if the program has another handler without the flag;
+ *     - pp_pipe_recv, pp_pipe_poll, their variants and pp_process_wait, and all calls before Linux 5.16 or where seccomp denies
+ *       futex_waitv, are ended by handlers with SA_RESTART, too, if the program has a handler without the flag.
+ *   A handler that runs in the last moment (up to 50 us) before a call goes to sleep may not end it. A program that must notice
+ *   signals at once gives its waits a limit of time, or lets the handler itself wake the waiter.
  *   pp_event_set and pp_semaphore_release are async-signal-safe: a handler may call them, in any thread, with a handle that was made
  *   before. If one fails that is a thread's first call of the library, pp_last_error() says nothing of it.
  *

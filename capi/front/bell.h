@@ -6,7 +6,6 @@
 
 #include "wait.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -29,16 +28,10 @@ static inline void pp__bell_leave(pp__bell *bell)
 		__atomic_store_n(&bell->waiters, 0, __ATOMIC_SEQ_CST);
 }
 
-/* Sleeps until the bell was rung after seq was read, at most ns nanoseconds. Returns PP_OK, also without cause;
- * PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED: a signal handler ran that ends waits (pp__interrupts). */
-static inline int32_t pp__bell_wait(pp__bell *bell, uint32_t seq, uint64_t ns)
+/* Sleeps until the bell was rung after seq was read, at most ns nanoseconds; returns as pp__futex_wait. */
+static inline int32_t pp__bell_wait(const pp__bell *bell, uint32_t seq, uint64_t ns)
 {
-	const struct timespec t = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
-
-	/* Not FUTEX_PRIVATE: the ringer is another process. */
-	if (syscall(SYS_futex, &bell->seq, FUTEX_WAIT, seq, &t, NULL, 0) == 0 || errno == EAGAIN)
-		return PP_OK;
-	return errno == ETIMEDOUT ? PP_ERR_TIMEOUT : errno == EINTR && pp__interrupts() ? PP_ERR_INTERRUPTED : PP_OK;
+	return pp__futex_wait(&bell->seq, seq, ns);
 }
 
 /* Wakes who sleeps on the bell; the caller has published before. Returns how many were asleep. */

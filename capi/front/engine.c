@@ -64,6 +64,7 @@ pp__host pp__the_host = {
 	.strerror = pp_strerror,
 	.fork_worker = pp__fork_worker,
 	.interrupts = pp__interrupts,
+	.wait = pp__engine_wait,
 	.threads_possible = pp__threads_possible,
 };
 

@@ -668,16 +668,11 @@ int32_t pp__mutex_slow(pp__heap *heap, uint32_t *word, uint64_t deadline, pp__re
 			uint64_t left = deadline > now ? deadline - now : 0;
 			left = left < slice ? left : slice;
 			if (left > 0) {
-				const struct timespec t = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
-				/* Not FUTEX_PRIVATE: the owner is another process. */
-				if (syscall(SYS_futex, word, FUTEX_WAIT, v, &t, NULL, 0) == 0 || errno == EAGAIN)
+				const int32_t how = pp__futex_wait(word, v, left);
+				if (how == PP_ERR_INTERRUPTED)
+					return pp__fail(how, "a signal handler ran");
+				if (how == PP_OK)
 					continue;
-				if (errno == EINTR && !pp__interrupts())
-					continue;
-				if (errno == EINTR)
-					return pp__fail(PP_ERR_INTERRUPTED, "a signal handler ran");
-				if (errno != ETIMEDOUT)
-					return pp__fail(PP_ERR_SYSTEM, "futex: %s", strerror(errno));
 			}
 			slice = 2 * slice < SLICE_MAX_NS ? 2 * slice : SLICE_MAX_NS;
 		}

@@ -636,7 +636,7 @@ static int32_t doze(const call *call)
 	if (n == 0 || error == ECONNRESET)
 		return PP_ERR_EOF;
 	if (error == EINTR)
-		return pp__interrupts() ? PP_ERR_INTERRUPTED : PP_OK;
+		return pp__interrupts(false) ? PP_ERR_INTERRUPTED : PP_OK;
 	const int flags = fcntl(call->fd, F_GETFL);
 	return flags >= 0 && (flags & O_NONBLOCK) != 0 ? PP_ERR_STATE : PP_OK;
 }
@@ -719,7 +719,7 @@ static int32_t pull(const call *call, want *what, bool now)
 		const int n = poll(&at, 1, (int)((ns + MS - 1) / MS));
 		pp__slept(&call->handle->words[PATIENCE], began);
 		hup = n > 0 && (at.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
-		interrupted = n < 0 && errno == EINTR && pp__interrupts() ? PP_ERR_INTERRUPTED : PP_OK;
+		interrupted = n < 0 && errno == EINTR && pp__interrupts(false) ? PP_ERR_INTERRUPTED : PP_OK;
 		thorough = n > 0; /* if the ring is empty nevertheless */
 	}
 }

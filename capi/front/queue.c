@@ -7,6 +7,7 @@
 #include "spin.h"
 #include "wait.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 

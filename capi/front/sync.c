@@ -61,16 +61,6 @@ static long wake(uint32_t *word, int n)
 	return woken;
 }
 
-/* nap sleeps while *word is v, at most ns. PP_OK: look again; PP_ERR_TIMEOUT; PP_ERR_INTERRUPTED. */
-static int32_t nap(uint32_t *word, uint32_t v, uint64_t ns)
-{
-	const struct timespec t = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
-
-	if (syscall(SYS_futex, word, FUTEX_WAIT, v, &t, NULL, 0) == 0)
-		return PP_OK;
-	return errno == ETIMEDOUT ? PP_ERR_TIMEOUT : errno == EINTR && pp__interrupts() ? PP_ERR_INTERRUPTED : PP_OK;
-}
-
 /* A wait for one object. */
 typedef struct pace {
 	pp__handle *handle;
@@ -140,7 +130,7 @@ static int32_t pace_queue(pace *p)
 		uint64_t ns = (uint64_t)left * 1000000u;
 		if (ns > p->deadline - now)
 			ns = p->deadline - now;
-		if (nap(low(p->turn), (uint32_t)turn, ns) == PP_ERR_INTERRUPTED)
+		if (pp__futex_wait(low(p->turn), (uint32_t)turn, ns) == PP_ERR_INTERRUPTED)
 			return PP_ERR_INTERRUPTED;
 	}
 	return PP_OK;
@@ -168,7 +158,7 @@ static int32_t pace_sleep(pace *p, uint32_t *word, uint32_t v)
 		return PP_OK;
 	p->slept = true;
 	if (now < p->deadline) {
-		status = nap(word, v, p->slice < p->deadline - now ? p->slice : p->deadline - now);
+		status = pp__futex_wait(word, v, p->slice < p->deadline - now ? p->slice : p->deadline - now);
 		if (p->turn == NULL)
 			pp__slept(&p->handle->words[PATIENCE], p->begin);
 	}
@@ -1203,7 +1193,7 @@ static int32_t barrier_arrive(const gate *g, uint64_t *place_out, bool *ended)
 		const int32_t cell = barrier_claim(g, s.generation);
 		if (cell < 0) {
 			/* Sixteen others are between their cell and their arrival. */
-			nap(low(&barrier->word), (uint32_t)v, 1000000);
+			pp__futex_wait(low(&barrier->word), (uint32_t)v, 1000000);
 			continue;
 		}
 		const uint64_t mine = (uint64_t)handle->heap->me << 32 | s.generation;

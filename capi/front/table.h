@@ -73,7 +73,8 @@ typedef struct pp__host {
 	const char *(*strerror)(int32_t status);  /* pp_strerror */
 	int32_t (*fork_worker)(const pp_vacancy *); /* forks a C worker that serves the place: its pid, or -1 with errno */
 	int (*threads_possible)(unsigned n); /* makes n threads and ends them: 0, or the errno of the first that could not be made */
-	_Bool (*interrupts)(void);        /* after EINTR: whether the handler that ran is to end the wait */
+	_Bool (*interrupts)(_Bool restarted); /* after EINTR: whether the handler that ran is to end the wait */
+	int32_t (*wait)(const uint32_t *word, uint32_t v, uint64_t ns); /* pp__engine_wait */
 	char *const *argv;                /* the program's arguments as pp_init saw them; NULL without pp_init */
 	int32_t (*family)(int32_t fds_out[2], char *env_out, size_t env_size); /* pp_family */
 } pp__host;

@@ -39,9 +39,9 @@ type Options struct {
 	// HostStarts leaves the starting of processes to the host, see Vacancy. Path, Args, Env, Dir and Method mean nothing then.
 	HostStarts bool
 
-	// Interrupts, if not nil, is asked after a signal handler has run on a thread that waits: true ends the wait with
-	// ErrInterrupted, false goes on waiting. For calls from C.
-	Interrupts func() bool
+	// Sleep, if not nil, takes the place of shm.FutexWait for threads that wait in a call. If it returns ErrInterrupted, a signal
+	// handler of the host has run, and the call ends with that. For calls from C.
+	Sleep func(addr *uint32, val uint32, limit time.Duration) error
 
 	// BlockSIGINT starts workers with SIGINT blocked: for hosts that unblock it when they are ready for it.
 	BlockSIGINT bool
@@ -179,7 +179,7 @@ func Open(opt Options) (*Pool, error) {
 			opt.Files = append(slices.Clip(opt.Files), files...)
 		}
 	}
-	p := &Pool{opt: opt, patience: shm.Patience{Locked: opt.Interrupts != nil}, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}, vacancyNews: make(chan struct{}), timers: map[*time.Timer]struct{}{}}
+	p := &Pool{opt: opt, patience: shm.Patience{Locked: opt.Sleep != nil}, ringCap: 128 << 10, stopped: make(chan struct{}), modules: map[string]int{}, vacancyNews: make(chan struct{}), timers: map[*time.Timer]struct{}{}}
 	p.idle = sync.NewCond(&p.mu)
 	if err := p.allocate(); err != nil {
 		return nil, err

@@ -17,7 +17,7 @@ import (
 const slice = sliceMillis * time.Millisecond
 
 // waitFor waits until cond holds. The lock is held at the call, at the return and whenever cond is called, but not between. timeout < 0
-// waits for ever. It returns ErrTimeout or, if a signal handler of the host is to end waits (Options.Interrupts), ErrInterrupted.
+// waits for ever. It returns ErrTimeout or, if a signal handler of the host is to end waits (Options.Sleep), ErrInterrupted.
 func (p *Pool) waitFor(timeout time.Duration, cond func() bool) error {
 	if p.freed { // nobody may come any more; who is here is waited for
 		if cond() {
@@ -63,8 +63,8 @@ func (p *Pool) waitFor(timeout time.Duration, cond func() bool) error {
 				continue
 			}
 		}
-		if p.opt.Interrupts != nil {
-			err = futexWaitInterruptible(p.board.fore.addr(), seq, pause)
+		if p.opt.Sleep != nil {
+			err = p.opt.Sleep(p.board.fore.addr(), seq, pause)
 		} else {
 			err = shm.FutexWait(p.board.fore.addr(), seq, pause)
 		}
@@ -72,7 +72,7 @@ func (p *Pool) waitFor(timeout time.Duration, cond func() bool) error {
 			p.patience.Slept(began)
 		}
 		p.mu.Lock()
-		if p.opt.Interrupts != nil && errors.Is(err, shm.ErrInterrupted) && p.opt.Interrupts() {
+		if p.opt.Sleep != nil && errors.Is(err, shm.ErrInterrupted) {
 			return ErrInterrupted
 		}
 		p.ticked(err, pause)

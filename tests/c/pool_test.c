@@ -922,28 +922,20 @@ static void on_alarm(int number)
 	(void)number;
 }
 
-/* Handlers with SA_RESTART, and those of SIGCHLD, end no wait, while the ends of workers raise SIGCHLD. */
-static void restarted(void)
+/* under_signals waits for tasks and maps of a pool, while SIGALRM comes, and SIGCHLD when workers end. */
+static void under_signals(void)
 {
-	struct sigaction act = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
-	pp_process_options options = PP_PROCESS_OPTIONS_INIT;
-	const char *const sleeper[] = {"sleep", "0.3", NULL};
+	pp_pool_options pool_options = PP_POOL_OPTIONS_INIT;
 	int32_t in[100] = {0}, out[100];
 	pp_outcome outcome[100];
-	pp_process process;
-	pp_exit end;
 	uint64_t task;
 	pp_result result;
 	size_t n;
 	const int32_t ms = 200;
+	pp_pool pool;
 
-	sigaction(SIGALRM, &act, NULL);
-	act.sa_flags = SA_NOCLDSTOP; /* not even restarting */
-	sigaction(SIGCHLD, &act, NULL);
-	pp_pool_options pool_options = PP_POOL_OPTIONS_INIT;
 	pool_options.workers = 2;
 	pool_options.max_tasks = 10;
-	pp_pool pool;
 	REQUIRE_STATUS(pp_pool_open(&pool_options, &pool), PP_OK);
 	ualarm(10000, 10000);
 	for (int round = 0; round < 5; round++) {
@@ -961,15 +953,48 @@ static void restarted(void)
 	REQUIRE_STATUS(pp_pool_collect(pool, &result, 1, NULL, 0, -1, &n), PP_OK);
 	REQUIRE_EQ(n, 1);
 	pp_result_free(&result);
-	options.argv = sleeper;
-	REQUIRE_STATUS(pp_process_start(&options, &process), PP_OK);
-	REQUIRE_STATUS(pp_process_wait(process, 60, &end), PP_ERR_TIMEOUT);
-	REQUIRE_STATUS(pp_process_wait(process, -1, &end), PP_OK);
-	REQUIRE_STATUS(pp_process_free(process), PP_OK);
 	REQUIRE_STATUS(pp_pool_close(pool), PP_OK);
 	REQUIRE_STATUS(pp_pool_join(pool, -1), PP_OK);
 	ualarm(0, 0);
 	REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+}
+
+/* Handlers with SA_RESTART, and those of SIGCHLD, end no wait. */
+static void restarted(void)
+{
+	struct sigaction act = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+	pp_process_options options = PP_PROCESS_OPTIONS_INIT;
+	const char *const sleeper[] = {"sleep", "0.3", NULL};
+	pp_process process;
+	pp_exit end;
+
+	sigaction(SIGALRM, &act, NULL);
+	act.sa_flags = SA_NOCLDSTOP; /* not even restarting */
+	sigaction(SIGCHLD, &act, NULL);
+	under_signals();
+	ualarm(10000, 10000);
+	options.argv = sleeper;
+	REQUIRE_STATUS(pp_process_start(&options, &process), PP_OK);
+	REQUIRE_STATUS(pp_process_wait(process, 60, &end), PP_ERR_TIMEOUT);
+	REQUIRE_STATUS(pp_process_wait(process, -1, &end), PP_OK);
+	ualarm(0, 0);
+	REQUIRE_STATUS(pp_process_free(process), PP_OK);
+}
+
+/* They do not either in a program that has another handler, without SA_RESTART. */
+static void restarted_beside(void)
+{
+	struct sigaction act = {.sa_handler = on_alarm, .sa_flags = 0};
+
+	if (syscall(449, NULL, 0, 0, NULL, 0) != -1 || errno != EINVAL) {
+		fprintf(stderr, "skipped: the kernel has no futex_waitv\n");
+		return;
+	}
+	sigaction(SIGTERM, &act, NULL);
+	act.sa_flags = SA_RESTART;
+	sigaction(SIGALRM, &act, NULL);
+	sigaction(SIGCHLD, &act, NULL);
+	under_signals();
 }
 
 /* Whatever a map returns, each element has an outcome. */
@@ -1643,6 +1668,7 @@ int main(int argc, char **argv)
 		{"forked", forked, 0, 0},
 		{"interrupted", interrupted, 0, 0},
 		{"restarted", restarted, 0, 0},
+		{"restarted_beside", restarted_beside, 0, 0},
 		{"all_outcomes", all_outcomes, 0, 0},
 		{"failures", failures, 0, 0},
 		{"loops", loops, 0, 0},

@@ -4,10 +4,15 @@
  */
 #include "require.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <polyproc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 
 enum { OFTEN = 20, PATIENCE = 20000 };
 
@@ -71,12 +76,13 @@ static const wait waits[] = {
 	{"queue_get", get_message, put_message, PP_ERR_EMPTY},
 	{"queue_put", put_into_full, get_from_full, PP_ERR_FULL},
 	{"queue_join", join_queue, done, PP_ERR_TIMEOUT},
+	{"pipe_send", send_into_full, receive_from_full, PP_ERR_TIMEOUT},
+	/* Those that sleep in a system call that the kernel does not restart come last. */
 	{"pipe_recv", receive, send_message, PP_ERR_TIMEOUT},
 	{"pipe_poll", poll_pipe, send_message, PP_ERR_TIMEOUT},
-	{"pipe_send", send_into_full, receive_from_full, PP_ERR_TIMEOUT},
 };
 
-enum { WAITS = sizeof waits / sizeof waits[0] };
+enum { WAITS = sizeof waits / sizeof waits[0], EXACT = WAITS - 2, FUTEX_WAITV = 449 };
 
 static void begin(void)
 {
@@ -195,6 +201,23 @@ static void test_restart(void)
 	}
 }
 
+/* A handler with SA_RESTART, and one of SIGCHLD with it, beside one without. */
+static void test_restart_beside(void)
+{
+	if (syscall(FUTEX_WAITV, NULL, 0, 0, NULL, 0) != -1 || errno != EINVAL) {
+		fprintf(stderr, "skipped: the kernel has no futex_waitv\n");
+		return;
+	}
+	handle(SIGUSR2, 0, handler);
+	handle(SIGUSR1, SA_RESTART, handler);
+	handle(SIGCHLD, SA_RESTART, handler);
+	for (int i = 0; i < EXACT; i++) {
+		goes_on(&waits[i], SIGUSR1);
+		goes_on(&waits[i], SIGCHLD);
+	}
+	signal(SIGUSR2, SIG_DFL);
+}
+
 static void on_one(int number)
 {
 	handler(number);
@@ -269,13 +292,39 @@ static void test_process(void)
 	REQUIRE_STATUS(pp_process_free(process), PP_OK);
 }
 
+/* deny_waitv makes this process one of a system without futex_waitv. It reports whether that is possible. */
+static bool deny_waitv(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, FUTEX_WAITV, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	const struct sock_fprog filter = {sizeof code / sizeof *code, code};
+
+	REQUIRE_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) {
+		fprintf(stderr, "skipped: a seccomp filter: %s\n", strerror(errno));
+		return false;
+	}
+	REQUIRE(syscall(FUTEX_WAITV, NULL, 0, 0, NULL, 0) < 0 && errno == EPERM);
+	return true;
+}
+
 int main(void)
 {
 	waiter = pthread_self();
 	begin();
 	test_timeouts();
 	test_restart();
+	test_restart_beside();
 	test_interrupt();
+	if (deny_waitv()) {
+		test_timeouts();
+		test_restart();
+		test_interrupt();
+	}
 	test_process();
 	return 0;
 }
