@@ -783,6 +783,12 @@ PP_API int32_t pp_ref_import(const void *ref, uint32_t kind, uint64_t *handle_ou
 /* pp_ref_forget takes an export of pp_ref_export, pp_pipe_export or pp_fd_export back that nobody will import. Returns PP_OK; PP_ERR_INVALID. */
 PP_API int32_t pp_ref_forget(const void *ref);
 
+/* pp_refs_forget takes back every such export whose bytes are contained in data[0..size): a message
+ * that nobody will read. References that were imported before stay as they are. What a destroyed queue
+ * or pipe still contains, and the bytes of a pool's task that did not run to its end, are treated
+ * in this way by the library. Returns PP_OK; PP_ERR_INVALID. */
+PP_API int32_t pp_refs_forget(const void *data, size_t size);
+
 /* ---- locks --------------------------------------------------------------------------------------------------------- */
 
 /* Locks, semaphores, conditions, events and barriers lie in the memory of the family (pp_family): any process that has a handle uses the same object; a

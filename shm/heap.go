@@ -307,7 +307,7 @@ func (h *Heap) PID(o Owner) int {
 
 // gone with deep false does not look at the member's memory map, so that a process which executes another program is not noticed.
 func (h *Heap) gone(o Owner, deep bool) bool {
-	if o == inFlight {
+	if o.inFlight() {
 		return false
 	}
 	word, ok := h.members.word(o)
@@ -407,6 +407,13 @@ func attachFamily() (*Heap, error) {
 	}
 	family.heap = h
 	return h, nil
+}
+
+// loadedFamily is the family's heap if this process has it already.
+func loadedFamily() *Heap {
+	family.Lock()
+	defer family.Unlock()
+	return family.heap
 }
 
 // FamilyVar names the environment variable that tells a process its family, "heap,depot,device:inode": two descriptors that it inherits and, in

@@ -15,7 +15,7 @@ const (
 	slabsOff    = 1 << 20
 	refsOff     = 16 << 20
 	refsMost    = 1 << 21
-	inFlight    = 0x7fffffff // the owner of references that are on their way
+	inFlight    = 0x7fffffff // no member has this owner, nor another that ends in these 12 bits: see [Owner.inFlight]
 	warmMost    = 16 << 20
 
 	slabFree    = 0
@@ -87,7 +87,7 @@ type refBytes struct {
 	kind       uint32
 	generation uint32
 	cell       uint32
-	reserved   uint32
+	flight     uint32 // bits 12..30: those of the cell's owner. Bit 0: which end of a pipe
 }
 
 func slabWord(kind, class, count uint32, owner Owner) uint64 {

@@ -1,7 +1,10 @@
 package shm
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -247,7 +250,7 @@ func (h *Heap) sweep(dead Owner) {
 	for i := uint32(1); i < h.refsTop(); i++ {
 		value := atomic.LoadUint64(h.cell(i))
 		owner, off := Owner(value>>32), (value&(1<<32-1))<<7
-		if value == 0 || owner == inFlight || (owner != dead && h.current(owner)) {
+		if value == 0 || owner.inFlight() || (owner != dead && h.current(owner)) {
 			continue
 		}
 		// What is behind it can only be freed by a program that knows the kind.
@@ -307,11 +310,11 @@ func (h *Heap) NewObject(kind uint32, size uint64) (*Object, error) {
 // ObjectAt returns a reference to an object that another process has made; off comes from outside and is checked. generation 0: any.
 // Errors: [ErrCorrupt], [ErrGone], [ErrNoMemory].
 func (h *Heap) ObjectAt(off uint64, kind, generation uint32) (*Object, error) {
-	return h.attach(off, kind, generation, 0)
+	return h.attach(off, kind, generation, 0, 0)
 }
 
-// attach with a cell that may be ours to take over, with its reference; 0: none.
-func (h *Heap) attach(off uint64, kind, generation, flying uint32) (*Object, error) {
+// attach with a cell that may be ours to take over, with its reference, if it has that owner; 0: none.
+func (h *Heap) attach(off uint64, kind, generation, flying uint32, owner Owner) (*Object, error) {
 	me, err := h.Join()
 	if err != nil {
 		return nil, err
@@ -331,7 +334,7 @@ func (h *Heap) attach(off uint64, kind, generation, flying uint32) (*Object, err
 	}
 	h.tidy()
 	o := &Object{heap: h, off: off, room: room, kind: kind, generation: is}
-	if flying > 0 && flying < h.refsTop() && atomic.CompareAndSwapUint64(h.cell(flying), cellOf(inFlight, off), cellOf(me, off)) {
+	if flying > 0 && flying < h.refsTop() && atomic.CompareAndSwapUint64(h.cell(flying), cellOf(owner, off), cellOf(me, off)) {
 		o.cell = flying
 		h.users.Add(1)
 		return o, nil
@@ -370,12 +373,13 @@ func (o *Object) Send() ([]byte, error) {
 	if !o.head().addRef(o.generation) {
 		return nil, ErrGone
 	}
-	cell := o.heap.takeCell(inFlight, o.off)
+	flight := o.heap.Tag() << 12 & inFlight
+	cell := o.heap.takeCell(Owner(flight|0xfff), o.off)
 	if cell == 0 {
 		o.heap.dropRef(o.off, o.generation)
 		return nil, fmt.Errorf("%w: all cells for references are taken", ErrNoMemory)
 	}
-	ref := refBytes{heapID: o.heap.id, off: o.off, kind: o.kind, generation: o.generation, cell: cell}
+	ref := refBytes{heapID: o.heap.id, off: o.off, kind: o.kind, generation: o.generation, cell: cell, flight: flight}
 	return unsafe.Slice((*byte)(unsafe.Pointer(&ref)), RefSize), nil
 }
 
@@ -407,16 +411,67 @@ func Receive(data []byte, kind uint32) (*Object, error) {
 		}
 	}
 	defer func() { _ = h.leave() }()
-	return h.attach(r.off, kind, r.generation, r.cell)
+	return h.attach(r.off, kind, r.generation, r.cell, r.owner())
 }
 
 // Forget takes back a reference that nobody will receive.
 func Forget(data []byte) {
 	if r, err := parseRef(data); err == nil {
 		if h := heapByID(r.heapID); h != nil {
-			h.takeOver(r.cell, cellOf(inFlight, r.off), r.generation)
+			h.takeOver(r.cell, cellOf(r.owner(), r.off), r.generation)
 			_ = h.leave()
 		}
+	}
+}
+
+// inFlight reports whether a cell with this owner belongs to a reference on its way.
+func (o Owner) inFlight() bool { return o&0x80000fff == 0xfff }
+
+// owner is that of the cell of a reference on its way.
+func (r *refBytes) owner() Owner { return Owner(r.flight&inFlight | 0xfff) }
+
+// descriptors takes back the name of a descriptor that is on its way, or the descriptor of a
+// reference to an end of a pipe: package pipe's.
+var descriptors atomic.Pointer[func(ref []byte)]
+
+// RegisterDescriptors is for the init function of package pipe.
+func RegisterDescriptors(forget func(ref []byte)) { descriptors.Store(&forget) }
+
+// ForgetIn takes back the references, and the descriptors by their names, in the bytes of a message
+// that nobody will read. To do so again has no effect.
+func (h *Heap) ForgetIn(data []byte) {
+	id := binary.NativeEndian.AppendUint64(nil, h.id)
+	for {
+		at := bytes.Index(data, id)
+		if at < 0 || len(data)-at < RefSize {
+			return
+		}
+		ref := bytes.Clone(data[at : at+RefSize])
+		data = data[at+len(id):]
+		if r, err := parseRef(ref); err == nil {
+			if forget := descriptors.Load(); forget != nil && (r.kind == KindPipe || r.off>>32 == math.MaxUint32) {
+				(*forget)(ref)
+			}
+			Forget(ref)
+		}
+	}
+}
+
+// ForgetInBlock is ForgetIn for a message in a block, unless that is smaller than size or has another
+// tag.
+func (h *Heap) ForgetInBlock(off uint64, tag uint32, size uint64) {
+	if room, ok := h.BlockRoom(off, tag); ok && size <= room {
+		if data, ok := h.At(off, size); ok {
+			h.ForgetIn(data)
+		}
+	}
+}
+
+// ForgetIn takes back every reference to an object of the family, and every descriptor on its way,
+// whose bytes are contained in a message that nobody will read.
+func ForgetIn(data []byte) {
+	if h := loadedFamily(); h != nil && len(data) >= RefSize {
+		h.ForgetIn(data)
 	}
 }
 

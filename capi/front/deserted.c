@@ -197,7 +197,7 @@ static bool plausible(const proof *p)
 		const uint32_t owner = (uint32_t)(cell >> 32), place = (owner & 0xfff) - 1;
 		if ((uint32_t)cell != off / 128 || owner == me || owner == 0)
 			continue;
-		if (owner == PP__IN_FLIGHT)
+		if (pp__in_flight(owner))
 			return false;
 		/* A place of this process that is not its own is for a child that died before it took it, or has not yet: that one has descriptors. */
 		const int32_t pid = pp__owner_pid(heap, owner);

@@ -386,6 +386,11 @@ pp__heap *pp__family_heap(void)
 	return heap != NULL && pp__join(heap) != 0 ? heap : NULL;
 }
 
+uint64_t pp__heap_id(const pp__heap *heap)
+{
+	return heap->private->id;
+}
+
 pp__heap *pp__heap_family(void)
 {
 	return __atomic_load_n(&family, __ATOMIC_ACQUIRE);

@@ -65,8 +65,10 @@
  * from 1 to 0, destroy, the cell to 0, the block; so a cell of a dead owner whose object has 0 refs says that destroying is to be done (again). The cells
  * of the dead are first made one's own, by CAS: one at a time destroys. A new object: the cell first, while its block is still
  * free; then the block's state (a cell whose block is not in use means nothing). The cells of the dead are dropped by whoever sweeps (joining, or running short). Death between the two steps keeps the object
- * for the family's life: never too early. A reference on its way (pickled into a message) holds a cell of the owner
- * PP__IN_FLIGHT; who receives it takes the cell over by CAS, and if another did before, takes a reference of its own.
+ * for the family's life: never too early. A reference on its way (pickled into a message) holds a cell
+ * of an owner that no member has (pp__in_flight), another one for each export, so that a reference
+ * which is out of date does not name the cell of a later export. The receiver takes the cell over by
+ * CAS; if another receiver did before, it takes a reference of its own.
  */
 #ifndef PP_HEAP_H
 #define PP_HEAP_H
@@ -85,7 +87,8 @@
 #define PP__SLABS_OFF ((uint64_t)1 << 20)
 #define PP__REFS_OFF ((uint64_t)16 << 20)
 #define PP__REFS_MOST (1u << 21)
-#define PP__IN_FLIGHT 0x7fffffffu /* no member has this owner: slot 4095 is never used */
+#define PP__IN_FLIGHT 0x7fffffffu /* no member has this owner, nor another that ends in these 12 bits:
+                                   * their slot does not exist */
 #define PP__WARM_MOST ((uint64_t)16 << 20)
 
 enum { PP__SLAB_FREE = 0, PP__SLAB_CLAIMED = 1, PP__SLAB_SMALL = 2, PP__SLAB_LARGE = 3, PP__SLAB_RUN = 4, PP__SLAB_TAIL = 5 };
@@ -180,6 +183,9 @@ void pp__heap_close(pp__heap *heap);
 
 /* The family's heap, created and joined at the first call. NULL with a message for pp_last_error. */
 pp__heap *pp__family_heap(void);
+
+/* pp__heap_id returns the heap's id, which is random and not 0. */
+uint64_t pp__heap_id(const pp__heap *heap);
 
 /* pp__at is the address of off. Not checked: for offsets that this process has from a handle. */
 static inline void *pp__at(const pp__heap *heap, uint64_t off)
@@ -297,13 +303,32 @@ typedef struct pp__ref {
 	uint64_t off;
 	uint32_t kind;
 	uint32_t generation;
-	uint32_t cell; /* of PP__IN_FLIGHT */
-	uint32_t reserved;
+	uint32_t cell;
+	uint32_t flight; /* bits 12..30: those of the cell's owner. Bit 0: which end of a pipe */
 } pp__ref;
+
+/* pp__ref_has_descriptor: a descriptor rests in the depot under this name: a reference to an end of a
+ * pipe, or a name of pp_fd_export, which begins as a reference does but has no object's offset. */
+static inline bool pp__ref_has_descriptor(const pp__ref *ref)
+{
+	return ref->kind == PP__KIND_PIPE || ref->off >> 32 == UINT32_MAX;
+}
+
+/* pp__in_flight reports whether a cell with this owner belongs to a reference on its way. */
+static inline bool pp__in_flight(uint32_t owner)
+{
+	return (owner & 0x80000fffu) == 0xfffu;
+}
 
 int32_t pp__ref_send(const pp__handle *handle, pp__ref *ref_out);
 int32_t pp__ref_receive(const pp__ref *ref, pp__handle **handle_out);
 void pp__ref_forget(const pp__ref *ref); /* it was not sent after all */
+
+/* pp__refs_forget takes back the references, and the names of descriptors (pp_fd_export), in the bytes
+ * of a message that nobody will read. To do so again has no effect. pp__refs_forget_block does it for
+ * a message in a block, unless the block is smaller than size or has another tag. */
+void pp__refs_forget(const pp__heap *heap, const void *data, uint64_t size);
+void pp__refs_forget_block(const pp__heap *heap, uint64_t off, uint32_t tag, uint64_t size);
 
 /* ---- the lock inside objects ------------------------------------------------------------------------------------------------ */
 

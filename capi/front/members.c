@@ -421,7 +421,7 @@ bool pp__members_gone(pp__heap *heap, uint32_t owner, bool deep)
 {
 	uint64_t word;
 
-	if (owner == PP__IN_FLIGHT)
+	if (pp__in_flight(owner))
 		return false;
 	if (!member_word(heap, owner, &word))
 		return true;
@@ -458,7 +458,7 @@ uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out, 
 		const uint32_t dead = taken ? member_owner(old, i) : 0;
 		const uint64_t word = who | (((old >> GEN_SHIFT) + 1) & GEN_MASK) << GEN_SHIFT;
 		const uint32_t owner = member_owner(word, i);
-		if (owner == PP__IN_FLIGHT)
+		if (pp__in_flight(owner))
 			continue;
 		/* First: another thread that meets the owner must know that it is ours. */
 		__atomic_store_n(before, owner, __ATOMIC_SEQ_CST);

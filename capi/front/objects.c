@@ -248,7 +248,7 @@ void pp__sweep(pp__heap *heap, const uint32_t *dead, uint32_t n)
 		const uint64_t value = __atomic_load_n(cell_at(heap, i), __ATOMIC_ACQUIRE);
 		const uint32_t owner = (uint32_t)(value >> 32);
 		bool drop = false;
-		if (value == 0 || owner == PP__IN_FLIGHT)
+		if (value == 0 || pp__in_flight(owner))
 			continue;
 		for (uint32_t k = 0; k < n && !drop; k++)
 			drop = owner == dead[k];
@@ -589,8 +589,10 @@ static int32_t check(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t gener
 	return PP_OK;
 }
 
-/* attach makes the handle of an object. in_flight: a cell that may be ours to take over, with its reference; 0: none. */
-static int32_t attach_object(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t generation, uint32_t in_flight, pp__handle **handle_out)
+/* attach makes the handle of an object. in_flight: a cell that may be ours to take over, with its
+ * reference, if it has that owner; 0: none. */
+static int32_t attach_object(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t generation, uint32_t in_flight, uint32_t owner,
+                             pp__handle **handle_out)
 {
 	const uint32_t me = pp__join(heap);
 	pp__object *object = NULL;
@@ -607,7 +609,7 @@ static int32_t attach_object(pp__heap *heap, uint64_t off, uint32_t kind, uint32
 	if (h == NULL)
 		return PP_ERR_NOMEM;
 	if (in_flight > 0 && in_flight < pp__refs_top(heap)) {
-		uint64_t value = cell_of(PP__IN_FLIGHT, off);
+		uint64_t value = cell_of(owner, off);
 		if (__atomic_compare_exchange_n(cell_at(heap, in_flight), &value, cell_of(me, off), false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 			cell = in_flight;
 	}
@@ -636,7 +638,13 @@ static int32_t attach_object(pp__heap *heap, uint64_t off, uint32_t kind, uint32
 
 int32_t pp__object_at(pp__heap *heap, uint64_t off, uint32_t kind, uint32_t generation, pp__handle **handle_out)
 {
-	return attach_object(heap, off, kind, generation, 0, handle_out);
+	return attach_object(heap, off, kind, generation, 0, 0, handle_out);
+}
+
+/* flight_of is the owner of the cell of a reference on its way. */
+static uint32_t flight_of(const pp__ref *ref)
+{
+	return (ref->flight & PP__IN_FLIGHT) | 0xfff;
 }
 
 int32_t pp__ref_send(const pp__handle *handle, pp__ref *ref_out)
@@ -645,12 +653,13 @@ int32_t pp__ref_send(const pp__handle *handle, pp__ref *ref_out)
 
 	if (!refs_add((pp__object *)pp__at(heap, handle->off), handle->generation))
 		return pp__fail(PP_ERR_CLOSED, "the object is no more");
-	const uint32_t cell = pp__cell_take(heap, PP__IN_FLIGHT, handle->off);
+	const uint32_t flight = pp__tag(heap) << 12 & PP__IN_FLIGHT;
+	const uint32_t cell = pp__cell_take(heap, flight | 0xfff, handle->off);
 	if (cell == 0) {
 		refs_drop(heap, handle->off, handle->generation);
 		return pp__fail(PP_ERR_NOMEM, "all cells for references are taken");
 	}
-	*ref_out = (pp__ref){.heap_id = heap->private->id, .off = handle->off, .kind = handle->kind, .generation = handle->generation, .cell = cell};
+	*ref_out = (pp__ref){.heap_id = heap->private->id, .off = handle->off, .kind = handle->kind, .generation = handle->generation, .cell = cell, .flight = flight};
 	return PP_OK;
 }
 
@@ -665,7 +674,7 @@ int32_t pp__ref_receive(const pp__ref *ref, pp__handle **handle_out)
 		return pp__fail(PP_ERR_INVALID, "the object belongs to another family of processes");
 	if (ref->generation == 0)
 		return pp__fail(PP_ERR_CORRUPT, "a reference without a generation");
-	return attach_object(heap, ref->off, ref->kind, ref->generation, ref->cell, handle_out);
+	return attach_object(heap, ref->off, ref->kind, ref->generation, ref->cell, flight_of(ref), handle_out);
 }
 
 void pp__ref_forget(const pp__ref *ref)
@@ -673,7 +682,63 @@ void pp__ref_forget(const pp__ref *ref)
 	pp__heap *const heap = pp__heap_by_id(ref->heap_id);
 
 	if (heap != NULL && pp__join(heap) != 0)
-		take_over(heap, ref->cell, cell_of(PP__IN_FLIGHT, ref->off), ref->generation);
+		take_over(heap, ref->cell, cell_of(flight_of(ref), ref->off), ref->generation);
+}
+
+/* The references in unread messages that this thread has not taken back yet. One of them may be the last of a
+ * queue whose messages hold references again: those are added here, so that there is no recursion. */
+static __thread struct {
+	pp__ref *refs;
+	size_t count, room;
+	bool busy;
+} unread;
+
+static void collect(const pp__heap *heap, const uint8_t *at, uint64_t size)
+{
+	const uint64_t id = heap->private->id;
+	const uint8_t *const end = at + size;
+
+	while ((at = memmem(at, (size_t)(end - at), &id, sizeof id)) != NULL && (size_t)(end - at) >= sizeof(pp__ref)) {
+		if (unread.count == unread.room) {
+			const size_t room = 2 * unread.room + 16;
+			pp__ref *const more = realloc(unread.refs, room * sizeof *more);
+			if (more == NULL)
+				return;
+			unread.refs = more;
+			unread.room = room;
+		}
+		memcpy(&unread.refs[unread.count++], at, sizeof(pp__ref));
+		at += sizeof id;
+	}
+}
+
+void pp__refs_forget(const pp__heap *heap, const void *data, uint64_t size)
+{
+	PP__NO_CANCEL();
+	collect(heap, data, size);
+	if (unread.busy || unread.room == 0)
+		return;
+	unread.busy = true;
+	while (unread.count > 0) {
+		const pp__ref ref = unread.refs[--unread.count];
+		if (pp__ref_has_descriptor(&ref))
+			pp_pipe_forget((const uint8_t *)&ref);
+		else
+			pp__ref_forget(&ref);
+	}
+	free(unread.refs);
+	unread.refs = NULL;
+	unread.room = 0;
+	unread.busy = false;
+}
+
+void pp__refs_forget_block(const pp__heap *heap, uint64_t off, uint32_t tag, uint64_t size)
+{
+	uint64_t room, word;
+	uint32_t *const state = pp__state_of(heap, off, &room, &word);
+
+	if (state != NULL && __atomic_load_n(state, __ATOMIC_ACQUIRE) == tag && size <= room && pp__within(heap, off, room) != NULL)
+		pp__refs_forget(heap, pp__at(heap, off), size);
 }
 
 /* ---- fork ------------------------------------------------------------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /* objects_api.c - references to objects of every kind, as polyproc.h publishes them. */
 #include "front.h"
 
-#include "heap.h"
+#include "heap_private.h"
 
 #include <string.h>
 
@@ -71,9 +71,19 @@ int32_t pp_ref_forget(const void *ref)
 	if (ref == NULL)
 		return pp__fail(PP_ERR_INVALID, "pp_ref_forget: NULL");
 	memcpy(&copy, ref, sizeof copy);
-	if (copy.kind == PP__KIND_PIPE || copy.heap_id == UINT64_MAX) /* that, or a name of pp_fd_export, has a descriptor in the depot */
+	if (pp__ref_has_descriptor(&copy))
 		pp_pipe_forget(ref);
 	else
 		pp__ref_forget(&copy);
+	return PP_OK;
+}
+
+int32_t pp_refs_forget(const void *data, size_t size)
+{
+	if (data == NULL && size != 0)
+		return pp__fail(PP_ERR_INVALID, "pp_refs_forget: NULL");
+	pp__heap *const heap = pp__heap_family();
+	if (heap != NULL && size != 0) /* else this process has no object of the family */
+		pp__refs_forget(heap, data, size);
 	return PP_OK;
 }

@@ -160,8 +160,12 @@ static void destroy(pp__heap *heap, uint64_t off)
 		for (unsigned n = 0; n < CAP / PP__PIPE_RECORD_HEAD && first_of(heap, way, head, &next) == PP_OK; n++) {
 			pp__pipe_bulk bulk;
 			uint64_t name[4];
-			if (next.kind == PP__PIPE_BULK && bulk_of(heap, &next, &bulk) != NULL)
+			if (next.kind == PP__PIPE_BULK && bulk_of(heap, &next, &bulk) != NULL) {
+				pp__refs_forget_block(heap, bulk.off, bulk.tag, bulk.size);
 				pp__free(heap, bulk.off, bulk.tag);
+			}
+			if (next.kind == PP__PIPE_INLINE)
+				pp__refs_forget(heap, next.payload, next.len);
 			if (next.kind == PP__PIPE_FD && next.len >= sizeof name) {
 				words(name, next.payload, sizeof name / sizeof *name);
 				(void)pp__depot_take(heap, name, NULL);
@@ -828,10 +832,11 @@ int32_t pp_pipe_descriptor(pp_pipe of, int32_t *fd_out)
 	return end(&call, status);
 }
 
-/* name_of makes a name for the depot that no other has: the owner's, and its own count. (A reference does not begin so.) */
+/* name_of makes a name for the depot that no other has. It begins as a reference does, but
+ * with an offset that no object has: see pp__ref_has_descriptor. */
 static pp__pipe_fd name_of(pp__heap *heap)
 {
-	return (pp__pipe_fd){{UINT64_MAX, pp__join(heap), pp__tag(heap), pp__now_ns()}};
+	return (pp__pipe_fd){{pp__heap_id(heap), UINT64_MAX << 32 | pp__join(heap), (uint64_t)pp__tag(heap) << 32 | UINT32_MAX, pp__now_ns()}};
 }
 
 int32_t pp_fd_export(int32_t fd, uint8_t name_out[32])
@@ -998,7 +1003,7 @@ int32_t pp_pipe_export(pp_pipe of, int32_t with_fd, uint8_t ref_out[32])
 		return PP_ERR_HANDLE;
 	int32_t status = pp__ref_send(handle, &ref);
 	if (status == PP_OK) {
-		ref.reserved = (uint32_t)handle->words[WHICH];
+		ref.flight |= (uint32_t)handle->words[WHICH];
 		memcpy(name, &ref, sizeof name);
 		/* The cell makes the reference a name that no other has, as long as it is on its way. */
 		if (with_fd != 0 && (status = pp__depot_put(handle->heap, name, handle->fd)) != PP_OK)
@@ -1021,7 +1026,7 @@ int32_t pp_pipe_import(const uint8_t from[32], int32_t fd, pp_pipe *end_out)
 		return pp__fail(PP_ERR_INVALID, "pp_pipe_import: NULL");
 	memcpy(&ref, from, sizeof ref);
 	memcpy(name, from, sizeof name);
-	if (ref.kind != PP__KIND_PIPE || ref.reserved > 1)
+	if (ref.kind != PP__KIND_PIPE || (ref.flight & 0xfff) > 1)
 		return pp__fail(PP_ERR_CORRUPT, "this is no reference to a pipe");
 	pp__heap *const heap = pp__family_heap();
 	if (heap == NULL)
@@ -1036,7 +1041,7 @@ int32_t pp_pipe_import(const uint8_t from[32], int32_t fd, pp_pipe *end_out)
 		return status;
 	}
 	(void)fcntl(given, F_SETFD, FD_CLOEXEC); /* one that a program was started with is inherited no further */
-	become(handle, given, ref.reserved);
+	become(handle, given, ref.flight & 1);
 	*end_out = handle->number;
 	return PP_OK;
 }

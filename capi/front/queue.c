@@ -1352,8 +1352,12 @@ static void destroy(pp__heap *heap, uint64_t off)
 	do {
 		if (find(&v, &f) != PP_OK)
 			break;
-		if (f.ref != 0)
+		if (f.ref == 0) {
+			pp__refs_forget(heap, f.data, f.size);
+		} else {
+			pp__refs_forget_block(heap, pp__qref_off(f.ref), pp__qref_tag(f.ref), f.size);
 			pp__free(heap, pp__qref_off(f.ref), pp__qref_tag(f.ref));
+		}
 	} while (commit_get(&v, &f));
 	cursor c;
 	uint64_t ref = 0;
@@ -1370,7 +1374,10 @@ static void destroy(pp__heap *heap, uint64_t off)
 	pp__free(heap, pp__qref_off(old), pp__qref_tag(old));
 	for (walk w = first(heap, q); w.cell != NULL; next(&w)) {
 		const uint64_t block = load64(&w.cell->ref);
-		if (state_of(load64(&w.cell->word)) > PP__CELL_CLAIMED)
+		const uint32_t state = state_of(load64(&w.cell->word));
+		if (state == PP__CELL_LEASED || state == PP__CELL_RETURNED)
+			pp__refs_forget_block(heap, pp__qref_off(block), pp__qref_tag(block), load64(&w.cell->size));
+		if (state > PP__CELL_CLAIMED)
 			pp__free(heap, pp__qref_off(block), pp__qref_tag(block));
 	}
 	for (pp__queue_table *table = table_at(heap, load64(&q->cells)); table != NULL;) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -595,7 +596,7 @@ func (c *Conn) SendFile(ctx context.Context, f *os.File) error {
 	if err != nil {
 		return fmt.Errorf("pipe: %w", err)
 	}
-	n := name{[4]uint64{1<<64 - 1, uint64(e.heap.Me()), uint64(e.heap.Tag()), uint64(time.Now().UnixNano())}}
+	n := name{[4]uint64{e.heap.ID(), math.MaxUint32<<32 | uint64(e.heap.Me()), uint64(e.heap.Tag())<<32 | math.MaxUint32, uint64(time.Now().UnixNano())}}
 	var put error
 	if err = raw.Control(func(fd uintptr) { put = leaveFile(e.heap, n, int(fd)) }); err != nil || put != nil {
 		return fmt.Errorf("pipe: %w", errors.Join(err, put))
@@ -637,7 +638,7 @@ func (c *Conn) MarshalBinary() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pipe: %w", err)
 	}
-	binary.LittleEndian.PutUint32(ref[28:], uint32(e.which))
+	ref[28] |= byte(e.which)
 	var n name
 	copy(n.bytes(), ref)
 	if err = leaveFile(e.heap, n, e.fd); err != nil {
@@ -650,7 +651,7 @@ func (c *Conn) MarshalBinary() ([]byte, error) {
 // UnmarshalBinary receives an end. Errors: [shm.ErrInvalid] (no reference to a pipe, or of another family), [shm.ErrGone] (the pipe is no more, or the reference was used
 // before), [shm.ErrNoMemory] (descriptors too), [shm.ErrCorrupt].
 func (c *Conn) UnmarshalBinary(data []byte) error {
-	if len(data) != shm.RefSize || binary.LittleEndian.Uint32(data[28:]) > 1 {
+	if len(data) != shm.RefSize || binary.LittleEndian.Uint32(data[28:])&0xfff > 1 {
 		return fmt.Errorf("pipe: %w: no reference to a pipe", shm.ErrInvalid)
 	}
 	o, err := shm.Receive(data, shm.KindPipe)
@@ -664,7 +665,7 @@ func (c *Conn) UnmarshalBinary(data []byte) error {
 		o.Drop()
 		return fmt.Errorf("pipe: %w", err)
 	}
-	*c = *newConn(o, int(binary.LittleEndian.Uint32(data[28:])), fd)
+	*c = *newConn(o, int(data[28]&1), fd)
 	return nil
 }
 

@@ -209,9 +209,12 @@ func destroy(h *shm.Heap, off uint64) {
 			}
 			switch f.kind {
 			case kindBulk:
-				if b, _, err := f.bulk(h); err == nil {
+				if b, data, err := f.bulk(h); err == nil {
+					h.ForgetIn(data)
 					h.Free(b.off, b.tag)
 				}
+			case kindInline:
+				h.ForgetIn(f.payload)
 			case kindFD:
 				if n, err := f.name(); err == nil {
 					forgetFile(n)
@@ -231,4 +234,11 @@ func destroy(h *shm.Heap, off uint64) {
 	}
 }
 
-func init() { shm.RegisterKind(shm.KindPipe, sizePipe, destroy) }
+func init() {
+	shm.RegisterKind(shm.KindPipe, sizePipe, destroy)
+	shm.RegisterDescriptors(func(ref []byte) {
+		var n name
+		copy(n.bytes(), ref)
+		forgetFile(n)
+	})
+}

@@ -297,7 +297,12 @@ func (v *view) destroy() {
 	q := v.q
 	var f found
 	for v.find(&f) == nil {
-		v.free(f.ref)
+		if f.ref == 0 {
+			v.heap.ForgetIn(f.data)
+		} else {
+			v.heap.ForgetInBlock(f.ref.off(), f.ref.tag(), uint64(len(f.data)))
+			v.free(f.ref)
+		}
 		if !v.commitGet(&f) { // a chain that runs in a circle ends where a chunk is to be freed a second time
 			break
 		}
@@ -319,8 +324,12 @@ func (v *view) destroy() {
 	v.free(ref(atomic.LoadUint64(&q.spare)))
 	v.free(ref(atomic.LoadUint64(&q.old)))
 	v.each(func(c *cell) bool {
-		if c.load().state() > cellClaimed {
-			v.free(c.block())
+		state, block := c.load().state(), c.block()
+		if state == cellLeased || state == cellReturned {
+			v.heap.ForgetInBlock(block.off(), block.tag(), atomic.LoadUint64(&c.size))
+		}
+		if state > cellClaimed {
+			v.free(block)
 		}
 		return true
 	})

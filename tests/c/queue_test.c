@@ -541,6 +541,123 @@ static void test_references(void)
 	REQUIRE_STATUS(pp_queue_free(outer), PP_OK);
 }
 
+/* reader_of_ref returns the receiving end of a new pipe whose only other end is a reference. */
+static pp_pipe reader_of_ref(uint8_t ref_out[PP_REF_SIZE])
+{
+	pp_pipe ends[2];
+
+	REQUIRE_STATUS(pp_pipe_create(0, ends), PP_OK);
+	REQUIRE_STATUS(pp_ref_export(ends[1], ref_out), PP_OK);
+	REQUIRE_STATUS(pp_pipe_free(ends[1]), PP_OK);
+	return ends[0];
+}
+
+static void expect_eof(pp_pipe end)
+{
+	char byte;
+
+	REQUIRE_STATUS((int32_t)pp_pipe_recv(end, &byte, 1, PATIENCE), PP_ERR_EOF);
+	REQUIRE_STATUS(pp_pipe_free(end), PP_OK);
+}
+
+/* What the messages of a destroyed queue or pipe refer to is not kept. */
+static void test_references_in_a_destroyed_queue(void)
+{
+	enum { AT = 7, DEEP = 3000, RETURNED = 3, FD = 4, N = 5 };
+	static uint8_t message[100000];
+	static const size_t sizes[] = {AT + PP_REF_SIZE, 5000, sizeof message, sizeof message, AT + PP_REF_SIZE};
+	pp_pipe readers[N], ends[2], reader;
+	uint8_t ref[PP_REF_SIZE];
+	pp_message m;
+	char byte;
+
+	for (int in_pipe = 0; in_pipe < 2; in_pipe++) {
+		const pp_queue queue = make(0);
+		int fds[2];
+		REQUIRE_STATUS(pp_pipe_create(0, ends), PP_OK);
+		REQUIRE_EQ(pipe(fds), 0);
+		for (int i = 0; i < N; i++) {
+			if (i == FD)
+				REQUIRE_STATUS(pp_fd_export(fds[1], message + AT), PP_OK);
+			else
+				readers[i] = reader_of_ref(message + AT);
+			REQUIRE_STATUS(in_pipe ? pp_pipe_send(ends[1], message, sizes[i], 0) : pp_queue_put(queue, message, sizes[i], PP_RAW, 0), PP_OK);
+			for (int k = 0; i == RETURNED && k < RETURNED && !in_pipe; k++) { /* all before it go behind it */
+				REQUIRE_STATUS(pp_queue_lease(queue, 0, &m), PP_OK);
+				REQUIRE_STATUS(pp_queue_put(queue, m.data, m.size, PP_RAW, 0), PP_OK);
+				REQUIRE_STATUS(pp_message_ack(&m), PP_OK);
+			}
+			if (i == RETURNED && !in_pipe) {
+				REQUIRE_STATUS(pp_queue_lease(queue, 0, &m), PP_OK);
+				pp_message_free(&m);
+			}
+		}
+		close(fds[1]);
+		REQUIRE_STATUS(pp_queue_free(queue), PP_OK);
+		REQUIRE_STATUS(pp_pipe_free(ends[1]), PP_OK);
+		REQUIRE_STATUS(pp_pipe_free(ends[0]), PP_OK);
+		for (int i = 0; i < N; i++)
+			if (i != FD)
+				expect_eof(readers[i]);
+		REQUIRE_EQ(read(fds[0], &byte, 1), 0);
+		close(fds[0]);
+	}
+	/* A queue in a queue in a queue ... */
+	reader = reader_of_ref(ref);
+	for (int i = 0; i < DEEP; i++) {
+		const pp_queue queue = make(0);
+		REQUIRE_STATUS(pp_queue_put(queue, ref, sizeof ref, PP_RAW, 0), PP_OK);
+		if (i + 1 < DEEP)
+			REQUIRE_STATUS(pp_ref_export(queue, ref), PP_OK);
+		REQUIRE_STATUS(pp_queue_free(queue), PP_OK);
+	}
+	expect_eof(reader);
+	/* The same by hand; and whoever dies before it is done leaves it to others. */
+	reader = reader_of_ref(message + AT);
+	REQUIRE_STATUS(pp_refs_forget(message, sizeof message), PP_OK);
+	REQUIRE_STATUS(pp_refs_forget(message, sizeof message), PP_OK);
+	REQUIRE_STATUS(pp_refs_forget(NULL, 0), PP_OK);
+	REQUIRE_STATUS(pp_refs_forget(NULL, 1), PP_ERR_INVALID);
+	expect_eof(reader);
+	reader = reader_of_ref(ref);
+	const pid_t pid = fork();
+	REQUIRE(pid >= 0);
+	if (pid == 0) {
+		REQUIRE_STATUS(pp_queue_put(make(0), ref, sizeof ref, PP_RAW, 0), PP_OK);
+		kill(getpid(), SIGKILL);
+	}
+	REQUIRE_EQ(waitpid(pid, NULL, 0), pid);
+	for (int64_t until = now_ms() + PATIENCE;;) { /* who makes objects looks for the dead, once a second */
+		REQUIRE_STATUS(pp_queue_free(make(0)), PP_OK);
+		const int32_t status = (int32_t)pp_pipe_recv(reader, &byte, 1, 100);
+		if (status == PP_ERR_EOF)
+			break;
+		REQUIRE_STATUS(status, PP_ERR_TIMEOUT);
+		REQUIRE(now_ms() < until);
+	}
+	REQUIRE_STATUS(pp_pipe_free(reader), PP_OK);
+}
+
+/* A reference that was imported means nothing to pp_ref_forget, whatever has its cell now. */
+static void test_old_reference_is_forgotten(void)
+{
+	uint8_t old[PP_REF_SIZE], new[PP_REF_SIZE];
+	const pp_queue queue = make(0);
+	pp_queue got;
+
+	REQUIRE_STATUS(pp_ref_export(queue, old), PP_OK);
+	REQUIRE_STATUS(pp_ref_import(old, PP_KIND_QUEUE, &got, NULL), PP_OK);
+	REQUIRE_STATUS(pp_queue_free(got), PP_OK);
+	REQUIRE_STATUS(pp_ref_export(queue, new), PP_OK);
+	REQUIRE(memcmp(old, new, 24) == 0 && memcmp(old + 24, new + 24, 4) == 0); /* the same cell */
+	REQUIRE_STATUS(pp_queue_free(queue), PP_OK);
+	REQUIRE_STATUS(pp_ref_forget(old), PP_OK);
+	REQUIRE_STATUS(pp_ref_import(new, PP_KIND_QUEUE, &got, NULL), PP_OK);
+	put(got, "here");
+	expect(got, "here");
+	REQUIRE_STATUS(pp_queue_free(got), PP_OK);
+}
+
 static volatile sig_atomic_t signals;
 
 static void on_signal(int signal)
@@ -754,6 +871,8 @@ int main(int argc, char **argv)
 	test_view_outlives_handle();
 	test_named();
 	test_references();
+	test_references_in_a_destroyed_queue();
+	test_old_reference_is_forgotten();
 	test_signals();
 	test_many_to_many();
 	test_thousands();
