@@ -34,6 +34,7 @@ static inline int32_t pp__family(int32_t fds[2], char *env, size_t size) { retur
 static inline int pp__threads_possible(unsigned n) { return pp__library->threads_possible(n); }
 static inline bool pp__interrupts(void) { return pp__library->interrupts(false); }
 static inline int32_t pp__wait(const uint32_t *word, uint32_t v, uint64_t ns) { return pp__library->wait(word, v, ns); }
+static inline int32_t pp__refs_forget(const void *data, size_t size) { return pp__library->refs_forget(data, size); }
 static inline char *const *pp__argv(void) { return pp__library->initialized ? pp__library->argv : NULL; }
 
 #endif

@@ -130,7 +130,7 @@ func pp__go_pool_open(options *C.pp__in_pool_options, out *C.pp_pool) C.int32_t 
 		opt := pool.Options{
 			Workers: int(options.workers), MaxTasks: int(options.max_tasks), Method: m, OutMax: int(options.out_max),
 			Env: environment((**C.char)(unsafe.Pointer(options.env))), Dir: C.GoString(options.cwd),
-			InitArg: arg, BlockSIGINT: true, Grace: -1, Sleep: sleep, Alloc: allocate, Free: free,
+			InitArg: arg, BlockSIGINT: true, Grace: -1, Sleep: sleep, Alloc: allocate, Free: free, Unread: forgetIn,
 		}
 		if opt.Workers == 0 {
 			opt.Workers = int(C.pp__cpu_count())
@@ -222,6 +222,11 @@ func allocate(n int) []byte {
 		return nil
 	}
 	return unsafe.Slice((*byte)(p), n)
+}
+
+// forgetIn takes back the references in bytes of at least shm.RefSize, which nobody will read.
+func forgetIn(b []byte) {
+	C.pp__refs_forget(unsafe.Pointer(unsafe.SliceData(b)), C.size_t(len(b)))
 }
 
 func free(b []byte) { C.free(unsafe.Pointer(unsafe.SliceData(b))) }

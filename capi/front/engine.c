@@ -66,6 +66,7 @@ pp__host pp__the_host = {
 	.interrupts = pp__interrupts,
 	.wait = pp__engine_wait,
 	.threads_possible = pp__threads_possible,
+	.refs_forget = pp_refs_forget,
 };
 
 bool pp__engine_loaded(void)

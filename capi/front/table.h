@@ -77,6 +77,7 @@ typedef struct pp__host {
 	int32_t (*wait)(const uint32_t *word, uint32_t v, uint64_t ns); /* pp__engine_wait */
 	char *const *argv;                /* the program's arguments as pp_init saw them; NULL without pp_init */
 	int32_t (*family)(int32_t fds_out[2], char *env_out, size_t env_size); /* pp_family */
+	int32_t (*refs_forget)(const void *data, size_t size); /* pp_refs_forget */
 } pp__host;
 
 const pp__table *pp__engine(const pp__host *host);

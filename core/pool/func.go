@@ -146,7 +146,9 @@ func (c *calls) size(i uint64) int {
 	return c.ends[i] - c.ends[i-1]
 }
 
-func (c *calls) put(i uint64, dst []byte) { copy(dst, c.data[c.ends[i]-len(dst):]) }
+func (c *calls) task(i uint64) []byte { return c.data[c.ends[i]-c.size(i) : c.ends[i]] }
+
+func (c *calls) put(i uint64, dst []byte) { copy(dst, c.task(i)) }
 
 func (c *calls) finish(i uint64, r *Result) {
 	c.results[i] = *r

@@ -156,6 +156,10 @@ func (p *Pool) complete(j *job, i uint64, r *Result) {
 	if r.Outcome == Lost {
 		p.lost++
 	}
+	switch r.Outcome {
+	case Lost, Cancelled, BadInit, BadStart, Closed, NoMemory, NotFound:
+		p.forgetTask(j, i)
+	}
 	if !j.dropped {
 		j.finish(i, r)
 	}
@@ -168,6 +172,32 @@ func (p *Pool) complete(j *job, i uint64, r *Result) {
 			j.ended()
 		}
 	}
+}
+
+// forgetTask has the references in the bytes of a task taken back, as nobody will read them.
+func (p *Pool) forgetTask(j *job, i uint64) {
+	if w, ok := j.work.(interface{ task(i uint64) []byte }); ok {
+		p.leaveUnread(w.task(i))
+	}
+}
+
+// leaveUnread hands bytes to Options.Unread, without the pool's lock: objects may be destroyed there.
+func (p *Pool) leaveUnread(data []byte) {
+	if len(data) < shm.RefSize {
+		return
+	}
+	if p.unread = append(p.unread, data); len(p.unread) > 1 {
+		return
+	}
+	go func() {
+		p.mu.Lock()
+		unread := p.unread
+		p.unread = nil
+		p.mu.Unlock()
+		for _, data := range unread {
+			p.opt.Unread(data)
+		}
+	}()
 }
 
 // dropQueued ends all tasks that are in no lane.
@@ -295,10 +325,12 @@ func (b *batch) size(i uint64) int {
 	return int(to - from)
 }
 
-func (b *batch) put(i uint64, dst []byte) {
+func (b *batch) task(i uint64) []byte {
 	from, to := b.span(i)
-	copy(dst, b.data[from:to])
+	return b.data[from:to]
 }
+
+func (b *batch) put(i uint64, dst []byte) { copy(dst, b.task(i)) }
 
 // resultTaken marks a place in batch.results whose result was handed out.
 const resultTaken = Outcome(0xff)
@@ -391,12 +423,18 @@ func (p *Pool) find(task uint64) int {
 
 func (j *job) discard(p *Pool) {
 	b, ok := j.work.(*batch)
-	if !ok || p.opt.Free == nil {
+	if !ok {
 		return
 	}
 	for i := range b.results {
-		if b.results[i].Foreign && b.results[i].Outcome != resultTaken {
-			p.opt.Free(b.results[i].Data)
+		r := &b.results[i]
+		switch {
+		case r.Outcome == resultTaken:
+		case r.Foreign:
+			p.opt.Unread(r.Data)
+			p.opt.Free(r.Data)
+		default:
+			p.leaveUnread(r.Data)
 		}
 	}
 }

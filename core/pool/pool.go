@@ -58,6 +58,10 @@ type Options struct {
 	// the result. For hosts that want large results outside the Go heap.
 	Alloc func(n int) []byte
 	Free  func([]byte)
+
+	// Unread gets the bytes of a task that ended without running to its end, and of a result that
+	// nobody has collected, to take back the references in them. nil: [shm.ForgetIn].
+	Unread func([]byte)
 }
 
 // BigResult is the size in bytes from which on Options.Alloc is asked for a result's memory.
@@ -118,6 +122,7 @@ type Pool struct {
 	stopped    chan struct{}
 	modules    map[string]int
 	shared     map[*byte]*sharedBlock // by address
+	unread     [][]byte               // for Options.Unread
 }
 
 // geometry is where things lie in the segment.
@@ -154,6 +159,9 @@ func Open(opt Options) (*Pool, error) {
 	}
 	if opt.Grace == 0 {
 		opt.Grace = time.Second
+	}
+	if opt.Unread == nil {
+		opt.Unread = shm.ForgetIn
 	}
 	if opt.Method == nil {
 		opt.Method = start.Spawn()

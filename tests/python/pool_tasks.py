@@ -376,3 +376,18 @@ def limit_memory(size):
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + size, resource.RLIM_INFINITY))
+
+
+def end_worker():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class EndsWorker:
+    """Something whose unpickling ends the process."""
+
+    def __reduce__(self):
+        return end_worker, ()
+
+
+def wait_for(event):
+    event.wait()

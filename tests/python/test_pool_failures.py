@@ -498,3 +498,46 @@ def test_no_process_for_the_first_worker(monkeypatch):
     monkeypatch.setattr(_hosted.popen_fork, "fork", fail)
     with pytest.raises(BlockingIOError, match="Resource temporarily unavailable"):
         polyproc.get_context("fork").Pool(2)
+
+
+def is_closed(end):
+    """Whether nobody has the other end, within a time that busy machines need."""
+    if not end.poll(30):
+        return False
+    with pytest.raises(EOFError):
+        end.recv()
+    return True
+
+
+@pytest.mark.parametrize("how", ["lost", "terminated"])
+def test_what_tasks_hold_that_do_not_run(Pool, how):
+    """The arguments of a task that did not run to its end hold nothing any more: here an end of a pipe."""
+    with Pool(1) as pool:
+        end, other = polyproc.Pipe()
+        if how == "lost":
+            lost = pool.apply_async(tasks.identity, ((tasks.EndsWorker(), end),))
+            end.close()
+            with pytest.raises(polyproc.WorkerLost):
+                lost.get(30)
+        else:
+            pool.apply_async(tasks.wait_for, (polyproc.Event(),))
+            waiting = [pool.apply_async(tasks.identity, (end,)) for _ in range(300)]
+            end.close()
+            pool.terminate()
+            del waiting
+        assert is_closed(other)
+
+
+@pytest.mark.parametrize("how", ["forgotten", "terminated"])
+def test_what_results_hold_that_nobody_reads(Pool, how):
+    """The result of a task that nobody asks for holds nothing any more."""
+    with Pool(1) as pool:
+        end, other = polyproc.Pipe()
+        result = pool.apply_async(tasks.identity, (end,))
+        end.close()
+        if how == "forgotten":
+            del result
+            pool.apply(abs, (1,))
+        else:
+            pool.terminate()  # before or after the task has run
+        assert is_closed(other)

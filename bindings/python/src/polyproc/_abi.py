@@ -329,6 +329,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_ref_export": (_status, (_handle, _p)),
     "pp_ref_import": (_status, (_p, c_uint32, _p, _p)),
     "pp_ref_forget": (_status, (_p,)),
+    "pp_refs_forget": (_status, (_p, c_size_t)),
     "pp_lock_new": (_status, (c_uint32, _p)),
     "pp_lock_acquire": (_status, (_handle, c_int64)),
     "pp_lock_release": (_status, (_handle,)),

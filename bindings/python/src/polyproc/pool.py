@@ -1512,6 +1512,8 @@ class _ProcessCore(_Core):
             except BaseException as e:
                 value = _Failed(e)
             job._put(index, value)
+        elif size and not status:
+            self.library.pp_refs_forget(data, size)  # nobody will read the result
         view.release()
         if owned and own:
             self.library.pp_result_free(batch.results_at + at)
