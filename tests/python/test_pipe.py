@@ -17,7 +17,7 @@ from queue import Full
 import pytest
 
 import polyproc
-from polyproc import reduction
+from polyproc import queues, reduction
 from polyproc.connection import wait
 
 METHODS = ("fork", "spawn", "forkserver")
@@ -519,3 +519,47 @@ def test_reducers_of_connections_are_those_of_pipes():
     """
     got = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT, check=False)
     assert got.stdout.split("\n")[:3] == ["a connection"] * 3, got.stderr
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("how", ["queue", "pipe"])
+def test_what_was_sent_before_an_interruption_is_not_taken_back(how):
+    """Whenever a signal handler raises: a message that was sent nevertheless has what it was sent with."""
+    queue = polyproc.Queue()
+    receiver, sender = polyproc.Pipe(duplex=False)
+    end, other = polyproc.Pipe()
+    armed = []
+    stopped = 0
+
+    def stop(number, frame):
+        if armed:
+            armed.clear()
+            raise Stop
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        for i in range(2000):
+            try:
+                armed.append(True)
+                signal.setitimer(signal.ITIMER_REAL, 0.00002 + i % 100 * 0.000002)
+                if how == "pipe":
+                    sender._slow_send(end)
+                else:
+                    # As when there was no room at once.
+                    polyproc.queues._Base._slow_put(queue, end, True, None, bytes(queues._dumps(end)))
+                armed.clear()
+            except Stop:
+                stopped += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                armed.clear()
+            while receiver.poll() if how == "pipe" else not queue.empty():
+                (receiver.recv() if how == "pipe" else queue.get()).close()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert stopped
+    end.close()
+    other.close()

@@ -145,10 +145,16 @@ class Connection(_Channel, _Stream):
     # ---- sending
 
     def _send_bytes(self, data: Any) -> None:
+        self._send_noting(data, [])
+
+    def _send_noting(self, data: Any, outcomes: list[int]) -> None:
+        """Send bytes. A 0 in ``outcomes``: they are sent, even if a signal handler has raised an exception since."""
         address, size = _bytes_of(data)
-        status = self._send_now(self._handle, address, size, 0) if size <= _ROOM else _errors.TIMEOUT
+        status = _errors.TIMEOUT
+        if size <= _ROOM:
+            status = reduction.note(outcomes, self._send_now, self._handle, address, size, 0)
         if status:
-            self._send_waiting(status, lib().pp_pipe_send, address, size)
+            self._send_waiting(status, lib().pp_pipe_send, address, size, outcomes)
 
     def _send_large(self, data: bytes) -> None:
         """Send the pickle of bytes, which is them and a little before and behind: it is put together in the shared memory only."""
@@ -157,12 +163,12 @@ class Connection(_Channel, _Stream):
         for part, piece in zip(parts, (head, data, b".")):
             part.data = ctypes.cast(ctypes.c_char_p(piece), ctypes.c_void_p).value
             part.size = len(piece)
-        self._send_waiting(_errors.TIMEOUT, lib().pp_pipe_send_parts, parts, 3)
+        self._send_waiting(_errors.TIMEOUT, lib().pp_pipe_send_parts, parts, 3, [])
 
-    def _send_waiting(self, status: int, send: Callable[..., int], what: Any, size: int) -> None:
+    def _send_waiting(self, status: int, send: Callable[..., int], what: Any, size: int, outcomes: list[int]) -> None:
         while status:
             if status in _AGAIN:
-                status = send(self._check_closed(), what, size, -1)
+                status = reduction.note(outcomes, send, self._check_closed(), what, size, -1)
             elif status == _errors.EOF:
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             else:
@@ -180,10 +186,12 @@ class Connection(_Channel, _Stream):
         else:
             if data is None:
                 data = _dumps(obj)
+            outcomes: list[int] = []
             try:
-                self._send_bytes(data)
+                self._send_noting(data, outcomes)
             except BaseException:
-                _unsent(obj, data)
+                if 0 not in outcomes:
+                    _unsent(obj, data)
                 raise
 
     # ---- receiving

@@ -291,9 +291,10 @@ class _Base:
         """Send one message: bytes, or a contiguous memoryview of bytes."""
         raise NotImplementedError
 
-    def _send_pickle(self, data: bytes, fds: list[int]) -> None:
-        """Send one message that descriptors go with. They stay the caller's."""
-        raise ValueError("descriptors can be sent over Unix sockets only")
+    def _send_pickle(self, data: bytes, fds: list[int], written: list[int]) -> None:
+        """Send one message that descriptors go with. They stay the caller's. What was written, in bytes of the frame, is added
+        to ``written``."""
+        raise NotImplementedError
 
     def _recv_bytes(self, maxsize: int | None) -> Any:
         """Receive one message, as a bytes-like object. One of more than ``maxsize`` bytes: call :meth:`_bad_message_length`."""
@@ -410,13 +411,12 @@ class _Base:
                 raise
             if reduction.any_exports:
                 reduction.end_exports(first)
+            written: list[int] = []
             try:
-                if envelope.fds:
-                    self._send_pickle(data, envelope.fds)
-                else:
-                    self._send_bytes(data)
+                self._send_pickle(data, envelope.fds, written)
             except BaseException:
-                reduction.unsent(data)
+                if sum(written) < len(data) + 4:  # else a signal handler has raised it after the message was sent
+                    reduction.unsent(data)
                 raise
         finally:
             if envelope.fds:
@@ -550,30 +550,33 @@ class Connection(_Base):
     # -- sending
 
     def _send_bytes(self, data: Any) -> None:
+        self._send_noting(data, [])
+
+    def _send_noting(self, data: Any, written: list[int]) -> None:
         handle = self._check_closed()
         size = len(data)
         if size <= _SMALL - 4:
             frame = _header.pack(size) + data
             try:
-                if os.write(handle, frame) == size + 4:
+                if reduction.note(written, os.write, handle, frame) == size + 4:
                     return
             except BlockingIOError:  # the program made the descriptor non-blocking
                 _ready(handle, _WRITABLE, None)
-                self._send_parts(handle, [frame])
+                self._send_parts(handle, [frame], written)
                 return
             # Files do so when they are full, and nothing else that this class knows.
             self.close()
             raise OSError("message was cut short")
         header = _header.pack(size) if size <= _MAX_SHORT else _long_header.pack(_LONG, size)
-        self._send_parts(handle, [header, data])
+        self._send_parts(handle, [header, data], written)
 
-    def _send_parts(self, handle: int, parts: list[Any]) -> None:
-        """Write them all, as one frame."""
+    def _send_parts(self, handle: int, parts: list[Any], done: list[int]) -> None:
+        """Write them all, as one frame. How much each call has written is added to ``done``."""
         views = [memoryview(part) for part in parts]
         try:
             while views:
                 try:
-                    written = os.writev(handle, views)
+                    written = reduction.note(done, os.writev, handle, views)
                 except BlockingIOError:
                     _ready(handle, _WRITABLE, None)
                     continue
@@ -589,7 +592,10 @@ class Connection(_Base):
             self.close()
             raise
 
-    def _send_pickle(self, data: bytes, fds: list[int]) -> None:
+    def _send_pickle(self, data: bytes, fds: list[int], written: list[int]) -> None:
+        if not fds:
+            self._send_noting(data, written)
+            return
         import array
         import socket
 
@@ -597,7 +603,7 @@ class Connection(_Base):
         with _unix_socket(handle) as sock:
             for i in range(0, len(fds), _DESCRIPTORS_AT_ONCE):
                 some = fds[i : i + _DESCRIPTORS_AT_ONCE]
-                self._send_parts(handle, [_header.pack(_DESCRIPTORS)])
+                self._send_parts(handle, [_header.pack(_DESCRIPTORS)], [])
                 try:
                     # Of its own, not with the header: who reads a byte by other means than recvmsg drops what comes with it.
                     while True:
@@ -609,7 +615,7 @@ class Connection(_Base):
                 except BaseException:
                     self.close()
                     raise
-        self._send_bytes(data)
+        self._send_noting(data, written)
 
     # -- receiving
 

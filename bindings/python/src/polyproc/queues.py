@@ -166,20 +166,18 @@ class _Room:
 _rooms: list[_Room] = []
 
 
-class _Part:
-    """Pieces of a message that are not put together first: the pickle of a large bytes object."""
+def _parts_of(data: bytes) -> tuple[Any, bytes]:
+    """The pickle of a large bytes object, in pieces that are not put together before they are in the queue. They are valid for as long
+    as ``data`` and the second value exist.
+    """
+    import ctypes
 
-    @staticmethod
-    def put(handle: int, data: bytes, milliseconds: int) -> int:
-        import ctypes
-
-        head = b"\x80\x04\x8e" + len(data).to_bytes(8, "little")  # PROTO 4, BINBYTES8
-        parts = (_abi.Part * 3)()
-        for part, piece in zip(parts, (head, data, b".")):
-            part.data = ctypes.cast(ctypes.c_char_p(piece), ctypes.c_void_p).value
-            part.size = len(piece)
-        status: int = lib().pp_queue_put_parts(handle, parts, 3, _abi.CODEC_PICKLE, milliseconds)
-        return status
+    head = b"\x80\x04\x8e" + len(data).to_bytes(8, "little")  # PROTO 4, BINBYTES8
+    parts = (_abi.Part * 3)()
+    for part, piece in zip(parts, (head, data, b".")):
+        part.data = ctypes.cast(ctypes.c_char_p(piece), ctypes.c_void_p).value
+        part.size = len(piece)
+    return parts, head
 
 
 class _PureChannel:
@@ -347,46 +345,59 @@ class _Base(_Channel):
         """put, without the library's type. data: the pickle of obj, if it is there already and could not be put at once."""
         if self._closed:
             raise self._closed_error()
-        put = self._put_pickle
+        put = lib().pp_queue_put
         status = _errors.TIMEOUT
         if data is None:
             if type(obj) is bytes and len(obj) > _INLINE_MOST:
-                data = obj
-                put = _Part.put
-            else:
-                try:
-                    data = _dumps(obj)
-                except Exception as e:
-                    if type(self)._on_queue_feeder_error is _Base._on_queue_feeder_error:
-                        raise
-                    self._on_queue_feeder_error(e, obj)
+                parts, head = _parts_of(obj)
+                self._put_waiting(lib().pp_queue_put_parts, parts, 3, _abi.CODEC_PICKLE, status, block, timeout, [])
+                del head
+                return
+            try:
+                data = _dumps(obj)
+            except Exception as e:
+                if type(self)._on_queue_feeder_error is _Base._on_queue_feeder_error:
+                    raise
+                self._on_queue_feeder_error(e, obj)
+                return
+            size = len(data)
+            if size <= _KEEP_GIL_MOST:
+                status = self._fast_put(self._handle, data, size, 1, _TRY)
+                if not status:
                     return
-                size = len(data)
-                if size <= _KEEP_GIL_MOST:
-                    status = self._fast_put(self._handle, data, size, 1, _TRY)
-                    if not status:
-                        return
+        outcomes: list[int] = []
         try:
-            self._put_waiting(put, data, status, block, timeout)
+            self._put_waiting(put, data, len(data), _abi.CODEC_PICKLE, status, block, timeout, outcomes)
         except BaseException:
-            _unsent(obj, data)
+            if 0 not in outcomes:  # else a signal handler has raised it after the message was put
+                _unsent(obj, data)
             raise
 
     def _put_waiting(
-        self, put: Callable[[int, bytes, int], int], data: bytes, status: int, block: bool, timeout: float | None
+        self,
+        put: Callable[..., int],
+        data: Any,
+        size: int,
+        codec: int,
+        status: int,
+        block: bool,
+        timeout: float | None,
+        outcomes: list[int],
     ) -> None:
-        """Put what could not be put at once, for the reason that ``status`` says."""
+        """Put what could not be put at once, for the reason that ``status`` says. A 0 in ``outcomes``: it is put."""
+        note = reduction.note
         if status not in _NO_ROOM:
             raise self._broken(status)
         if not block:
             status = _errors.INTERRUPTED
             while status == _errors.INTERRUPTED:
-                status = put(self._handle, data, 0)
+                status = note(outcomes, put, self._handle, data, size, codec, 0)
         else:
             deadline = None if timeout is None else time.monotonic() + timeout
             while True:
                 left = _SLICE if deadline is None else max(0.0, deadline - time.monotonic())
-                status = put(self._handle, data, _milliseconds(min(left, _SLICE)) if left else 0)
+                outcomes.clear()
+                status = note(outcomes, put, self._handle, data, size, codec, _milliseconds(min(left, _SLICE)) if left else 0)
                 if status in _NO_ROOM and (deadline is None or left > _SLICE):
                     continue
                 if status != _errors.INTERRUPTED:
@@ -401,16 +412,6 @@ class _Base(_Channel):
     def _unsent(obj: Any, data: bytes) -> None:
         """For the library's type: a signal handler has ended the wait for room."""
         _unsent(obj, data)
-
-    @staticmethod
-    def _put_raw(handle: int, data: bytes, milliseconds: int) -> int:
-        status: int = lib().pp_queue_put(handle, data, len(data), _abi.CODEC_RAW, milliseconds)
-        return status
-
-    @staticmethod
-    def _put_pickle(handle: int, data: bytes, milliseconds: int) -> int:
-        status: int = lib().pp_queue_put(handle, data, len(data), _abi.CODEC_PICKLE, milliseconds)
-        return status
 
     def _slow_get(self, block: bool = True, timeout: float | None = None) -> Any:
         """get, without the library's type."""
@@ -513,7 +514,9 @@ class Queue(_Base, context.Subscriptable[T]):
         """
         if self._closed:
             raise self._closed_error()
-        self._put_waiting(self._put_raw, data if type(data) is bytes else bytes(memoryview(data)), _errors.TIMEOUT, block, timeout)
+        if type(data) is not bytes:
+            data = bytes(memoryview(data))
+        self._put_waiting(lib().pp_queue_put, data, len(data), _abi.CODEC_RAW, _errors.TIMEOUT, block, timeout, [])
 
     def put_nowait(self, obj: T) -> None:
         """``put(obj, False)``"""
