@@ -474,6 +474,25 @@ def test_every_version_talks_to_every_version(pythons, theirs, ours, family, key
 
 
 
+def test_a_crowd_of_silent_clients_keeps_nobody_out(monkeypatch):
+    """However many there are, and however long each may take: the oldest give way."""
+    monkeypatch.setattr(polyproc.connection, "HANDSHAKE_SECONDS", 1e6)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(Listener(("localhost", 0), authkey=b"secret", backlog=300))
+        silent = [stack.enter_context(socket.create_connection(listener.address)) for _ in range(150)]
+        before = fds()
+        with meanwhile(tasks.connect, "polyproc", listener.address, b"secret"), listener.accept() as connection:
+            assert connection.recv() == ["hello", 2**70, {"a": b"b"}]
+            assert connection.recv_bytes() == b"x" * 100_000
+            connection.send("and hello")
+        assert fds() <= before + 64
+        # Those that were closed are the first ones.
+        with contextlib.suppress(ConnectionError):
+            while silent[0].recv(100):
+                pass
+    assert len(listener._incoming) == 0
+
+
 def test_silent_clients_keep_nobody_out(monkeypatch):
     monkeypatch.setattr(polyproc.connection, "HANDSHAKE_SECONDS", 1e6)
     with Listener(("localhost", 0), authkey=b"k", backlog=8) as listener, contextlib.ExitStack() as stack:

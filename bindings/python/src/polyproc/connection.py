@@ -7,7 +7,8 @@ The challenge of a listener with a key is that of Python 3.12 and later, and und
 Differences from the standard library:
 
 * nothing is allocated for bytes that have not arrived, whatever length a peer announces;
-* a peer that stalls during the challenge is given up after HANDSHAKE_SECONDS, and keeps other clients out for a moment only;
+* a peer that stalls during the challenge is given up after HANDSHAKE_SECONDS, or sooner when many others wait, and keeps other
+  clients out for a moment only;
 * a client of this package does not answer a challenge that a client of this package has asked, so that nobody can use two of its
   connections against each other. As in the standard library, a key proves who the ends are, at the beginning; it does not encrypt what
   follows, nor tie it to that proof;
@@ -69,9 +70,12 @@ __all__ = ["Client", "Listener", "Pipe", "wait"]
 # limit until the challenge begins, as the listener may be busy with others.
 HANDSHAKE_SECONDS = 20.0
 
-# So many connections may be in the challenge at once; others wait until one of them has ended. And others are taken only when those have
-# not ended it in this time: who was not taken waits for as long as the program is busy, but who has begun the challenge does not.
+# So many connections may be in the challenge at once. When another one waits, the oldest whose other end has not proved to know the key
+# is closed, once it has had _INCOMING_LEAST seconds: a crowd of silent clients does not shut out the others.
 _INCOMING_MOST = 64
+_INCOMING_LEAST = 1.0
+# Another connection is taken only when the last has not ended the challenge in this time, divided by the number of those in the
+# challenge: a client that was not taken waits for as long as the program is busy, but one that has begun the challenge does not.
 _INCOMING_FRESH = 0.25
 
 # Frames up to this size, with their header, are written as one string: all or nothing on pipes and sockets.
@@ -856,7 +860,8 @@ class Listener:
         """Wait for a connection and return it.
 
         With a key, the first that has proved to know it. A connection whose other end is slow or silent does not keep out the others:
-        their challenges go on at the same time.
+        their challenges go on at the same time. When there are 64 of such connections, and more want to connect, those that have been
+        silent longest, for a second at least, are closed.
 
         Raises:
             AuthenticationError: the other end does not know the key, or takes too long. The connection is closed, others can come.
@@ -895,10 +900,14 @@ class Listener:
             poll = process.new_poll()
             now = time.monotonic()
             left = min(each.begun + each.limit for each in self._incoming) - now
-            fresh = max(each.begun for each in self._incoming) + _INCOMING_FRESH - now
-            if fresh > 0:
-                left = min(left, fresh)
-            elif len(self._incoming) < _INCOMING_MOST:
+            wait = max(each.begun for each in self._incoming) + _INCOMING_FRESH / len(self._incoming) - now
+            full = len(self._incoming) >= _INCOMING_MOST
+            silent = next((each for each in self._incoming if not each.proved), None)
+            if full and silent is not None:
+                wait = max(wait, silent.begun + _INCOMING_LEAST - now)
+            if wait > 0:
+                left = min(left, wait)
+            elif silent is not None or not full:
                 poll.register(listener._socket, _READABLE)
             for each in self._incoming:
                 poll.register(each.fd, each.events())
@@ -923,6 +932,9 @@ class Listener:
             if listener._socket.fileno() in ready:
                 new = listener._accept_if_any()
                 if new is not None:
+                    if full and silent in self._incoming:
+                        self._incoming.remove(silent)
+                        silent.connection.close()
                     self._incoming.append(_Incoming(new, listener._last_accepted, authkey))
 
     def _drop_incoming(self) -> None:
@@ -1304,6 +1316,7 @@ class _Incoming:
         self.fd = connection.fileno()
         self.limit = HANDSHAKE_SECONDS
         self.begun = time.monotonic()  # later by the time in which the listener was not asked to accept
+        self.proved = False  # the other end knows the key, and may ask whether this one does
         self._steps = self._both(authkey)
         self._out = b""
         self._in = b""
@@ -1317,6 +1330,7 @@ class _Incoming:
 
     def _step(self, request: bytes | None) -> None:
         self._out = b"" if request is None else _header.pack(len(request)) + request
+        self.proved = self.proved or request == _WELCOME
 
     def events(self) -> int:
         """What it waits for."""
