@@ -14,7 +14,9 @@ import (
 	"hash"
 	"math"
 	"net"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -136,8 +138,9 @@ func answer(ctx context.Context, s *Stream, key, asked []byte, listens bool) err
 	return err
 }
 
-// agree runs the challenge, both ways, and closes the stream if it fails.
-func agree(ctx context.Context, s *Stream, key []byte, listens bool) (err error) {
+// agree runs the challenge, both ways, and closes the stream if it fails. A listener calls proved when the other end has proved that it
+// knows the key.
+func agree(ctx context.Context, s *Stream, key []byte, listens bool, proved func()) (err error) {
 	if key == nil {
 		return nil
 	}
@@ -158,6 +161,7 @@ func agree(ctx context.Context, s *Stream, key []byte, listens bool) (err error)
 	defer cancel()
 	if listens {
 		if err = deliver(limited, s, key, listens); err == nil {
+			proved()
 			if asked, err = s.Recv(limited); err == nil {
 				err = answer(limited, s, key, asked, listens)
 			}
@@ -176,7 +180,30 @@ type Listener struct {
 	listener net.Listener
 	key      []byte
 	gate     chan struct{}
+	done     chan outcome // of challenges
+	closed   chan struct{}
+
+	mu       sync.Mutex
+	incoming []*incoming // oldest first
 }
+
+// incoming is a connection from its arrival until its challenge has failed, or Accept has returned it.
+type incoming struct {
+	stream  *Stream
+	begun   time.Time
+	proved  bool // the other end knows the key
+	dropped bool
+}
+
+type outcome struct {
+	s   *Stream
+	err error
+}
+
+const (
+	incomingMost  = 64
+	incomingLeast = time.Second // what a silent one has, when others wait
+)
 
 // Listen listens at an address: network is "unix" (a path, or @name: abstract, which Python writes as \0name), "tcp", "tcp4" or "tcp6". Who connects must know the key; nil: nobody is asked.
 // The file of a path is removed when the listener is closed.
@@ -185,27 +212,151 @@ func Listen(network, address string, key []byte) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pipe: %w", err)
 	}
-	return &Listener{l, bytes.Clone(key), make(chan struct{}, 1)}, nil
+	return &Listener{listener: l, key: bytes.Clone(key), gate: make(chan struct{}, 1), done: make(chan outcome), closed: make(chan struct{})}, nil
 }
 
 // Addr returns where the listener is.
 func (l *Listener) Addr() net.Addr { return l.listener.Addr() }
 
-// Close takes no more connections; Accept returns [net.ErrClosed].
-func (l *Listener) Close() error { return l.listener.Close() }
+// Close takes no more connections, and closes those that Accept has not returned; Accept returns [net.ErrClosed].
+func (l *Listener) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.closed:
+	default:
+		close(l.closed)
+	}
+	for _, in := range l.incoming {
+		_ = in.stream.Close()
+	}
+	return l.listener.Close()
+}
 
-// Accept waits for a connection, and for its proof that it knows the key: up to 20 s, so several goroutines may call it at once, that one which stalls does not keep out the
-// others. Errors: [ErrAuthentication], [io.EOF] and others of this one connection, after which it can be called again; the context's; [net.ErrClosed].
+// Accept waits for a connection, and for its proof that it knows the key: up to 20 s. Those whose other ends are slow or silent do not
+// keep out the others, as the challenges go on at the same time, also after Accept has returned. When there are 64 of them, and more
+// want to connect, those that have been silent longest, for a second at least, are closed. Errors: [ErrAuthentication], [io.EOF] and
+// others of one connection, after which it can be called again; the context's; [net.ErrClosed].
 func (l *Listener) Accept(ctx context.Context) (*Stream, error) {
-	c, err := l.connection(ctx)
-	if err != nil {
-		return nil, err
+	if l.key == nil {
+		c, err := l.connection(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return NewStream(c), nil
 	}
-	s := NewStream(c)
-	if err = agree(ctx, s, l.key, true); err != nil {
-		return nil, err
+	type arrival struct {
+		c   net.Conn
+		err error
 	}
-	return s, nil
+	arrivals := make(chan arrival, 1)
+	waiting, cancel := context.WithCancel(ctx)
+	taking := false
+	defer func() {
+		cancel()
+		if taking {
+			if a := <-arrivals; a.err == nil {
+				l.challenge(a.c)
+			}
+		}
+	}()
+	for {
+		var later <-chan time.Time
+		if !taking {
+			if wait := l.full(); wait > 0 {
+				later = time.After(wait)
+			} else {
+				taking = true
+				go func() {
+					c, err := l.connection(waiting)
+					arrivals <- arrival{c, err}
+				}()
+			}
+		}
+		select {
+		case o := <-l.done:
+			return o.s, o.err
+		case a := <-arrivals:
+			taking = false
+			if a.err != nil {
+				return nil, a.err
+			}
+			l.challenge(a.c)
+		case <-later:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-l.closed:
+			return nil, fmt.Errorf("pipe: %w", net.ErrClosed)
+		}
+	}
+}
+
+// silent is the oldest whose other end has not proved that it knows the key.
+func (l *Listener) silent() *incoming {
+	for _, in := range l.incoming {
+		if !in.proved {
+			return in
+		}
+	}
+	return nil
+}
+
+// full returns how long to wait before another connection is taken.
+func (l *Listener) full() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.incoming) < incomingMost {
+		return 0
+	}
+	if in := l.silent(); in != nil {
+		return incomingLeast - time.Since(in.begun)
+	}
+	return incomingLeast
+}
+
+// challenge begins the challenge of a connection. Its outcome goes to done.
+func (l *Listener) challenge(c net.Conn) {
+	in := &incoming{stream: NewStream(c), begun: time.Now()}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.incoming) >= incomingMost {
+		if oldest := l.silent(); oldest != nil {
+			oldest.dropped = true
+			_ = oldest.stream.Close()
+			l.remove(oldest)
+		}
+	}
+	l.incoming = append(l.incoming, in)
+	go func() {
+		err := agree(context.Background(), in.stream, l.key, true, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			in.proved = true
+		})
+		o := outcome{in.stream, err}
+		l.mu.Lock()
+		if err != nil {
+			o.s = nil
+			l.remove(in)
+		}
+		dropped := in.dropped
+		l.mu.Unlock()
+		if dropped {
+			return
+		}
+		select {
+		case l.done <- o:
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.remove(in)
+		case <-l.closed:
+			_ = in.stream.Close()
+		}
+	}()
+}
+
+func (l *Listener) remove(in *incoming) {
+	l.incoming = slices.DeleteFunc(l.incoming, func(other *incoming) bool { return other == in })
 }
 
 func (l *Listener) connection(ctx context.Context) (c net.Conn, err error) {
@@ -229,7 +380,7 @@ func Dial(ctx context.Context, network, address string, key []byte) (*Stream, er
 		return nil, fmt.Errorf("pipe: %w", err)
 	}
 	s := NewStream(c)
-	if err = agree(ctx, s, bytes.Clone(key), false); err != nil {
+	if err = agree(ctx, s, bytes.Clone(key), false, nil); err != nil {
 		return nil, err
 	}
 	return s, nil

@@ -318,3 +318,41 @@ func TestReflection(t *testing.T) {
 	require.Error(t, <-clients)
 	require.NoError(t, ends[1].Close())
 }
+
+// However many clients say nothing: those that know the key are accepted, by one goroutine too, and the oldest silent ones give way.
+func TestSilentClientsKeepNobodyOut(t *testing.T) {
+	ctx := within(t)
+	key := []byte("the key")
+	l := listen(t, key)
+	silent := make([]net.Conn, 150)
+	for i := range silent {
+		c, err := net.Dial("tcp", l.Addr().String())
+		require.NoError(t, err)
+		defer c.Close()
+		silent[i] = c
+	}
+	dialed := make(chan error, 1)
+	go func() {
+		s, err := pipe.Dial(ctx, "tcp", l.Addr().String(), key)
+		if err == nil {
+			err = s.Send(ctx, []byte("here"))
+		}
+		dialed <- err
+	}()
+	s, err := l.Accept(ctx)
+	require.NoError(t, err)
+	data, err := s.Recv(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "here", string(data))
+	require.NoError(t, <-dialed)
+	require.NoError(t, s.Close())
+	_, err = io.Copy(io.Discard, silent[0])
+	require.NoError(t, err, "it was not closed")
+	// The others are closed with the listener.
+	require.NoError(t, l.Close())
+	for _, c := range silent {
+		_, _ = io.Copy(io.Discard, c)
+	}
+	_, err = l.Accept(ctx)
+	require.ErrorIs(t, err, net.ErrClosed)
+}
