@@ -5,11 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.reduction
 import multiprocessing.resource_sharer
 import multiprocessing.util
 import os
 import pickle
+import socket
 
 import pytest
 import stdlib_tasks as tasks
@@ -192,6 +194,26 @@ def test_forked_processes_of_the_stdlib_have_our_objects(path):
         assert p.exitcode == 0
         assert question(path, 0) > 10
         p.close()
+
+
+def test_a_connection_is_one_of_the_stdlib():
+    """As libraries ask who are handed one; type() and pickle do not know the difference."""
+    ends = polyproc.Pipe()
+    left, right = socket.socketpair()
+    stream = polyproc.connection.Connection(left.detach())
+    for each in (*ends, stream):
+        assert isinstance(each, multiprocessing.connection.Connection)
+        assert isinstance(each, polyproc.connection.Connection)
+        assert not isinstance(each, multiprocessing.context.BaseContext)
+        assert type(each).__module__.startswith("polyproc.")
+        sent = pickle.loads(polyproc.reduction.ForkingPickler.dumps(each))
+        assert type(sent) is type(each)
+        sent.close()
+    ends[0].send(ends[1])
+    assert isinstance(ends[1].recv(), polyproc.connection.Connection)
+    stream.close()
+    right.close()
+    assert not isinstance(multiprocessing.Pipe()[0], polyproc.connection.Connection)
 
 
 def test_a_context_is_one_of_the_stdlib(ctx):

@@ -31,7 +31,7 @@ import sys
 import time
 from _thread import RLock, _local
 
-from . import process, reduction, util
+from . import context, process, reduction, util
 from .context import AuthenticationError, BufferTooShort, check_receiver
 
 try:
@@ -540,6 +540,13 @@ class Connection(_Base):
     Raises:
         ValueError: negative handle, or no direction.
     """
+
+    if not TYPE_CHECKING:
+
+        @property
+        def __class__(self) -> type:
+            """What isinstance() looks at besides the type: to libraries that ask for a connection of the standard library, this is one."""
+            return context._join_stdlib(type(self), "Connection", "connection")
 
     def _close(self, handle: int, _close: Callable[[int], None] = os.close) -> None:
         _close(handle)

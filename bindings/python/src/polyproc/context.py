@@ -63,9 +63,9 @@ __all__ = ()
 _both: dict[type, type] = {}
 
 
-def _join_stdlib(cls: type, name: str) -> type:
+def _join_stdlib(cls: type, name: str, module: str = "context") -> type:
     """``cls`` or, once multiprocessing.context is loaded, a subclass of it and of the class there of that name."""
-    theirs = _stdlib.module("context")
+    theirs = _stdlib.module(module)
     if theirs is None:
         return cls
     other = getattr(theirs, name, None) or getattr(theirs, "ProcessError", None)
