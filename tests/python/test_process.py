@@ -9,8 +9,10 @@ import errno
 import gc
 import multiprocessing
 import os
+import pathlib
 import pickle
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -822,6 +824,7 @@ def test_without_poll(ours, tmp_path):
     """eventlet takes select.poll away and has a select() that lets its threads run."""
     source = """
 import select
+import shutil
 vars(select).pop("poll", None)
 import process_tasks, sys, time, polyproc
 from polyproc.connection import wait
@@ -898,3 +901,39 @@ def test_errors_of_the_system_have_their_number():
         for fd in (*taken, held):
             os.close(fd)
     assert caught.value.errno == errno.EMFILE
+
+
+LIMITED = """
+import os, resource, sys
+import polyproc, polyproc.dummy
+
+pool = polyproc.get_context("fork").Pool(1)
+ctypes = polyproc.Lock()  # what is imported at the first use
+polyproc.dummy.Pool(1).terminate()
+os.setgroups([])
+os.setgid(54321)
+os.setuid(54321)
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+for call in (
+    polyproc.get_context("fork").Process(target=int).start,
+    lambda: pool.apply_async(abs, (1,), callback=print),
+    lambda: polyproc.dummy.Pool(3),
+    polyproc.dummy.Process(target=int).start,
+):
+    try:
+        call()
+    except (BlockingIOError, RuntimeError) as e:
+        print(type(e).__name__, "RLIMIT_NPROC" in str(e))
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="the limit does not apply to root: a user of its own is needed")
+def test_limit_of_processes_is_named(tmp_path):
+    package = tmp_path / "package"
+    shutil.copytree(pathlib.Path(polyproc.__file__).parent, package / "polyproc")
+    tmp_path.chmod(0o755)
+    env = {**os.environ, "PYTHONPATH": str(package)}
+    done = subprocess.run([sys.executable, "-c", LIMITED], env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["BlockingIOError True", *["RuntimeError True"] * 3], done.stderr

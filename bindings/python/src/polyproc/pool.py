@@ -690,10 +690,13 @@ def _start_thread(target: Callable[..., object], args: tuple[Any, ...], name: st
         RuntimeError: no thread can be started.
     """
     start = _stdlib.unpatched("_thread", "start_new_thread")
-    if start is not _thread.start_new_thread:
-        start(target, args)
-    else:
-        threading.Thread(target=target, args=args, name=name, daemon=True).start()
+    try:
+        if start is not _thread.start_new_thread:
+            start(target, args)
+        else:
+            threading.Thread(target=target, args=args, name=name, daemon=True).start()
+    except RuntimeError as e:
+        raise util.no_thread(e) from None
 
 
 def _allocate_lock() -> Any:
@@ -2061,8 +2064,13 @@ class _ThreadCore(_Core):
             threading.Thread(target=_serve, args=(self, initializer, initargs), daemon=True, name=f"ThreadPoolWorker-{i + 1}")
             for i in range(threads)
         ]
-        for thread in self.threads:
-            thread.start()
+        try:
+            for thread in self.threads:
+                thread.start()
+        except RuntimeError as e:
+            for _ in self.threads:  # those that run end
+                self.queue.put(None)
+            raise util.no_thread(e) from None
 
     def submit(self, job: Any, kind: int, func: Func, args: list[Any], first: int) -> None:
         for i, arg in enumerate(args, first):

@@ -30,15 +30,22 @@ def fork() -> int:
     """os.fork(), without the warning of Python 3.12 and later about threads that are the library's: these never run Python.
 
     When Python itself runs several threads, the warning is shown. (With one thread the warning filters can be changed safely.)
+
+    Raises:
+        BlockingIOError: a limit of the system; the message names them.
     """
     _lib.begin_family()
-    if sys.version_info < (3, 12) or _thread._count() > own_threads:
-        return os.fork()
-    import warnings
+    try:
+        if sys.version_info < (3, 12) or _thread._count() > own_threads:
+            return os.fork()
+        import warnings
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return os.fork()
+    except BlockingIOError as e:
+        reason = "no process can be forked (RLIMIT_NPROC, or pids.max of the control group)"
+        raise BlockingIOError(e.errno, f"{e.strerror}: {reason}") from None
 
 
 class Popen:

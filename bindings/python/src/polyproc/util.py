@@ -355,6 +355,13 @@ def close_all_fds_except(fds: Iterable[int]) -> None:
     os.closerange(low, MAXFD)
 
 
+def no_thread(e: RuntimeError) -> RuntimeError:
+    """The error of a thread that cannot be started, with the limits that may be the reason."""
+    if "can't start new thread" not in str(e):
+        return e
+    return RuntimeError(f"{e} (RLIMIT_NPROC, pids.max of the control group, or RLIMIT_AS)")
+
+
 def close_fds(*fds: int) -> None:
     """Close each of them."""
     for fd in fds:

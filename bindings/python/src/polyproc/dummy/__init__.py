@@ -61,7 +61,12 @@ class DummyProcess(threading.Thread):
             raise RuntimeError(f"Parent is {self._parent!r} but current_process is {current_process()!r}")
         self._start_called = True
         _children_of(self._parent)[self] = None
-        super().start()
+        try:
+            super().start()
+        except RuntimeError as e:
+            from ..util import no_thread
+
+            raise no_thread(e) from None
 
     @property
     def exitcode(self) -> int | None:
