@@ -24,6 +24,9 @@ typedef const pp_vacancy pp__in_vacancy;
 /* Set once, by pp__engine. */
 extern const pp__host *pp__library;
 
+/* pp__first_thread starts the thread that the constructor of the engine has asked for: 0 or an errno. */
+int pp__first_thread(void);
+
 static inline void pp__set_error(const char *message) { pp__library->set_error(message); }
 static inline int32_t pp__resolve(const void *fn, pp__fn_ref *ref) { return pp__library->resolve(fn, ref); }
 static inline char **pp__environment(void) { return pp__library->environment(); }
@@ -31,7 +34,6 @@ static inline int32_t pp__fork_worker(const pp_vacancy *vacancy) { return pp__li
 static inline int32_t pp__cpu_count(void) { return pp__library->cpu_count(); }
 static inline const char *pp__strerror(int32_t status) { return pp__library->strerror(status); }
 static inline int32_t pp__family(int32_t fds[2], char *env, size_t size) { return pp__library->family(fds, env, size); }
-static inline int pp__threads_possible(unsigned n) { return pp__library->threads_possible(n); }
 static inline bool pp__interrupts(void) { return pp__library->interrupts(false); }
 static inline int32_t pp__wait(const uint32_t *word, uint32_t v, uint64_t ns) { return pp__library->wait(word, v, ns); }
 static inline int32_t pp__refs_forget(const void *data, size_t size) { return pp__library->refs_forget(data, size); }

@@ -1,6 +1,8 @@
 /* table.c - the engine's one exported symbol: the table of Go exports, as table.h describes it. */
 #include "engine.h"
 
+#include <string.h>
+
 const pp__host *pp__library;
 
 static const pp__table table = {
@@ -17,5 +19,10 @@ __attribute__((visibility("default"))) const pp__table *pp__engine(const pp__hos
 	if (host == NULL || host->size != sizeof(pp__host))
 		return NULL;
 	pp__library = host;
+	const int error = pp__first_thread();
+	if (error != 0) {
+		host->set_error(strerror(error));
+		return NULL;
+	}
 	return &table;
 }

@@ -65,7 +65,7 @@ pp__host pp__the_host = {
 	.fork_worker = pp__fork_worker,
 	.interrupts = pp__interrupts,
 	.wait = pp__engine_wait,
-	.threads_possible = pp__threads_possible,
+	.use_spare_thread = pp__use_spare_thread,
 	.refs_forget = pp_refs_forget,
 };
 
@@ -207,6 +207,8 @@ static void in_child(void)
 	}
 	pthread_mutex_unlock(&modules_lock);
 	pthread_mutex_unlock(&load_lock);
+	pp__threads_forked();
+	pp__pools_forked();
 	pp__worker_forked();
 	pp__payload_forked();
 	pp__watch_forked();
@@ -315,23 +317,31 @@ typedef struct fd_list {
 	int count;
 } fd_list;
 
-/* list_fds lists the descriptors that are anonymous inodes of a kind, "[eventpoll]" or "[eventfd]": as many as there is room for. */
-static void list_fds(fd_list *list, const char *kind)
+static void add_fd(fd_list *list, int fd)
+{
+	if (list->count < FDS_MOST)
+		list->fds[list->count++] = fd;
+}
+
+/* list_fds lists the descriptors that are epoll instances and eventfds: as many as there is room for. */
+static void list_fds(fd_list *polls, fd_list *events)
 {
 	DIR *const dir = opendir("/proc/self/fd");
 	struct dirent *entry;
 	char text[64];
 
-	list->count = 0;
+	polls->count = events->count = 0;
 	if (dir == NULL)
 		return;
-	while ((entry = readdir(dir)) != NULL && list->count < FDS_MOST) {
+	while ((entry = readdir(dir)) != NULL) {
 		const ssize_t n = readlinkat(dirfd(dir), entry->d_name, text, sizeof text - 1);
 		if (n <= 0)
 			continue;
 		text[n] = '\0';
-		if (strncmp(text, "anon_inode:", 11) == 0 && strcmp(text + 11, kind) == 0)
-			list->fds[list->count++] = atoi(entry->d_name);
+		if (strcmp(text, "anon_inode:[eventpoll]") == 0)
+			add_fd(polls, atoi(entry->d_name));
+		else if (strcmp(text, "anon_inode:[eventfd]") == 0)
+			add_fd(events, atoi(entry->d_name));
 	}
 	closedir(dir);
 }
@@ -362,8 +372,7 @@ static void find_poller(const fd_list *polls_before, const fd_list *events_befor
 	fd_list polls, events;
 
 	poll_fd = wake_fd = -1;
-	list_fds(&polls, "[eventpoll]");
-	list_fds(&events, "[eventfd]");
+	list_fds(&polls, &events);
 	for (int i = 0; i < polls.count; i++) {
 		for (int k = 0; k < events.count; k++) {
 			if (listed(polls_before, polls.fds[i]) || listed(events_before, events.fds[k]) || !watches(polls.fds[i], events.fds[k]))
@@ -415,7 +424,7 @@ static const pp__table *load(void)
 		close(fd);
 		return NULL;
 	}
-	const int error = pp__threads_possible(PP__THREADS_LOAD);
+	const int error = pp__engine_threads(PP__THREADS_LOAD);
 	if (error != 0) {
 		pp__set_error("the engine needs %d threads: %s (RLIMIT_NPROC, pids.max of the control group, RLIMIT_AS, or a seccomp filter)",
 		              PP__THREADS_LOAD, strerror(error));
@@ -434,8 +443,7 @@ static const pp__table *load(void)
 		snprintf(path + n, sizeof path - n, "/fd/%d", fd);
 	}
 	save_signals();
-	list_fds(&polls, "[eventpoll]");
-	list_fds(&events, "[eventfd]");
+	list_fds(&polls, &events);
 	void *const handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	close(fd);
 	if (handle == NULL) {

@@ -52,10 +52,13 @@ bool pp__engine_loaded(void);
  * For calls that may wait. It looks at the likely signals, and at all of them now and then. */
 void pp__settle_handlers(void);
 
-/* pp__threads_possible makes n threads (at most PP__THREADS_MOST), all alive at once, and ends them again. Returns 0 or the errno of the
- * first that could not be made. */
-enum { PP__THREADS_MOST = 16 };
-int pp__threads_possible(unsigned n);
+/* pp__engine_threads sees to it that the engine has n threads, those included that wait until it needs them, or 16 that wait. Returns 0,
+ * or the errno of the first that could not be made: then it has made none. pp__use_spare_thread has one that waits run start(arg),
+ * detached, with all signals blocked; false: none waits. A forked child has no threads of the engine. */
+int pp__engine_threads(unsigned n);
+bool pp__use_spare_thread(void *(*start)(void *), void *arg);
+void pp__threads_forked(void);
+void pp__pools_forked(void); /* a forked child has no pools */
 
 /* pp__signal_stack gives the calling thread an alternative signal stack of PP__SIGNAL_STACK bytes with a guard page, if it has none: before
  * its first call into Go. pp__signal_stack_begin comes once before, after the engine was loaded; the stacks are freed at the ends of their threads. */

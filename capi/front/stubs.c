@@ -168,7 +168,12 @@ int32_t pp_process_free(pp_process process)
 
 /* ---- pool ---- */
 
-static uint32_t pools_open; /* pools of processes that forked this one included */
+static uint32_t pools_open;
+
+void pp__pools_forked(void)
+{
+	pools_open = 0;
+}
 
 static int32_t pool_open(const pp_pool_options *options, pp_pool *pool_out)
 {
@@ -185,7 +190,7 @@ int32_t pp_pool_open(const pp_pool_options *options, pp_pool *pool_out)
 	if ((options->flags & ~(uint32_t)PP_POOL_HOST_STARTS) != 0 || options->reserved != 0)
 		return pp__fail(PP_ERR_INVALID, "pp_pool_open: flags %#x, reserved %u", options->flags, options->reserved);
 	/* Each pool needs a thread, and one that cannot be made would abort the program. */
-	const int error = __atomic_load_n(&pools_open, __ATOMIC_RELAXED) < PP__POOLS_FREE ? 0 : pp__threads_possible(PP__THREADS_POOL);
+	const int error = pp__engine_loaded() ? pp__engine_threads(PP__THREADS_LOAD + __atomic_load_n(&pools_open, __ATOMIC_RELAXED)) : 0;
 	if (error != 0)
 		return pp__fail(PP_ERR_ENGINE, "a pool needs threads: %s (RLIMIT_NPROC, pids.max of the control group, or RLIMIT_AS)", strerror(error));
 	const int32_t status = pool_open(options, pool_out);

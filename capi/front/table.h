@@ -12,11 +12,8 @@
 
 #include <polyproc.h>
 
-/* Counted in threads: what the engine starts at its load, with those that it keeps in reserve, and what a further pool needs. */
-#define PP__THREADS_RESERVED 4
-#define PP__THREADS_LOAD (PP__THREADS_RESERVED + 4)
-#define PP__THREADS_POOL 3
-#define PP__POOLS_FREE 1 /* so many pools need no look, after that at the load */
+/* The threads that the engine has at its load, those in reserve included. Each pool but the first one adds one. */
+#define PP__THREADS_LOAD 8
 
 #define PP__TABLE_LIST(X) \
 	X(process_start)  \
@@ -72,7 +69,7 @@ typedef struct pp__host {
 	int32_t (*cpu_count)(void);               /* pp_cpu_count */
 	const char *(*strerror)(int32_t status);  /* pp_strerror */
 	int32_t (*fork_worker)(const pp_vacancy *); /* forks a C worker that serves the place: its pid, or -1 with errno */
-	int (*threads_possible)(unsigned n); /* makes n threads and ends them: 0, or the errno of the first that could not be made */
+	_Bool (*use_spare_thread)(void *(*start)(void *), void *arg); /* false: no thread is spare */
 	_Bool (*interrupts)(_Bool restarted); /* after EINTR: whether the handler that ran is to end the wait */
 	int32_t (*wait)(const uint32_t *word, uint32_t v, uint64_t ns); /* pp__engine_wait */
 	char *const *argv;                /* the program's arguments as pp_init saw them; NULL without pp_init */

@@ -1,53 +1,121 @@
-/* threads.c - what the engine asks of the threads of the program: that new ones can be made, and that signal handlers have a stack. */
+/* threads.c - the engine's threads: those that wait until it needs one, and the stack that signal handlers have in them. */
 #include "front.h"
 
-#include <errno.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-/* ---- new threads -------------------------------------------------------------------------------------------------------- */
+/* ---- spare threads ------------------------------------------------------------------------------------------------------ */
 
-typedef struct gathering {
-	pthread_mutex_t lock;
-	pthread_cond_t over;
-	bool is_over;
-} gathering;
+/* A spare thread waits in its seat for the function that the engine would start a thread for. Only a thread that exists proves that it
+ * could be made, and one that is used later was not made in vain: ending it first would wait until the kernel has run it, which takes
+ * milliseconds on a busy machine. */
+enum { SEATS = 16, SEAT_FREE = 0, SEAT_SPARE, SEAT_CALLED };
 
-static void *attend(void *arg)
+typedef struct seat {
+	uint32_t state; /* a futex */
+	pthread_t thread;
+	void *(*start)(void *); /* NULL: the thread ends */
+	void *arg;
+} seat;
+
+static seat seats[SEATS];
+static pthread_mutex_t seats_lock = PTHREAD_MUTEX_INITIALIZER; /* of the seats that are free or spare */
+static unsigned living;                                        /* threads that began in a seat and have not ended */
+
+static uint32_t state_of(const seat *s)
 {
-	gathering *const g = arg;
-
-	pthread_mutex_lock(&g->lock);
-	while (!g->is_over)
-		pthread_cond_wait(&g->over, &g->lock);
-	pthread_mutex_unlock(&g->lock);
-	return NULL;
+	return __atomic_load_n(&s->state, __ATOMIC_ACQUIRE);
 }
 
-int pp__threads_possible(unsigned n)
+static void *sit(void *at)
 {
-	gathering g = {.lock = PTHREAD_MUTEX_INITIALIZER, .over = PTHREAD_COND_INITIALIZER};
-	pthread_t threads[PP__THREADS_MOST];
+	seat *const s = at;
+
+	prctl(PR_SET_NAME, "pp-spare", 0, 0, 0);
+	while (state_of(s) == SEAT_SPARE)
+		syscall(SYS_futex, &s->state, FUTEX_WAIT_PRIVATE, SEAT_SPARE, NULL, NULL, 0);
+	void *(*const start)(void *) = s->start;
+	void *const arg = s->arg;
+	__atomic_store_n(&s->state, SEAT_FREE, __ATOMIC_RELEASE);
+	void *const result = start == NULL ? NULL : start(arg);
+	__atomic_fetch_sub(&living, 1, __ATOMIC_RELAXED);
+	return result;
+}
+
+/* call has a spare thread leave its seat. */
+static void call(seat *s, void *(*start)(void *), void *arg)
+{
+	s->start = start;
+	s->arg = arg;
+	__atomic_store_n(&s->state, SEAT_CALLED, __ATOMIC_RELEASE);
+	syscall(SYS_futex, &s->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+int pp__engine_threads(unsigned n)
+{
+	pthread_t ended[SEATS];
+	seat *made[SEATS];
 	sigset_t all, before;
-	unsigned made = 0;
+	unsigned count = 0;
 	int error = 0;
 
-	/* No handler of the program runs in these threads. The stacks are of the default size, as those of the engine's threads are. */
+	if (__atomic_load_n(&living, __ATOMIC_RELAXED) >= n)
+		return 0;
+	/* No handler of the program runs in a spare thread. The stacks are of the default size, as those of the engine's threads are. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	while (made < n && made < PP__THREADS_MOST && (error = pthread_create(&threads[made], NULL, attend, &g)) == 0)
-		made++;
+	pthread_mutex_lock(&seats_lock);
+	for (seat *s = seats; s < seats + SEATS && __atomic_load_n(&living, __ATOMIC_RELAXED) < n; s++) {
+		if (state_of(s) != SEAT_FREE)
+			continue;
+		s->state = SEAT_SPARE;
+		if ((error = pthread_create(&s->thread, NULL, sit, s)) != 0) {
+			s->state = SEAT_FREE;
+			break;
+		}
+		__atomic_fetch_add(&living, 1, __ATOMIC_RELAXED);
+		made[count++] = s;
+	}
+	if (error == 0)
+		count = 0;
+	for (unsigned i = 0; i < count; i++) {
+		ended[i] = made[i]->thread;
+		call(made[i], NULL, NULL);
+	}
+	pthread_mutex_unlock(&seats_lock);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_mutex_lock(&g.lock);
-	g.is_over = true;
-	pthread_cond_broadcast(&g.over);
-	pthread_mutex_unlock(&g.lock);
-	for (unsigned i = 0; i < made; i++)
-		pthread_join(threads[i], NULL);
+	for (unsigned i = 0; i < count; i++)
+		pthread_join(ended[i], NULL);
 	return error;
+}
+
+bool pp__use_spare_thread(void *(*start)(void *), void *arg)
+{
+	bool used = false;
+
+	pthread_mutex_lock(&seats_lock);
+	for (seat *s = seats; s < seats + SEATS && !used; s++) {
+		if (state_of(s) != SEAT_SPARE)
+			continue;
+		pthread_detach(s->thread);
+		call(s, start, arg);
+		used = true;
+	}
+	pthread_mutex_unlock(&seats_lock);
+	return used;
+}
+
+void pp__threads_forked(void)
+{
+	memset(seats, 0, sizeof seats);
+	seats_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+	living = 0;
 }
 
 /* ---- signal stacks ------------------------------------------------------------------------------------------------------ */
