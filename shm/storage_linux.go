@@ -164,12 +164,12 @@ func reserveOf(total uint64) uint64 {
 // memAvailable reads what /proc/meminfo says: memory that can be had without swap, and all memory.
 // 0, 0: unknown.
 func memAvailable() (available, total uint64) {
-	text, err := os.ReadFile("/proc/meminfo")
+	text, err := readFile("/proc/meminfo")
 	if err != nil {
 		return 0, 0
 	}
 	seen := 0
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		name, rest, _ := strings.Cut(line, ":")
 		var into *uint64
 		switch name {
@@ -193,21 +193,24 @@ func memAvailable() (available, total uint64) {
 }
 
 // group is one control group that limits this process, of version 1 or 2 by the names of its files.
-type group struct{ dir, limit, usage, cache string }
+type group struct {
+	dir, limit, usage, cache string
+	old                      bool
+}
 
 var (
-	groupV1 = group{"", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"}
-	groupV2 = group{"", "memory.max", "memory.current", "inactive_file"}
+	groupV1 = group{"", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", true}
+	groupV2 = group{"", "memory.max", "memory.current", "inactive_file", false}
 )
 
 // groups lists the control groups above this process; they hardly ever change.
 var groups = sync.OnceValue(func() []group {
-	text, err := os.ReadFile("/proc/self/cgroup")
+	text, err := readFile("/proc/self/cgroup")
 	if err != nil {
 		return nil
 	}
 	var list []group
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		field := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(field) != 3 {
 			continue
@@ -246,25 +249,32 @@ func (g group) left() (uint64, bool) {
 	if !ok { // "max"
 		limit = math.MaxUint64
 	}
-	if high, ok := g.read("memory.high"); ok {
-		limit = min(limit, high)
+	if !g.old {
+		if high, ok := g.read("memory.high"); ok {
+			limit = min(limit, high)
+		}
+	}
+	if limit >= 1<<60 { // version 1's word for no limit
+		return 0, false
 	}
 	usage, ok := g.read(g.usage)
-	if !ok || limit >= 1<<60 { // version 1's word for no limit
+	if !ok {
 		return 0, false
 	}
 	left := minus(limit, usage)
-	if most, ok := g.read("memory.memsw.limit_in_bytes"); ok {
-		if both, ok := g.read("memory.memsw.usage_in_bytes"); ok {
-			left = min(left, minus(most, both))
+	if g.old {
+		if most, ok := g.read("memory.memsw.limit_in_bytes"); ok {
+			if both, ok := g.read("memory.memsw.usage_in_bytes"); ok {
+				left = min(left, minus(most, both))
+			}
 		}
 	}
 	reserve := reserveOf(limit)
 	if minus(left, reserve) >= ample {
 		return left - reserve, true
 	}
-	if stat, err := os.ReadFile(filepath.Join(g.dir, "memory.stat")); err == nil {
-		for line := range strings.Lines(string(stat)) {
+	if stat, err := readFile(filepath.Join(g.dir, "memory.stat")); err == nil {
+		for line := range strings.Lines(stat) {
 			if name, value, _ := strings.Cut(strings.TrimSpace(line), " "); name == g.cache {
 				idle, _ := strconv.ParseUint(value, 10, 64)
 				left += idle
@@ -275,10 +285,36 @@ func (g group) left() (uint64, bool) {
 }
 
 func (g group) read(name string) (uint64, bool) {
-	text, err := os.ReadFile(filepath.Join(g.dir, name))
+	text, err := readFile(filepath.Join(g.dir, name))
 	if err != nil {
 		return 0, false
 	}
-	value, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	value, err := strconv.ParseUint(strings.TrimSpace(text), 10, 64)
 	return value, err == nil
+}
+
+// readFile returns the first 8 KiB of a file of /proc or /sys. [os.ReadFile] would hand each of them to
+// the runtime's poller and take it back, which costs more than the reading.
+func readFile(name string) (string, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	for errors.Is(err, unix.EINTR) {
+		fd, err = unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	text := make([]byte, 0, 8192)
+	for len(text) < cap(text) {
+		n, err := unix.Read(fd, text[len(text):cap(text)])
+		if err == nil && n == 0 {
+			break
+		}
+		if err == nil {
+			text = text[:len(text)+n]
+		} else if !errors.Is(err, unix.EINTR) {
+			return "", err
+		}
+	}
+	return string(text), nil
 }
