@@ -354,7 +354,8 @@ class _Stream:
         self.taken = 0  # results that the consumer has
         self.open: set[int] = set()  # tasks without an outcome
         self.early: dict[int, Any] | None = {} if ordered else None  # ordered: outcomes by task
-        self.done: collections.OrderedDict[int, Any] = collections.OrderedDict()  # else: outcomes, in the order in which they came
+        self.done: dict[int, Any] = {}  # else: outcomes by task, which a second outcome of the same task does not change,
+        self.came: collections.deque[int] = collections.deque()  # and the tasks as their outcomes came
         self.next = 0  # ordered: the task whose result is to be taken next
         self.abandoned = False  # nobody can take results
         self.draining = False  # the input is read to its end though nobody takes results
@@ -509,7 +510,7 @@ class _Stream:
     def _ready(self) -> bool:
         """Whether there is something to take, or nothing to come."""
         if self.early is None:
-            return bool(self.done) or self.over()
+            return bool(self.came) or self.over()
         return self.next in self.early or self.over()
 
     @_ready.setter
@@ -525,9 +526,12 @@ class _Stream:
         early = self.early
         if early is None:
             try:
-                index, value = self.done.popitem(last=False)
-            except KeyError:
+                index = self.came.popleft()
+            except IndexError:
                 return _NOTHING
+            value = self.done.pop(index, _NOTHING)
+            if value is _NOTHING:
+                return self.take()  # the second outcome of a task
         else:
             index = self.next
             value = early.pop(index, _NOTHING)
@@ -544,6 +548,7 @@ class _Stream:
                 pass
             elif self.early is None:
                 self.done[index] = value
+                self.came.append(index)
             else:
                 self.early[index] = value
             self.open.discard(index)
@@ -614,8 +619,10 @@ class IMapIterator(context.Subscriptable[T]):
             with self._lock:
                 if self._flat:
                     return self._flat.popleft()  # type: ignore[no-any-return]
-                over = stream.over()
                 value = stream.take()
+                if value is _NOTHING:
+                    over = stream.over()  # before the last look
+                    value = stream.take()
                 if value is not _NOTHING:
                     if stream.taken >= self._refill_at:
                         self._refill_at = stream.taken + stream.refill()
@@ -861,6 +868,7 @@ class _Core:
     def abandon_stream(self, stream: _Stream) -> None:
         """The consumer of a stream is gone. What it never looked at is run anyway; otherwise nothing more is read."""
         stream.abandoned = True
+        stream.came.clear()
         stream.done.clear()
         if stream.early:
             stream.early.clear()
@@ -1170,7 +1178,8 @@ class _ProcessCore(_Core):
         self.first_at = addressof(self.first_out)
         self.batch_size = _BATCHES[0]
         self.batches: list[_Batch] = []  # not in use
-        self.unpack = struct.Struct("=8xQi12xQQQ").unpack_from  # cookie, status, size, data, owned
+        result = struct.Struct("=8xQi12xQQQ")  # cookie, status, size, data, owned
+        self.unpack, self.unpack_all = result.unpack_from, result.iter_unpack
         self.unpack_more = struct.Struct("=20xiii24x").unpack_from  # code, pid, exit code
         self.collect = self.library.pp_pool_collect
 
@@ -1446,14 +1455,14 @@ class _ProcessCore(_Core):
         slab = batch.slab_view
         slab_at = batch.slab_at
         results = batch.results_view
-        unpack = self.unpack
+        rows = list(self.unpack_all(results[: n * _RESULT_SIZE]))
         loads = _loads
         last = -1
         put: Callable[[int, Any], None] | None = None
         for i in batch.order:
             if i >= n:
                 break
-            cookie, status, size, data, owned = unpack(results, i * _RESULT_SIZE)
+            cookie, status, size, data, owned = rows[i]
             number = cookie >> 32
             if number != last:
                 reference = jobs.get(number)
