@@ -35,7 +35,7 @@
  *   A worker is this program, executed again: pp_init(), the first call of main, sees that it is in a worker and serves
  *   tasks until the pool is closed. A task is a plain function pointer; it needs no registration, it only has to be
  *   part of the program or of a shared library that the program has loaded. A worker dies with the process that
- *   started it, whatever ends that process.
+ *   started it, whatever ends that process, and when that process executes another program (execve).
  *
  *   A worker inherits the environment, the working directory, standard output and standard error, limits and priority; of other
  *   descriptors only those of the family. Its standard input is empty (/dev/null): what there is to read is the program's. Its

@@ -410,6 +410,15 @@ func unmapped(pid int, id fileID) bool {
 	return err == nil && mapped
 }
 
+// UnmappedBy reports whether it is proven that process pid does not map the segment, of which this process must map a part. A process that
+// did, and lives, has executed another program. Linux only, elsewhere nothing is proven.
+func (s *Segment) UnmappedBy(pid int) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	id, err := identify(s.fd)
+	return err == nil && unmapped(pid, id)
+}
+
 // maps looks for a file among the mappings of a process. About 150 us.
 func maps(pid int, id fileID) (bool, error) {
 	file, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))

@@ -102,10 +102,15 @@ bool pp__own_proc(void);
  * it reads are not those that others read. */
 bool pp__boot_time(void);
 
+/* pp__unmapped reports whether it is proven that the process does not map the file: it executed another program, which keeps
+ * process id, start time and pidfd. Maps that cannot be read prove nothing, nor do those of a /proc that does not show that we
+ * map the file ourselves. */
+bool pp__unmapped(pid_t pid, uint64_t device, uint64_t inode);
+
 /* pp__watch begins to watch process pid: this one's parent; or, if word is not 0, the process that it names, as pp__process does: the
- * parent of a worker that a fork server made. PP_OK also if it is watched already; PP_ERR_STATE if it is not there any more;
- * PP_ERR_SYSTEM. */
-int32_t pp__watch(pid_t pid, uint64_t word);
+ * parent of a worker that a fork server made. fd, if not -1, is a file that the process locks and maps for as long as it executes
+ * this program. PP_OK also if it is watched already; PP_ERR_STATE if it is not there any more; PP_ERR_SYSTEM. */
+int32_t pp__watch(pid_t pid, uint64_t word, int fd);
 
 /* pp__fork_worker forks a C worker that serves the place: its pid, or -1 with errno. */
 int32_t pp__fork_worker(const pp_vacancy *vacancy);

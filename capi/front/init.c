@@ -289,7 +289,7 @@ int32_t pp__fork_process(const pp_process_options *options, pp__bell *gate)
 	__fpurge(stdout);
 	forked = true;
 	pp__started_by_fork(parent);
-	if ((options->flags & PP_PROCESS_DAEMON) != 0 && pp__watch(parent, 0) != PP_OK)
+	if ((options->flags & PP_PROCESS_DAEMON) != 0 && pp__watch(parent, 0, -1) != PP_OK)
 		_exit(1); /* the parent has died */
 	while (__atomic_load_n(&gate->seq, __ATOMIC_SEQ_CST) == 0 && getppid() == parent)
 		(void)pp__bell_wait(gate, 0, (uint64_t)PP__SLICE_MS * 1000000u);

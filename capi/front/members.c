@@ -287,9 +287,7 @@ static maps_look look_at_maps(pid_t pid, uint64_t device, uint64_t inode)
 	}
 }
 
-/* unmapped reports whether it is proven that the process does not map the file: it executed another program, which keeps process id, start
- * time and pidfd. Maps that cannot be read prove nothing, nor do those of a /proc that does not show that we map it ourselves. */
-static bool unmapped(pid_t pid, uint64_t device, uint64_t inode)
+bool pp__unmapped(pid_t pid, uint64_t device, uint64_t inode)
 {
 	PP__NO_CANCEL();
 	return look_at_maps(pid, device, inode) == MAPS_WITHOUT && pp__own_proc() && look_at_maps(getpid(), device, inode) == MAPS_WITH;
@@ -431,7 +429,7 @@ bool pp__members_gone(pp__heap *heap, uint32_t owner, bool deep)
 	/* Ours: either we know of it, or the program that this process executed before had it. */
 	if (pid == getpid())
 		return !pp__heap_knows(__atomic_load_n(&members(heap)->id, __ATOMIC_RELAXED), owner);
-	return deep && unmapped(pid, heap->private->device, heap->private->inode);
+	return deep && pp__unmapped(pid, heap->private->device, heap->private->inode);
 }
 
 bool pp__gone(pp__heap *heap, uint32_t owner)

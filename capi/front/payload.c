@@ -128,7 +128,7 @@ int32_t pp_watch_parent(void)
 	/* A forked child shares the payload, but not the parent. */
 	if (!child->known || parsed_by != getpid())
 		return pp__fail(PP_ERR_STATE, "polyproc did not start this process");
-	return pp__watch(child->parent_pid, 0);
+	return pp__watch(child->parent_pid, 0, -1);
 }
 
 int pp__view_map(pp__view *view, int fd, uint64_t off, uint64_t size, int prot)

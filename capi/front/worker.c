@@ -228,7 +228,7 @@ static int32_t attach(const assignment *a, pp_worker *worker_out)
 {
 	int32_t status;
 
-	if ((status = attach_lane(a)) != PP_OK || (status = pp__watch(a->parent_pid, w.board->parent_id)) != PP_OK) {
+	if ((status = attach_lane(a)) != PP_OK || (status = pp__watch(a->parent_pid, w.board->parent_id, w.fd)) != PP_OK) {
 		pp__view_unmap(&w.board_view);
 		pp__view_unmap(&w.lane_view);
 		return status;

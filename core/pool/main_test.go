@@ -108,6 +108,9 @@ func helper() {
 		fmt.Println(pid)
 	}
 	fmt.Println("ready")
+	if os.Getenv(helperVar) == "exec" {
+		panic(syscall.Exec("/bin/sleep", []string{"sleep", "600"}, nil))
+	}
 	select {}
 }
 

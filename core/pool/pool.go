@@ -236,6 +236,7 @@ func (p *Pool) allocate() error {
 		_ = seg.Close()
 		return fmt.Errorf("pool: %w", err)
 	}
+	lockProgram(seg)
 	p.seg = seg
 	if p.boardMem, err = seg.Map(0, boardSize); err != nil {
 		_ = seg.Close()

@@ -547,33 +547,53 @@ func TestInvalid(t *testing.T) {
 	require.ErrorIs(t, err, pool.ErrInvalid)
 }
 
-// A parent that is SIGKILLed takes its workers along, busy or idle.
-func TestParentKilled(t *testing.T) {
+// host runs the helper program; pids are those of its workers.
+func host(t *testing.T, what string) (cmd *exec.Cmd, pids []int) {
+	t.Helper()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), helperVar+"=1")
+	cmd = exec.Command(self)
+	cmd.Env = append(os.Environ(), helperVar+"="+what)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	var pids []int
 	for lines := bufio.NewScanner(out); lines.Scan() && lines.Text() != "ready"; {
 		pid, err := strconv.Atoi(lines.Text())
 		require.NoError(t, err)
 		pids = append(pids, pid)
 	}
 	require.Len(t, pids, 2)
+	return cmd, pids
+}
+
+// dead reports whether a process is not there, or a zombie.
+func dead(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err != nil || strings.Contains(string(stat), ") Z ")
+}
+
+// A parent that is SIGKILLed takes its workers along, busy or idle.
+func TestParentKilled(t *testing.T) {
+	cmd, pids := host(t, "1")
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	begun := time.Now()
 	for _, pid := range pids {
-		waitFor(t, func() bool {
-			stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-			return err != nil || strings.Contains(string(stat), ") Z ")
-		})
+		waitFor(t, func() bool { return dead(pid) })
 	}
 	t.Logf("workers gone %v after their parent", time.Since(begun))
+}
+
+// So does one that executes another program, and lives.
+func TestParentExecutes(t *testing.T) {
+	cmd, pids := host(t, "exec")
+	defer func() { _ = cmd.Wait() }()
+	defer func() { _ = cmd.Process.Kill() }()
+	for _, pid := range pids {
+		waitFor(t, func() bool { return dead(pid) })
+	}
+	require.False(t, dead(cmd.Process.Pid))
 }
 
 // The exact account of a pool whose workers are killed at random: every task has one outcome.

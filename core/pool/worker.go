@@ -108,6 +108,7 @@ func serve(value string) error {
 	if err != nil {
 		return fmt.Errorf("pool: worker: %w", err)
 	}
+	go watchProgram(h.seg, a.parent)
 	go h.begin()
 	return <-h.ended
 }

@@ -9,6 +9,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <math.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <sys/mman.h>
@@ -775,6 +776,109 @@ static void host_killed(void)
 		REQUIRE_STATUS(pp_pool_submit(busy, sleep_ms, &ms, sizeof ms, 0, &task), PP_OK);
 	WITHIN(10000, pp_pool_info(busy, &state, NULL, 0, NULL) == PP_OK && state.running == 2);
 	kill(getpid(), SIGKILL);
+}
+
+/* lets_go releases the lock by which workers notice that their host executes another program: closing any descriptor of the file does. */
+static void lets_go(void)
+{
+	char path[64], target[64];
+	int found = 0;
+
+	for (int fd = 3; fd < 256; fd++) {
+		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+		const ssize_t n = readlink(path, target, sizeof target - 1);
+		if (n <= 0)
+			continue;
+		target[n] = '\0';
+		if (strstr(target, "memfd:polyproc") == NULL)
+			continue;
+		const int again = open(path, O_RDWR | O_CLOEXEC);
+		REQUIRE(again >= 0);
+		close(again);
+		found++;
+	}
+	REQUIRE(found > 0);
+}
+
+/* A host that closes what is not its own has not executed another program: its workers live on, and still die with it. */
+static void lock_lost(void)
+{
+	const pp_pool pool = open_pool(2);
+	pp_pool_state state;
+
+	works(pool);
+	lets_go();
+	for (int i = 0; i < 20; i++)
+		works(pool);
+	REQUIRE_STATUS(pp_pool_info(pool, &state, NULL, 0, NULL), PP_OK);
+	REQUIRE_EQ(state.started, 2);
+	kill(getpid(), SIGKILL);
+}
+
+/* host_that_executes opens pools, says who their workers are, and executes another program. */
+static void host_that_executes(int tell, int ask, int hold)
+{
+	pp_pool_options forked = PP_POOL_OPTIONS_INIT;
+	const pp_pool pool = open_pool(2);
+	const int32_t ms = 100000;
+	pp_pool other;
+	int32_t pids[4];
+	size_t n, m;
+	uint64_t task;
+	char byte;
+
+	forked.workers = 2;
+	forked.method = PP_START_FORK;
+	REQUIRE_STATUS(pp_pool_open(&forked, &other), PP_OK);
+	works(pool);
+	works(other);
+	REQUIRE_STATUS(pp_pool_submit(pool, sleep_ms, &ms, sizeof ms, 0, &task), PP_OK);
+	REQUIRE_STATUS(pp_pool_info(pool, NULL, pids, 2, &n), PP_OK);
+	REQUIRE_STATUS(pp_pool_info(other, NULL, pids + 2, 2, &m), PP_OK);
+	REQUIRE(n == 2 && m == 2);
+	/* A child has all descriptors of the host, and lives on. */
+	const pid_t child = fork();
+	REQUIRE(child >= 0);
+	if (child == 0) {
+		close(ask);
+		while (read(hold, &byte, 1) < 0 && errno == EINTR)
+			;
+		_exit(0);
+	}
+	REQUIRE_EQ(write(tell, pids, sizeof pids), (ssize_t)sizeof pids);
+	REQUIRE_EQ(read(ask, &byte, 1), 1);
+	execl("/bin/sleep", "sleep", "600", (char *)NULL);
+	_exit(1);
+}
+
+static void host_executes(void)
+{
+	int tell[2], ask[2], hold[2];
+	int32_t pids[4];
+	struct pollfd end[4];
+
+	REQUIRE_EQ(pipe2(tell, O_CLOEXEC), 0);
+	REQUIRE_EQ(pipe2(ask, O_CLOEXEC), 0);
+	REQUIRE_EQ(pipe2(hold, O_CLOEXEC), 0);
+	const pid_t host = fork();
+	REQUIRE(host >= 0);
+	if (host == 0) {
+		close(hold[1]);
+		host_that_executes(tell[1], ask[0], hold[0]);
+	}
+	REQUIRE_EQ(read(tell[0], pids, sizeof pids), (ssize_t)sizeof pids);
+	for (int i = 0; i < 4; i++) {
+		end[i] = (struct pollfd){.fd = (int)syscall(SYS_pidfd_open, pids[i], 0), .events = POLLIN};
+		REQUIRE(end[i].fd >= 0);
+		REQUIRE_EQ(poll(&end[i], 1, 0), 0);
+	}
+	REQUIRE_EQ(write(ask[1], "", 1), 1);
+	for (int i = 0; i < 4; i++)
+		REQUIRE_EQ(poll(&end[i], 1, 20000), 1);
+	REQUIRE_EQ(waitpid(host, NULL, WNOHANG), 0);
+	REQUIRE_EQ(kill(host, SIGKILL), 0);
+	REQUIRE_EQ(waitpid(host, NULL, 0), host);
+	close(hold[1]);
 }
 
 /* The host ends without freeing anything, with results that nobody took. */
@@ -1663,6 +1767,8 @@ int main(int argc, char **argv)
 		{"collected_children", collected_children, 0, 0},
 		{"host_killed", host_killed, 0, SIGKILL},
 		{"host_exits", host_exits, 0, 0},
+		{"host_executes", host_executes, 0, 0},
+		{"lock_lost", lock_lost, 0, SIGKILL},
 		{"terminate", terminate, 0, 0},
 		{"threads", threads, 0, 0},
 		{"forked", forked, 0, 0},

@@ -685,3 +685,25 @@ def test_greenlets_are_not_blocked(tmp_path, library, method):
     with Program(tmp_path, GREEN.format(patch=patch, method=method, kill=kill), "-W", "ignore") as program:
         out, err, code = program.end(60)
         assert (out.split(), code) == (["child", "end"], 0), err
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_program_that_executes_another_one(tmp_path, method):
+    """It keeps its process id, but nobody is left in it who knows of the pool: workers and fork server end."""
+    text = f"""
+        import os
+        import polyproc as mp
+
+        if __name__ == "__main__":
+            pool = mp.get_context({method!r}).Pool(2)
+            assert pool.map(abs, [-1] * 10) == [1] * 10
+            print("ready", flush=True)
+            os.execv("/bin/sleep", ["sleep", "600"])
+    """
+    with Program(tmp_path, text) as program:
+        assert program.line() == "ready"
+        deadline = time.monotonic() + 30
+        while program.members() != [program.group]:
+            assert time.monotonic() < deadline, program.members()
+            time.sleep(0.01)
+        assert program.process.poll() is None
