@@ -649,8 +649,27 @@ func TestArenaSmallerThanTasks(t *testing.T) {
 	}
 	_, err = Map(within(t), p, mirrorBytes, [][]byte{make([]byte, 2<<20)})
 	require.ErrorIs(t, err, ErrMemory)
+	require.ErrorContains(t, err, "block of 2097152 bytes")
 	healthy(t, p)
 }
+
+// A result that does not fit is an error of the task, with its reason.
+func TestNoMemoryForAResult(t *testing.T) {
+	p := opened(t, Options{Workers: 1})
+	_, err := Map(within(t), p, fillLimited, []int{4 << 20})
+	var task *TaskError
+	require.ErrorAs(t, err, &task)
+	require.ErrorContains(t, err, "result of 419")
+	require.ErrorIs(t, err, shm.ErrNoMemory)
+	healthy(t, p)
+}
+
+// fillLimited makes a result that is larger than all that its worker's results may take.
+var fillLimited = Register("fill limited", func(ctx context.Context, n int) ([]byte, error) {
+	h := ctx.(*taskContext).h
+	h.arena = shm.NewArena(h.seg, int64(h.board.resultOff)+int64(h.slot)*int64(h.board.resultSize), 1<<20)
+	return make([]byte, n), nil
+})
 
 var mirrorBytes = Register("mirror bytes", func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
 

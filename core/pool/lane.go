@@ -301,7 +301,7 @@ func (ln *lane) result(rec shm.Record, r *Result) error {
 	}
 	*r = Result{Outcome: OK, PID: ln.proc.PID(), Data: data}
 	if err != nil {
-		r.Outcome = NoMemory // this process has none to see the bytes
+		r.Outcome, r.Data = NoMemory, []byte(err.Error()) // this process has none to see the bytes
 	} else if h.status != 0 {
 		r.Outcome, r.Code = failureOf(h.status), h.code
 	}

@@ -1,12 +1,9 @@
 package pool
 
 import (
-	"errors"
 	"math/bits"
 	"runtime"
 	"time"
-
-	"github.com/polyproc/polyproc/shm"
 )
 
 const (
@@ -214,12 +211,7 @@ func (p *Pool) spanOf(j *job) uint64 {
 	return max(min(uint64(float64(spanTime)/p.meanNS), j.spanMax, share), 1)
 }
 
-func outcomeOf(err error) *Result {
-	if errors.Is(err, shm.ErrNoMemory) {
-		return &Result{Outcome: NoMemory}
-	}
-	return &Result{Outcome: NoMemory, Data: []byte(err.Error())}
-}
+func outcomeOf(err error) *Result { return &Result{Outcome: NoMemory, Data: []byte(err.Error())} }
 
 // spent starts the replacement of a worker that has been given its last task, so that it is there when this one ends.
 func (p *Pool) spent(ln *lane) {

@@ -407,10 +407,13 @@ func (h *host) send(kind uint16, res *resultHead, data []byte) error {
 		block, slot, err := h.block(len(data))
 		if err != nil {
 			// The parent learns that instead.
-			if res != nil {
+			err = fmt.Errorf("result of %d bytes: %w", len(data), err)
+			if res == nil {
+				data = []byte(err.Error())
+			} else {
 				res.status = 1
+				data, res.code = describe(nil, err, err)
 			}
-			data = []byte("result of " + strconv.Itoa(len(data)) + " bytes: " + err.Error())
 		} else {
 			copy(block.Bytes, data)
 			ref = bulkRef{off: uint64(block.Off), size: uint64(len(data)), slot: uint32(slot)}
