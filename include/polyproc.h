@@ -59,10 +59,10 @@
  * ENGINE
  *
  *   Pools and processes are run by a Go runtime, which the library loads when a program first opens a pool or starts a process.
- *   It needs 1 GiB of address space, of which it uses little, and 8 threads, which the library makes first: where it cannot, the
- *   call returns PP_ERR_ENGINE. Threads that the runtime does not use yet wait in reserve. If it needs more of them, at a moment
- *   when the system grants none (RLIMIT_NPROC, pids.max of a control group), it ends the process by SIGABRT. The library cannot
- *   prevent that, only make it unlikely: a process at its limit of threads should open its pools early.
+ *   It needs 1 GiB of address space, of which it uses little, 4 descriptors, and 8 threads, which the library makes first: where
+ *   it cannot, the call returns PP_ERR_ENGINE. Threads that the runtime does not use yet wait in reserve. If it needs more of them,
+ *   at a moment when the system grants none (RLIMIT_NPROC, pids.max of a control group), it ends the process by SIGABRT. The
+ *   library cannot prevent that, only make it unlikely: a process at its limit of threads should open its pools early.
  *   A program that closes all its descriptors (closefrom, close_range) while it has pools loses them: every call on pools and
  *   processes returns PP_ERR_STATE from then on, and their workers live until the program ends.
  *

@@ -409,6 +409,23 @@ int32_t pp__engine_intact(void)
 	return pp__fail(PP_ERR_STATE, "the program has closed descriptors of the library (closefrom, close_range): its pools and processes are lost");
 }
 
+/* The runtime ends the program if it cannot open its poller. */
+enum { DESCRIPTORS_LOAD = 4 };
+
+/* descriptors_free reports whether n more descriptors can be had; errno says why not. */
+static bool descriptors_free(int fd, int n)
+{
+	const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	if (copy < 0)
+		return false;
+	const bool free = n <= 1 || descriptors_free(fd, n - 1);
+	const int error = errno;
+	close(copy);
+	errno = error;
+	return free;
+}
+
 /* load loads the engine and asks it for its table. NULL with a message. The caller has the lock of loads, which guards the static
  * variables: the stack may be small. */
 static const pp__table *load(void)
@@ -428,6 +445,11 @@ static const pp__table *load(void)
 	if (error != 0) {
 		pp__set_error("the engine needs %d threads: %s (RLIMIT_NPROC, pids.max of the control group, RLIMIT_AS, or a seccomp filter)",
 		              PP__THREADS_LOAD, strerror(error));
+		close(fd);
+		return NULL;
+	}
+	if (!descriptors_free(fd, DESCRIPTORS_LOAD)) {
+		pp__set_error("the engine needs %d descriptors: %s (RLIMIT_NOFILE)", DESCRIPTORS_LOAD, strerror(errno));
 		close(fd);
 		return NULL;
 	}

@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <stddef.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -343,6 +344,36 @@ static void signal_stacks(void)
 	REQUIRE(now.ss_sp == own);
 }
 
+/* With hardly a descriptor left no pool can be opened, which is an error; with more, one can. */
+static void few_descriptors(void)
+{
+	struct rlimit before;
+
+	REQUIRE_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+	for (rlim_t n = 3; n <= 12; n++) {
+		struct rlimit few = {n, before.rlim_max};
+		const pid_t child = fork(); /* whose engine is a new one */
+		REQUIRE(child >= 0);
+		if (child == 0) {
+			pp_pool_options options = PP_POOL_OPTIONS_INIT;
+			pp_pool pool;
+			REQUIRE_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+			const int32_t status = pp_pool_open(&options, &pool);
+			if (status == PP_OK)
+				REQUIRE_STATUS(pp_pool_free(pool), PP_OK);
+			else if (strstr(pp_last_error(), "oo many open files") == NULL)
+				REQUIRE_STATUS(status, PP_ERR_ENGINE);
+			REQUIRE(status != PP_OK || n > 6);
+			REQUIRE_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+			REQUIRE_STATUS(pp_pool_free(open_pool(PP_START_FORK)), PP_OK);
+			_exit(0);
+		}
+		int how;
+		REQUIRE_EQ(waitpid(child, &how, 0), child);
+		REQUIRE_EQ(how, 0);
+	}
+}
+
 /* A pool's thread ends with it. */
 static void threads_of_many_pools(void)
 {
@@ -370,6 +401,7 @@ int main(int argc, char **argv)
 		{"small_stack", small_stack, 0, 0},
 		{"engine_signals", engine_signals, 0, 0},
 		{"signal_stacks", signal_stacks, 0, 0},
+		{"few_descriptors", few_descriptors, 0, 0},
 		{"threads_of_many_pools", threads_of_many_pools, 0, 0},
 	};
 
