@@ -11,7 +11,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -336,12 +338,34 @@ func ownProc() bool {
 
 // BootTime reports whether this process counts time from the boot, as processes outside of time namespaces do: else the start times that it
 // reads are not those that others read.
+//
+// The time of day is the same in all time namespaces. So as long as it is as far from the time since
+// the boot as before, this process is in the namespace in which it has looked, or in one that differs
+// from it by less than a tick.
 func BootTime() bool {
 	const initial = 0xEFFFFFFA // TIME_NS_INIT_INO
+	var day, boot unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_REALTIME, &day) != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil {
+		return false
+	}
+	now, before := day.Nano()-boot.Nano(), bootTimeSeen.Load()
+	if before != 0 && max(now-before, before-now) < int64(time.Millisecond) {
+		return before&1 != 0
+	}
 	var st unix.Stat_t
 	err := unix.Stat("/proc/self/ns/time", &st)
-	return errors.Is(err, unix.ENOENT) || (err == nil && st.Ino == initial)
+	is := errors.Is(err, unix.ENOENT) || (err == nil && st.Ino == initial)
+	now &^= 1
+	if is {
+		now |= 1
+	}
+	bootTimeSeen.Store(now)
+	return is
 }
+
+// bootTimeSeen is how far the time of day was from the time since the boot, in ns, with the answer in
+// bit 0; 0: BootTime has never looked.
+var bootTimeSeen atomic.Int64
 
 // Gone reports whether the process is proven dead: no process has its number, another one has it, or all its threads have ended (a
 // zombie that nobody collected yet is dead too). What cannot be found out is not proof: a process that /proc does not show lives, and
