@@ -1136,22 +1136,29 @@ static bool barrier_deserted(const gate *g, uint32_t generation)
 	return false;
 }
 
-/* barrier_claim takes a cell for this generation: its number, or -1 if there is none. */
-static int32_t barrier_claim(const gate *g, uint32_t generation)
+/* barrier_claim takes a cell for this generation, that of v: its number, or -1 if there is none. The cell of a dead process of this
+ * generation is not taken: it may be all that tells that one of those who have arrived is dead. It breaks the barrier. */
+static int32_t barrier_claim(const gate *g, uint64_t v)
 {
 	pp__heap *const heap = g->handle->heap;
+	const uint32_t generation = state_of(v).generation;
 	const uint64_t mine = (uint64_t)heap->me << 32 | generation;
+	verdicts known = {0};
 
-	for (int force = 0; force < 2; force++) {
-		verdicts known = {0};
-		for (uint32_t i = 0; i < g->count; i++) {
-			const uint64_t cell = LOAD(&g->cells[i]);
-			if (cell != 0 && (uint32_t)cell == generation && !(force && gone(heap, cell_owner(cell), &known)))
-				continue;
-			if (CAS(&g->cells[i], cell, mine)) {
-				PP__POINT(barrier_cell);
-				return (int32_t)i;
-			}
+	for (uint32_t i = 0; i < g->count; i++) {
+		const uint64_t cell = LOAD(&g->cells[i]);
+		if (cell != 0 && (uint32_t)cell == generation)
+			continue;
+		if (CAS(&g->cells[i], cell, mine)) {
+			PP__POINT(barrier_cell);
+			return (int32_t)i;
+		}
+	}
+	for (uint32_t i = 0; i < g->count; i++) {
+		const uint64_t cell = LOAD(&g->cells[i]);
+		if (cell != 0 && (uint32_t)cell == generation && gone(heap, cell_owner(cell), &known)) {
+			barrier_break(g->barrier, v);
+			break;
 		}
 	}
 	return -1;
@@ -1190,9 +1197,9 @@ static int32_t barrier_arrive(const gate *g, uint64_t *place_out, bool *ended)
 				return status == PP_ERR_INTERRUPTED ? interrupted() : status;
 			continue;
 		}
-		const int32_t cell = barrier_claim(g, s.generation);
+		const int32_t cell = barrier_claim(g, v);
 		if (cell < 0) {
-			/* Sixteen others are between their cell and their arrival. */
+			/* Sixteen others are between their cell and their arrival; or the barrier is broken now. */
 			pp__futex_wait(low(&barrier->word), (uint32_t)v, 1000000);
 			continue;
 		}

@@ -67,7 +67,7 @@
  * BARRIER (pp__barrier): parties <= PP__BARRIER_MOST, cells[cells_count] (u64) follow at offset 128.
  *   word = history:16 << 48 | arrived:16 << 32 | generation:30 << 2 | phase. phase: 0 filling, 1 all are there and one of them runs the action, 2 broken.
  *   history: bit i tells how generation - 1 - i ended: 1 broken (or reset), 0 passed. Older than 16: counts as broken.
- *   wait      phase 2: PP_ERR_BROKEN. Phase 1: sleep until it is over, then as a newcomer. Phase 0: take a cell (0, or of another generation, or of an owner that is gone):
+ *   wait      phase 2: PP_ERR_BROKEN. Phase 1: sleep until it is over, then as a newcomer. Phase 0: take a cell (0, or of another generation; none: an owner that is gone breaks the barrier):
  *             CAS -> owner << 32 | generation [barrier_cell]; CAS arrived + 1 [barrier_arrived], index = arrived before. The last one: PP__SYNC_ACTION: -> phase 1 in the same CAS,
  *             it is told and ends it by release; else -> next generation, arrived 0, history << 1 in the same CAS [barrier_passed], wake all.
  *             Others FUTEX_WAIT on the low half until generation or phase changes. The cell is freed (CAS to 0) on the way out.

@@ -201,7 +201,7 @@ func (s *shared) arrive(ctx context.Context, g barrierCall) (a arrival, err erro
 		}
 		a.generation = is.generation
 		a.mine = uint64(s.heap.Me())<<32 | uint64(is.generation)
-		if a.number = s.claim(cells, a.mine); a.number < 0 { // sixteen others are between their cell and their arrival
+		if a.number = s.claim(cells, v, a.mine); a.number < 0 { // sixteen others are between their cell and their arrival
 			if err := ctx.Err(); err != nil {
 				return a, err
 			}
@@ -257,18 +257,24 @@ func (s *shared) deserted(cells []uint64, generation uint32) bool {
 	return false
 }
 
-// claim takes a cell for a generation: its number, -1 if there is none.
-func (s *shared) claim(cells []uint64, mine uint64) int {
-	for _, force := range []bool{false, true} {
-		known := verdicts{}
-		for i := range cells {
-			v := atomic.LoadUint64(&cells[i])
-			if v != 0 && uint32(v) == uint32(mine) && (!force || !known.gone(s.heap, ownerOf(v))) {
-				continue
-			}
-			if atomic.CompareAndSwapUint64(&cells[i], v, mine) {
-				return i
-			}
+// claim takes a cell for the generation of v: its number, -1 if there is none. The cell of a dead process of this generation is not
+// taken: it may be all that tells that one of those who have arrived is dead. It breaks the barrier.
+func (s *shared) claim(cells []uint64, v, mine uint64) int {
+	for i := range cells {
+		cell := atomic.LoadUint64(&cells[i])
+		if cell != 0 && uint32(cell) == uint32(mine) {
+			continue
+		}
+		if atomic.CompareAndSwapUint64(&cells[i], cell, mine) {
+			return i
+		}
+	}
+	known := verdicts{}
+	for i := range cells {
+		cell := atomic.LoadUint64(&cells[i])
+		if cell != 0 && uint32(cell) == uint32(mine) && known.gone(s.heap, ownerOf(cell)) {
+			s.barrier().broken(v)
+			break
 		}
 	}
 	return -1

@@ -750,6 +750,51 @@ static void test_barrier(void)
 	REQUIRE_STATUS(pp_barrier_free(barrier), PP_OK);
 }
 
+/* object_in returns where an object lies in the heap that is mapped at heap. */
+static uint8_t *object_in(uint8_t *heap, uint64_t handle)
+{
+	pp__ref where;
+
+	REQUIRE_STATUS(pp_ref_export(handle, &where), PP_OK);
+	REQUIRE_STATUS(pp_ref_forget(&where), PP_OK);
+	return heap + where.off;
+}
+
+/* Sixteen others and more, all alive, are on their way to a barrier: the cell of a dead process that has arrived is not taken for another. */
+static void test_barrier_without_cells(void)
+{
+	const uint64_t heap_size = PP__SLAB_SIZE * (PP__SLAB_FIRST + 64);
+	int32_t fds[2];
+	pp_lock lock;
+
+	REQUIRE_STATUS(pp_family(fds, NULL, 0), PP_OK);
+	uint8_t *const heap = mmap(NULL, heap_size, PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
+	REQUIRE(heap != MAP_FAILED);
+	REQUIRE_STATUS(pp_lock_new(0, &lock), PP_OK);
+	REQUIRE_STATUS(pp_lock_acquire(lock, 0), PP_OK);
+	const pp__lock *const locked = (const pp__lock *)(const void *)object_in(heap, lock);
+	const uint64_t me = locked->word & 0x7fffffffu;
+	REQUIRE_STATUS(pp_barrier_new(2, 0, &barrier), PP_OK);
+	const pid_t dead = start(wait_for_nothing, 0);
+	WITHIN(PATIENCE, barrier_now().waiting == 1);
+	end(dead);
+	pp__barrier *const at = (pp__barrier *)(void *)object_in(heap, barrier);
+	uint64_t *const cells = (uint64_t *)(void *)(at + 1);
+	uint64_t generation = 0;
+	for (uint32_t i = 0; i < at->cells_count; i++)
+		if (cells[i] != 0)
+			generation = cells[i] & UINT32_MAX;
+	for (uint32_t i = 0; i < at->cells_count; i++)
+		if (cells[i] == 0)
+			cells[i] = me << 32 | generation;
+	REQUIRE_STATUS(pp_barrier_wait(barrier, PATIENCE, NULL, NULL), PP_ERR_BROKEN);
+	REQUIRE_EQ(barrier_now().broken, 1);
+	REQUIRE_STATUS(pp_barrier_free(barrier), PP_OK);
+	REQUIRE_STATUS(pp_lock_release(lock), PP_OK);
+	REQUIRE_STATUS(pp_lock_free(lock), PP_OK);
+	REQUIRE_EQ(munmap(heap, heap_size), 0);
+}
+
 /* ---- signals, references, numbers, bad memory */
 
 static void nothing(int signal)
@@ -1154,6 +1199,7 @@ static const struct {
 	{"event", test_event},
 	{"continued waits", test_continued_waits},
 	{"barrier", test_barrier},
+	{"barrier without cells", test_barrier_without_cells},
 	{"signals", test_signals},
 	{"handlers", test_handlers},
 	{"freed", test_freed},
