@@ -50,7 +50,7 @@ ENGINE_SOURCES := go.mod go.sum $(wildcard capi/*.c capi/*.h) \
 
 # ---- build -----------------------------------------------------------------------------------------------------------
 
-.PHONY: help build demo test test-go test-c test-python check bench torture sweep stress conformance interop install clean
+.PHONY: generate help build demo test test-go test-c test-python check bench torture sweep stress conformance interop install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ build/libpolyproc-engine.so: $(ENGINE_SOURCES) $(FRONT_HEADERS) capi/engine.map 
 $(PACKAGE)/%.so: build/%.so
 	@mkdir -p $(@D)
 	@cp $< $@.new && mv -f $@.new $@
+
+generate: ## the C of the steps that are written in Go (core/internal/cgen)
+	$(GO) generate ./shm/... ./core/...
 
 # ---- what tests need ----------------------------------------------------------------------------------------------------
 
@@ -179,7 +182,7 @@ bench: build ## side by side with the alternatives: a table and build/bench.json
 
 # ---- check --------------------------------------------------------------------------------------------------------------------
 
-CHECKS := check-go check-cross check-c check-contract check-python check-shell check-tree
+CHECKS := check-generated check-go check-cross check-c check-contract check-python check-shell check-tree
 .PHONY: $(CHECKS)
 
 check: $(CHECKS) ## formatting, linters, other platforms, layering, symbols, clean tree (-k: all, whatever fails)
@@ -188,6 +191,9 @@ check-go: build build/staticcheck
 	@echo '== gofmt'; out=$$(gofmt -l capi core shm tests); [ -z "$$out" ] || { echo "$$out"; exit 1; }
 	@echo '== go vet'; $(GO) vet ./...; cd tests/bench/go && $(GO) vet ./...
 	@echo '== staticcheck'; build/staticcheck ./...
+
+check-generated:
+	@echo '== generated C is up to date'; CGEN_CHECK=1 $(GO) generate ./shm/... ./core/...
 
 check-cross:
 	@for target in $(CROSS); do echo "== $$target"; \

@@ -36,6 +36,12 @@
 // Queues, locks and pipes exist twice over one layout, in C (capi/front) for C and Python and in Go (here) for Go programs, and not in Go alone behind C stubs: a
 // process that only puts and gets never starts a Go runtime, handles stay good across a fork, and a call from Python costs tens of nanoseconds.
 //
+// So that the two do not drift apart, an object is split into steps on memory, which neither sleep nor know handles, and waiting and API. The
+// steps are written once, in Go, in a strict subset; their C is generated (core/internal/cgen, make generate, make check fails if it is
+// out of date) and committed. Queues are built so: layout, words, tunables, message slots and chain stand in core/queue. Waiting and API are
+// written by hand in each language. The C is as fast as what was written by hand before: 20,000 puts and gets took 19.65 million
+// instructions and take 19.17 million.
+//
 // A family of processes has one heap (capi/front/heap.h, shm.Heap): one sparse memfd that all of them have mapped, in place of a segment per object or per producer. So a reference is
 // an offset, ten thousand locks cost one descriptor, and what a dead process has sent is still there. Descriptors on their way rest in the family's depot, a
 // datagram socket connected to itself.

@@ -1,11 +1,12 @@
-/* queue.h - a queue of byte messages in a heap (heap.h), as C (queue.c) and Go (core/queue) both see it; tests/abi compares the two.
+/* queue.h - a queue of byte messages in a heap (heap.h), as C (queue.c) and Go (core/queue) both see it. The layout and the steps
+ * on memory are written once, in Go: queue_layout.gen.h and queue_steps.gen.h are generated from core/queue (`make generate`).
  *
  * LAYOUT. A queue is an object of 512 bytes, pp__queue, and a chain of chunks. A chunk is a block of 4, 16, 64 or 256 KiB: pp__queue_chunk, and then
  * records from offset PP__QUEUE_CHUNK_HEAD on, each { u32 len; u16 kind; u16 codec } and len bytes, padded to 8. Kinds:
  *
- *   PP__QUEUE_INLINE  the bytes are the message, at most PP__QUEUE_INLINE_MOST
- *   PP__QUEUE_BULK    pp__queue_bulk: the message lies in a block of its own
- *   PP__QUEUE_NEXT    len 0: nothing more in this chunk, go on at the start of the chunk `next`. A chunk that is full to its last byte has none.
+ *   PP__QUEUE_KIND_INLINE  the bytes are the message, at most PP__QUEUE_INLINE_MOST
+ *   PP__QUEUE_KIND_BULK    pp__queue_bulk: the message lies in a block of its own
+ *   PP__QUEUE_KIND_NEXT    len 0: nothing more in this chunk, go on at the start of the chunk `next`. A chunk that is full to its last byte has none.
  *
  * A reference to a block is one word, tag | class << 31 | off / 128 << 33, class: a chunk has 4 KiB << 2 * class; 0 means none. The tag (pp__tag) is the
  * block's and new with each use, so that whoever frees or takes a block by a reference that is out of date gets nothing.
@@ -70,151 +71,6 @@
 #ifndef PP_QUEUE_H
 #define PP_QUEUE_H
 
-#include "heap.h"
-#include "lane.h"
-
-#define PP__QUEUE_CHUNK_LEAST 4096u
-#define PP__QUEUE_CLASSES 4u
-#define PP__QUEUE_CHUNK_HEAD 16u
-#define PP__QUEUE_RECORD_HEAD 8u
-#define PP__QUEUE_INLINE_MOST 32768u
-#define PP__QUEUE_ITEMS_MOST 0x7fffffffu /* an unbounded queue holds at most so many */
-
-enum { PP__QUEUE_INLINE = 1, PP__QUEUE_BULK = 2, PP__QUEUE_NEXT = 0xffff };
-
-enum {
-	PP__CELL_FREE = 0,
-	PP__CELL_CLAIMED = 1,
-	PP__CELL_HELD = 2,
-	PP__CELL_LEASED = 3,
-	PP__CELL_RETURNED = 4,
-	PP__CELL_PUTTING = 5,
-	PP__CELL_TAKING = 6,
-	PP__CELL_LEASING = 7,
-	PP__CELL_COPYING = 8
-};
-
-typedef struct pp__queue {
-	pp__object object;
-	uint64_t maxsize; /* messages; 0: unbounded. Written once */
-	uint32_t closed;
-	uint32_t returned;
-	pp__bell not_empty; /* 32 */
-	pp__bell not_full;
-	pp__bell all_done;
-	uint64_t cells; /* 56: the first table */
-	uint64_t spare; /* a chunk */
-	uint64_t first; /* `next` before the first chunk */
-	uint8_t pad0[128 - 80];
-
-	uint32_t put_lock; /* 128: these by who holds put_lock */
-	uint32_t reserved0;
-	uint64_t tail;
-	uint64_t tail_chunk[2];
-	uint64_t seen_head; /* head when it was last looked at */
-	uint8_t pad1[128 - 40];
-
-	uint32_t get_lock; /* 256: these by who holds get_lock */
-	uint32_t reserved1;
-	uint64_t head;
-	uint64_t head_chunk[2];
-	uint64_t old; /* the chunk being left */
-	uint64_t seen_tail;
-	uint8_t pad2[128 - 48];
-
-	uint32_t done; /* 384 */
-	uint8_t pad3[128 - 4];
-} pp__queue;
-
-typedef struct pp__queue_chunk {
-	uint64_t next;
-	uint64_t self;
-} pp__queue_chunk;
-
-typedef struct pp__queue_bulk {
-	uint64_t ref;
-	uint64_t size; /* of the message, bytes */
-} pp__queue_bulk;
-
-typedef struct pp__queue_cell {
-	uint64_t word;
-	uint64_t ref;
-	uint64_t size;
-	uint32_t seq;
-	uint32_t codec;
-} pp__queue_cell;
-
-#define PP__QUEUE_CELLS 126u
-
-typedef struct pp__queue_table {
-	uint64_t next;
-	uint64_t self;
-	uint8_t pad[64 - 16];
-	pp__queue_cell cells[PP__QUEUE_CELLS];
-} pp__queue_table;
-
-#define PP__ASSERT_QUEUE(what) _Static_assert(what, #what)
-PP__ASSERT_QUEUE(sizeof(pp__queue) == 512);
-PP__ASSERT_QUEUE(offsetof(pp__queue, not_empty) == 32);
-PP__ASSERT_QUEUE(offsetof(pp__queue, cells) == 56);
-PP__ASSERT_QUEUE(offsetof(pp__queue, first) == 72);
-PP__ASSERT_QUEUE(offsetof(pp__queue, put_lock) == 128);
-PP__ASSERT_QUEUE(offsetof(pp__queue, get_lock) == 256);
-PP__ASSERT_QUEUE(offsetof(pp__queue, done) == 384);
-PP__ASSERT_QUEUE(sizeof(pp__queue_chunk) == PP__QUEUE_CHUNK_HEAD);
-PP__ASSERT_QUEUE(sizeof(pp__queue_cell) == 32);
-PP__ASSERT_QUEUE(sizeof(pp__queue_table) == 4096);
-
-/* ---- words ------------------------------------------------------------------------------------------------------------------- */
-
-static inline uint64_t pp__qref(uint64_t off, uint32_t class, uint32_t tag)
-{
-	return off / 128 << 33 | (uint64_t)class << 31 | tag;
-}
-
-static inline uint64_t pp__qref_off(uint64_t ref)
-{
-	return ref >> 33 << 7;
-}
-
-static inline uint32_t pp__qref_class(uint64_t ref)
-{
-	return (uint32_t)(ref >> 31) & 3;
-}
-
-static inline uint32_t pp__qref_tag(uint64_t ref)
-{
-	return (uint32_t)ref & 0x7fffffffu;
-}
-
-static inline uint32_t pp__qchunk_size(uint64_t ref)
-{
-	return PP__QUEUE_CHUNK_LEAST << 2 * pp__qref_class(ref);
-}
-
-static inline uint64_t pp__qpos(uint32_t items, uint32_t crossings, uint32_t offset)
-{
-	return (uint64_t)items << 32 | (uint64_t)(crossings & 0xffffu) << 16 | offset / 8;
-}
-
-static inline uint32_t pp__qpos_items(uint64_t pos)
-{
-	return (uint32_t)(pos >> 32);
-}
-
-static inline uint32_t pp__qpos_crossings(uint64_t pos)
-{
-	return (uint32_t)(pos >> 16) & 0xffffu;
-}
-
-static inline uint32_t pp__qpos_offset(uint64_t pos)
-{
-	return ((uint32_t)pos & 0xffffu) * 8;
-}
-
-static inline uint64_t pp__qcell_word(uint32_t owner, uint32_t state, uint32_t generation)
-{
-	return (uint64_t)owner << 32 | (uint64_t)state << 24 | (generation & 0xffffffu);
-}
+#include "queue_layout.gen.h"
 
 #endif

@@ -43,7 +43,13 @@ died; so waiting costs one thread per queue and process. No goroutine is left be
 	queue.go  Queue[T], names, references      chain.go   chunks, records, positions: the algorithms under the locks
 	codec.go  values as bytes                  cells.go   blocks that belong to processes, and those of the dead
 	raw.go    a queue of bytes: who waits      layout.go  what it looks like in memory
+	                                           hand.go    what cells.go and chain.go stand on
+
+layout.go, cells.go and chain.go are the steps on memory, of which C has the generated half: run `make generate` after a change.
 
 Linux only: elsewhere New and Create return [shm.ErrUnsupported].
 */
 package queue
+
+//go:generate go run ../internal/cgen/cmd/cgen -prefix pp__queue -o ../../capi/front/queue_layout.gen.h -include heap.h,lane.h,mem.h layout.go
+//go:generate go run ../internal/cgen/cmd/cgen -prefix pp__queue -o ../../capi/front/queue_steps.gen.h -after layout.go -include mem.h,queue.h cells.go chain.go

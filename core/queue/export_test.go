@@ -30,12 +30,13 @@ const (
 )
 
 // Sweep does what is left to do for the dead, and reports whether something was.
-func (q *Queue[T]) Sweep() bool { return q.raw.sweep() }
+func (q *Queue[T]) Sweep() bool { v := q.raw.view(); return v.sweep() }
 
 // Sound reports whether the next message, if it lies in a block of its own, has that block.
 func (q *Queue[T]) Sound() bool {
 	var f found
-	return q.raw.find(&f) != nil || f.ref == 0 || q.raw.heap.Retag(f.ref.off(), f.ref.tag(), f.ref.tag())
+	v := q.raw.view()
+	return v.find(&f) != statusOK || f.ref == 0 || q.raw.heap.Retag(f.ref.off(), f.ref.tag(), f.ref.tag())
 }
 
 // DieReturning gives a lease back as one does who dies before he can say so.

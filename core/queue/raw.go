@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,9 @@ import (
 
 // raw is a queue of bytes, as this process has it.
 type raw struct {
-	view
+	heap     *shm.Heap
+	q        *head
+	swept    atomic.Int64
 	object   *shm.Object
 	named    bool // the heap is the queue's own
 	put, get *shm.Mutex
@@ -30,18 +33,21 @@ type raw struct {
 
 const freed = -1 << 40
 
+// view is the queue for the steps of one call.
+func (r *raw) view() view { return view{heap: r.heap, q: r.q, swept: &r.swept} }
+
 func init() {
 	shm.RegisterKind(shm.KindQueue, sizeQueue, func(h *shm.Heap, off uint64) {
-		v := view{heap: h, q: (*head)(h.Within(off, sizeQueue))}
+		v := view{heap: h, q: (*head)(h.Within(off, sizeQueue)), swept: new(atomic.Int64)}
 		v.destroy()
 	})
 }
 
 func openRaw(o *shm.Object, named bool) *raw {
-	r := &raw{view: view{heap: o.Heap(), q: (*head)(o.Pointer())}, object: o, named: named}
+	r := &raw{heap: o.Heap(), q: (*head)(o.Pointer()), object: o, named: named}
 	q := r.q
-	r.put = r.heap.NewMutex(&q.putLock, r.resolvePut)
-	r.get = r.heap.NewMutex(&q.getLock, r.resolveGet)
+	r.put = r.heap.NewMutex(&q.putLock, func(dead shm.Owner) { v := r.view(); v.resolvePut(dead) })
+	r.get = r.heap.NewMutex(&q.getLock, func(dead shm.Owner) { v := r.view(); v.resolveGet(dead) })
 	r.notEmpty, r.notFull, r.allDone = shm.NewLine(q.notEmpty.chime()), shm.NewLine(q.notFull.chime()), shm.NewLine(q.allDone.chime())
 	return r
 }
@@ -109,7 +115,8 @@ func (r *raw) rest(ctx context.Context, try bool, l *shm.Line, ready func() bool
 	if try {
 		return none
 	}
-	leases, d := r.inUse(), slice // sleepers look for the dead only while messages are out
+	v := r.view()
+	leases, d := v.inUse(), slice // sleepers look for the dead only while messages are out
 	if leases {
 		d = leaseSlice
 	}
@@ -118,7 +125,7 @@ func (r *raw) rest(ctx context.Context, try bool, l *shm.Line, ready func() bool
 		return err
 	}
 	if late && leases {
-		r.sweep()
+		v.sweep()
 	}
 	if r.isFreed() {
 		return ErrClosed
@@ -133,12 +140,6 @@ func (r *raw) rest(ctx context.Context, try bool, l *shm.Line, ready func() bool
 	}
 	return nil
 }
-
-const (
-	lingerLooks = 16 // at most
-	lingerLeast = 2  // messages that a look must find
-	lingerRest  = 64 // waits without it after one that found less
-)
 
 // linger waits for more than the one message, or the room for one, that has just come, for as long as each look finds some: capi/front/queue.c says why.
 func (r *raw) linger(skip *atomic.Int32) {
@@ -167,15 +168,17 @@ func (r *raw) lockPut(ctx context.Context, try bool, c *cursor) (uint32, error) 
 		if err := r.put.Lock(ctx, patience(try)); err != nil {
 			return 0, lockFailed(err)
 		}
-		room, err := r.room(c)
-		if err == nil {
+		var room uint32
+		v := r.view()
+		s := v.room(c, &room)
+		if s == statusOK {
 			return room, nil
 		}
 		r.put.Unlock()
-		if err != ErrFull {
-			return 0, err
+		if s != statusFull {
+			return 0, v.failed(s)
 		}
-		if err = r.rest(ctx, try, r.notFull, r.q.canPut, ErrFull); err != nil {
+		if err := r.rest(ctx, try, r.notFull, r.q.canPut, ErrFull); err != nil {
 			return 0, err
 		}
 	}
@@ -193,29 +196,37 @@ func (r *raw) putOne(ctx context.Context, try bool, data []byte, codec uint16) e
 	return r.putRecord(ctx, try, data, kindInline, uint32(codec), nil)
 }
 
-// putRecord puts a record: a message, or the reference that its cell holds.
-func (r *raw) putRecord(ctx context.Context, try bool, data []byte, kind, codec uint32, owned *cell) error {
+// putRecord puts a record: a message, or the reference to the block that this process holds.
+func (r *raw) putRecord(ctx context.Context, try bool, data []byte, kind, codec uint32, held *block) error {
 	var c cursor
-	_, err := r.lockPut(ctx, try, &c)
-	if err != nil {
+	if _, err := r.lockPut(ctx, try, &c); err != nil {
 		return err
 	}
-	err = r.place(&c, data, kind, codec, c.crossings)
-	if err == nil {
-		if owned != nil {
-			atomic.StoreUint32(&owned.seq, c.items)
-			owned.set(r.heap.Me(), cellPutting)
-		}
-		r.commitPut(&c)
-		if owned != nil {
-			owned.set(0, cellFree)
+	v := r.view()
+	s := v.append(&c, data, kind, codec, c.crossings)
+	if s == statusOK {
+		if held != nil {
+			v.commitHeld(&c, held)
+		} else {
+			v.commitPut(&c)
 		}
 	}
 	r.put.Unlock()
-	if err == nil {
-		r.notEmpty.Chime().Ring(1)
+	if s != statusOK {
+		return v.failed(s)
 	}
-	return err
+	r.notEmpty.Chime().Ring(1)
+	return nil
+}
+
+// append writes a record behind the cursor.
+func (v *view) append(c *cursor, data []byte, kind, codec, from uint32) status {
+	if s := v.place(c, uint32(len(data)), from); s != statusOK {
+		return s
+	}
+	copy(unsafe.Slice((*byte)(c.body()), len(data)), data)
+	c.seal(uint32(len(data)), kind, codec)
+	return statusOK
 }
 
 // putBulk puts a message in a block of its own, which is written before anything is locked.
@@ -228,27 +239,16 @@ func (r *raw) putBulk(ctx context.Context, try bool, data []byte, codec uint16) 
 			return ErrShutdown
 		}
 	}
-	c, err := r.claim()
-	if err != nil {
-		return err
+	var b block
+	v := r.view()
+	if s := v.hold(&b, uint64(len(data)), uint32(codec)); s != statusOK {
+		return v.failed(s)
 	}
-	block, err := r.alloc(uint64(len(data)), 0)
+	copy(b.bytes(), data)
+	record := bulk{uint64(b.ref), b.size}
+	err := r.putRecord(ctx, try, unsafe.Slice((*byte)(unsafe.Pointer(&record)), sizeBulk), kindBulk, uint32(codec), &b)
 	if err != nil {
-		c.set(0, cellFree)
-		return err
-	}
-	c.fill(block, uint64(len(data)), uint32(codec), 0)
-	c.set(r.heap.Me(), cellHeld)
-	to, ok := r.heap.At(block.off(), uint64(len(data)))
-	if !ok {
-		err = corrupt("a block", uint64(block))
-	} else {
-		copy(to, data)
-		b := bulk{uint64(block), uint64(len(data))}
-		err = r.putRecord(ctx, try, unsafe.Slice((*byte)(unsafe.Pointer(&b)), sizeBulk), kindBulk, uint32(codec), c)
-	}
-	if err != nil {
-		r.freeCell(c, block)
+		v.freeCell(b.cell, b.ref)
 	}
 	return err
 }
@@ -283,24 +283,29 @@ func (r *raw) putSome(ctx context.Context, data []byte, sizes []int, codec uint1
 	if err != nil {
 		return 0, err
 	}
-	from := c.crossings
+	v := r.view()
+	s, from := statusOK, c.crossings
 	for done < len(sizes) && uint32(done) < room && sizes[done] <= inlineMost {
-		if err = r.place(&c, data[:sizes[done]], kindInline, uint32(codec), from); err != nil {
+		if s = v.append(&c, data[:sizes[done]], kindInline, uint32(codec), from); s != statusOK {
 			break
 		}
 		data = data[sizes[done]:]
 		done++
 	}
 	if done > 0 {
-		r.commitPut(&c)
-		err = nil
+		v.commitPut(&c)
 	}
 	r.put.Unlock()
-	if done > 0 {
-		r.notEmpty.Chime().Ring(done)
+	if done == 0 {
+		return 0, v.failed(s)
 	}
-	return done, err
+	r.notEmpty.Chime().Ring(done)
+	return done, nil
 }
+
+func (b *block) bytes() []byte { return unsafe.Slice((*byte)(b.data), b.size) }
+
+func (f *found) bytes() []byte { return unsafe.Slice((*byte)(f.data), f.size) }
 
 // message is what a getter has got: in its buffer, or in the block of a cell that is HELD or LEASED by this process. Such a message keeps
 // the queue until it is done with.
@@ -315,8 +320,8 @@ type message struct {
 // done gives a message's block back.
 func (r *raw) done(m *message) {
 	if m.cell != nil {
-		if m.cell.load() == m.word {
-			r.freeCell(m.cell, m.block)
+		if v := r.view(); m.cell.load() == m.word {
+			v.freeCell(m.cell, m.block)
 		}
 		m.cell = nil
 		r.leave()
@@ -329,16 +334,17 @@ func (r *raw) ack(m *message, back bool) error {
 		return ErrAcked
 	}
 	defer func() { m.cell = nil; r.leave() }()
-	if m.cell.load() != m.word {
-		return corrupt("the cell of a lease", uint64(m.cell.load()))
+	v := r.view()
+	if word := m.cell.load(); word != m.word {
+		return v.failed(v.corrupt("the cell of a lease", uint64(word)))
 	}
 	if back {
 		m.cell.set(0, cellReturned)
-		r.returned(1)
+		v.returned(1)
 		return nil
 	}
 	m.cell.set(m.word.owner(), cellHeld)
-	r.freeCell(m.cell, m.block)
+	v.freeCell(m.cell, m.block)
 	return nil
 }
 
@@ -358,56 +364,24 @@ func (r *raw) getOne(ctx context.Context, try, lease bool, buf []byte, m *messag
 	}
 }
 
-// own makes a message of a cell that is this process's: of what was read and checked before, as the memory may have changed since.
-func (r *raw) own(m message) message {
+// own makes a message of a block that is this process's.
+func (r *raw) own(b *block) message {
 	r.pins.Add(1)
-	return m
+	return message{b.bytes(), b.codec, b.ref, b.cell, b.word}
 }
 
 // getReturned takes a message that was leased to somebody who did not acknowledge it.
 func (r *raw) getReturned(lease bool, m *message) error {
-	me, err := r.heap.Join()
-	if err != nil {
-		return err
-	}
-	state := uint32(cellHeld)
+	var b block
+	v, state := r.view(), uint32(cellHeld)
 	if lease {
 		state = cellLeased
 	}
-	err = ErrEmpty
-	for again := range 2 {
-		r.each(func(c *cell) bool {
-			word := c.load()
-			if word.state() != cellReturned {
-				return true
-			}
-			if again > 0 { // came in after the count was cleared, and there may be more
-				atomic.AddUint32(&r.q.returned, 1)
-			}
-			size, block, codec := atomic.LoadUint64(&c.size), c.block(), atomic.LoadUint32(&c.codec)
-			if c.load() != word { // they may not be of one message
-				return true
-			}
-			data, ok := r.heap.At(block.off(), size)
-			if !ok {
-				err = corrupt("the reference of a message", uint64(block))
-				return false
-			}
-			mine := word.with(me, state)
-			if !c.cas(word, mine) {
-				return true
-			}
-			*m, err = r.own(message{data, codec, block, c, mine}), nil
-			return false
-		})
-		if err != ErrEmpty {
-			return err
-		}
-		if again == 0 {
-			atomic.StoreUint32(&r.q.returned, 0)
-		}
+	if s := v.takeReturned(&b, math.MaxUint64, state); s != statusOK {
+		return v.failed(s)
 	}
-	return ErrEmpty
+	*m = r.own(&b)
+	return nil
 }
 
 func (r *raw) getOnce(ctx context.Context, try, lease bool, buf []byte, m *message) error {
@@ -421,27 +395,28 @@ func (r *raw) getOnce(ctx context.Context, try, lease bool, buf []byte, m *messa
 		return lockFailed(err)
 	}
 	var f found
+	v := r.view()
 	closed := q.isClosed() // before tail is read: then nothing comes after
-	if err := r.find(&f); err != nil {
+	if s := v.find(&f); s != statusOK {
 		r.get.Unlock()
-		if err == ErrEmpty && closed {
-			err = ErrShutdown
+		if s == statusEmpty && closed {
+			return ErrShutdown
 		}
-		return err
+		return v.failed(s)
 	}
 	if f.at.items%getsPerSweep == 0 {
-		defer r.sweepNowAndThen()
+		defer v.sweepNowAndThen()
 	}
 	if lease || f.ref != 0 {
 		return r.getBulk(&f, lease, m)
 	}
 	m.codec = f.codec
 	if buf == nil {
-		m.data = clone(f.data)
+		m.data = clone(f.bytes())
 	} else {
-		m.data = append(buf, f.data...)
+		m.data = append(buf, f.bytes()...)
 	}
-	r.commitGet(&f)
+	v.commitGet(&f)
 	r.unlockGet(1, f.left)
 	return nil
 }
@@ -458,37 +433,14 @@ func (r *raw) unlockGet(taken int, left uint32) {
 
 // getBulk takes a message that was found by way of a cell: one that lies in a block of its own, or a lease.
 func (r *raw) getBulk(f *found, lease bool, m *message) error {
-	c, err := r.claim()
-	if err != nil {
+	var b block
+	v := r.view()
+	if s := v.take(f, lease, &b); s != statusOK {
 		r.unlockGet(0, 1) // another may have the memory
-		return err
+		return v.failed(s)
 	}
-	me := r.heap.Me()
-	state, to := uint32(cellTaking), uint32(cellHeld)
-	if lease {
-		state, to = cellLeasing, cellLeased
-	}
-	if f.ref == 0 {
-		if f.ref, err = r.alloc(max(uint64(len(f.data)), 1), 0); err != nil {
-			c.set(0, cellFree)
-			r.unlockGet(0, 1)
-			return err
-		}
-		block, ok := r.heap.At(f.ref.off(), uint64(len(f.data)))
-		if !ok {
-			c.set(0, cellFree)
-			r.unlockGet(0, 1)
-			return corrupt("a block", uint64(f.ref))
-		}
-		copy(block, f.data)
-		f.data, state = block, cellCopying
-	}
-	c.fill(f.ref, uint64(len(f.data)), f.codec, f.at.items)
-	c.set(me, state)
-	r.commitGet(f)
-	c.set(me, to)
 	r.unlockGet(1, f.left)
-	*m = r.own(message{f.data, f.codec, f.ref, c, c.load()})
+	*m = r.own(&b)
 	return nil
 }
 
@@ -505,11 +457,12 @@ func (r *raw) getRest(buf []byte, most int) (data []byte, sizes []int, codecs []
 	left := uint32(0)
 	there := min(most, int(r.q.inChain()), 1024) // a start: the number may be wrong
 	sizes, codecs = make([]int, 0, there), make([]uint32, 0, there)
-	for len(sizes) < most && r.find(&f) == nil && f.ref == 0 && len(f.data) <= cap(buf)-len(buf) {
-		buf = append(buf, f.data...)
-		sizes, codecs = append(sizes, len(f.data)), append(codecs, f.codec)
+	v := r.view()
+	for len(sizes) < most && v.find(&f) == statusOK && f.ref == 0 && int(f.size) <= cap(buf)-len(buf) {
+		buf = append(buf, f.bytes()...)
+		sizes, codecs = append(sizes, int(f.size)), append(codecs, f.codec)
 		left = f.left
-		r.commitGet(&f) // a store: what was taken is taken, whatever becomes of the rest
+		v.commitGet(&f) // a store: what was taken is taken, whatever becomes of the rest
 	}
 	r.unlockGet(len(sizes), left)
 	return buf, sizes, codecs
@@ -529,16 +482,15 @@ func (r *raw) stats() (s Stats, err error) {
 		return s, err
 	}
 	defer r.leave()
-	q := r.q
-	done := atomic.LoadUint32(&q.done)
+	q, v := r.q, r.view()
 	s = Stats{
 		Len:        int(q.inChain()),
 		MaxSize:    int(atomic.LoadUint64(&q.maxsize)),
-		Unfinished: int(position(atomic.LoadUint64(&q.tail)).items() - done),
+		Unfinished: int(q.unfinished()),
 		Shutdown:   q.isClosed(),
 	}
-	s.Len += r.count(cellReturned) // whatever q.returned says: who gave one back may have died before he could tell
-	s.Leased = r.count(cellLeased)
+	s.Len += int(v.count(cellReturned)) // whatever q.returned says: who gave one back may have died before he could tell
+	s.Leased = int(v.count(cellLeased))
 	return s, nil
 }
 
@@ -547,7 +499,8 @@ func (r *raw) length() (int, error) {
 		return 0, err
 	}
 	defer r.leave()
-	return int(r.q.inChain()) + r.count(cellReturned), nil
+	v := r.view()
+	return int(r.q.inChain() + v.count(cellReturned)), nil
 }
 
 func (r *raw) taskDone() error {
@@ -555,17 +508,10 @@ func (r *raw) taskDone() error {
 		return err
 	}
 	defer r.leave()
-	q := r.q
-	for {
-		done := atomic.LoadUint32(&q.done)
-		if done == position(atomic.LoadUint64(&q.tail)).items() {
-			return ErrTaskDone
-		}
-		if atomic.CompareAndSwapUint32(&q.done, done, done+1) {
-			break
-		}
+	if r.q.taskDone() != statusOK {
+		return ErrTaskDone
 	}
-	if q.finished() {
+	if r.q.finished() {
 		r.allDone.Chime().RingAll()
 	}
 	return nil

@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// What lies in shared memory is described twice: capi/front/lane.h, heap.h and queue.h for C, layout files in Go. Both are read here and
-// compared, number by number and offset by offset.
+// What lies in shared memory is described twice: capi/front/lane.h and heap.h for C, layout files in Go. Both are read here and
+// compared, number by number and offset by offset. The layout of a queue is described once: capi/front/queue_layout.gen.h is generated.
 
 // layout is one header and the Go package that says the same.
 type layout struct {
@@ -27,9 +27,8 @@ type layout struct {
 }
 
 var layouts = map[string]layout{
-	"pool":  {"lane.h", "core/pool", poolStructs, poolConstants},
-	"heap":  {"heap.h", "shm", heapStructs, heapConstants},
-	"queue": {"queue.h", "core/queue", queueStructs, queueConstants},
+	"pool": {"lane.h", "core/pool", poolStructs, poolConstants},
+	"heap": {"heap.h", "shm", heapStructs, heapConstants},
 }
 
 var heapStructs = map[string]string{
@@ -72,42 +71,6 @@ var heapConstants = map[string]string{
 	"KindQueue":       "PP__KIND_QUEUE",
 	"KindPipe":        "PP__KIND_PIPE",
 	"kindMost":        "PP__KINDS",
-}
-
-var queueStructs = map[string]string{
-	"bell":  "pp__bell",
-	"head":  "pp__queue",
-	"chunk": "pp__queue_chunk",
-	"bulk":  "pp__queue_bulk",
-	"cell":  "pp__queue_cell",
-	"table": "pp__queue_table",
-}
-
-var queueConstants = map[string]string{
-	"chunkLeast":   "PP__QUEUE_CHUNK_LEAST",
-	"classes":      "PP__QUEUE_CLASSES",
-	"chunkHead":    "PP__QUEUE_CHUNK_HEAD",
-	"recordHead":   "PP__QUEUE_RECORD_HEAD",
-	"inlineMost":   "PP__QUEUE_INLINE_MOST",
-	"itemsMost":    "PP__QUEUE_ITEMS_MOST",
-	"tableCells":   "PP__QUEUE_CELLS",
-	"sliceMillis":  "PP__SLICE_MS",
-	"kindInline":   "PP__QUEUE_INLINE",
-	"kindBulk":     "PP__QUEUE_BULK",
-	"kindNext":     "PP__QUEUE_NEXT",
-	"cellFree":     "PP__CELL_FREE",
-	"cellClaimed":  "PP__CELL_CLAIMED",
-	"cellHeld":     "PP__CELL_HELD",
-	"cellLeased":   "PP__CELL_LEASED",
-	"cellReturned": "PP__CELL_RETURNED",
-	"cellPutting":  "PP__CELL_PUTTING",
-	"cellTaking":   "PP__CELL_TAKING",
-	"cellLeasing":  "PP__CELL_LEASING",
-	"cellCopying":  "PP__CELL_COPYING",
-	"sizeQueue":    "sizeof(pp__queue)",
-	"sizeChunk":    "sizeof(pp__queue_chunk)",
-	"sizeTable":    "sizeof(pp__queue_table)",
-	"sizeBulk":     "sizeof(pp__queue_bulk)",
 }
 
 var poolStructs = map[string]string{

@@ -40,16 +40,16 @@ static void spoil(pp__queue *q)
 	/* What is where. The words that say who holds a lock are left alone: a live holder that does not exist is waited for, rightly. */
 	static const uint16_t words[] = {16, 24, 32, 40, 48, 56, 64, 72, 136, 144, 152, 160, 264, 272, 280, 288, 296, 384};
 	uint8_t *const at = (uint8_t *)q;
-	const uint64_t tail = q->tail_chunk[pp__qpos_crossings(q->tail) & 1], head = q->head_chunk[pp__qpos_crossings(q->head) & 1];
+	const uint64_t tail = q->tail_chunk[pp__queue_position_crossings(q->tail) & 1], head = q->head_chunk[pp__queue_position_crossings(q->head) & 1];
 
 	for (uint64_t n = 1 + any() % 3; n > 0; n--) {
 		const uint64_t ref = any() % 2 ? tail : head;
 		uint64_t *word = (uint64_t *)(void *)(at + words[any() % (sizeof words / sizeof *words)]);
-		const uint32_t size = pp__qchunk_size(ref);
+		const uint32_t size = pp__queue_ref_chunk_size(ref);
 		const uint64_t kind = any() % 4;
-		if (kind == 1 && pp__within(heap, pp__qref_off(ref), size) != NULL)
-			word = (uint64_t *)pp__at(heap, pp__qref_off(ref)) + any() % 64;
-		pp__queue_table *const table = table_at(heap, q->cells);
+		if (kind == 1 && pp__within(heap, pp__queue_ref_off(ref), size) != NULL)
+			word = (uint64_t *)pp__at(heap, pp__queue_ref_off(ref)) + any() % 64;
+		pp__queue_table *const table = pp__queue_table_at(&(const view){.heap = heap}, q->cells);
 		if (kind == 2 && table != NULL)
 			word = (uint64_t *)(void *)table + (any() % 2 ? any() % 2 : 8 + any() % 40);
 		*word = bad(*word);
@@ -103,10 +103,10 @@ static void circle(void)
 	pp__queue *const q = pp__at(heap, handle->off);
 	pp__unpin(handle);
 	const uint64_t ref = q->first;
-	pp__queue_chunk *const chunk = pp__at(heap, pp__qref_off(ref));
+	pp__queue_chunk *const chunk = pp__at(heap, pp__queue_ref_off(ref));
 	uint64_t *const third = (uint64_t *)(void *)chunk + (PP__QUEUE_CHUNK_HEAD + 2 * (PP__QUEUE_RECORD_HEAD + 16)) / 8;
 	REQUIRE_EQ((uint32_t)*third, sizeof bytes);
-	*third = head_word(0, PP__QUEUE_NEXT, 0);
+	*third = pp__queue_record_word_of(0, PP__QUEUE_KIND_NEXT, 0);
 	chunk->next = ref;
 	q->tail |= (uint64_t)0x7ffffffe << 32;
 	const pid_t child = fork();

@@ -302,16 +302,17 @@ typedef struct state {
 
 static state look(const pp__queue *q)
 {
-	return (state){load64(&q->tail), load64(&q->head), q->put_lock != 0, q->get_lock != 0, q->spare};
+	return (state){pp__load64(&q->tail), pp__load64(&q->head), q->put_lock != 0, q->get_lock != 0, q->spare};
 }
 
 static uint32_t cell_states(const pp__queue *q, uint32_t *which)
 {
+	const view v = {.heap = heap, .q = (pp__queue *)q};
 	uint32_t n = 0;
 
-	for (walk w = first(heap, q); w.cell != NULL; next(&w))
-		if (state_of(load64(&w.cell->word)) != PP__CELL_FREE) {
-			*which = state_of(load64(&w.cell->word));
+	for (pp__queue_walk w = pp__queue_first(&v); w.cell != NULL; pp__queue_next(&v, &w))
+		if (pp__queue_cell_word_state(pp__queue_cell_load(w.cell)) != PP__QUEUE_CELL_FREE) {
+			*which = pp__queue_cell_word_state(pp__queue_cell_load(w.cell));
 			n++;
 		}
 	return n;
@@ -321,7 +322,7 @@ static uint32_t cell_states(const pp__queue *q, uint32_t *which)
 static void survive(const test *t, pp_queue queue, pp__queue *q, const state *before, bool ended, uint32_t *points)
 {
 	const state s = look(q);
-	const uint32_t put = pp__qpos_items(s.tail) - pp__qpos_items(before->tail), taken = pp__qpos_items(s.head) - pp__qpos_items(before->head);
+	const uint32_t put = pp__queue_position_items(s.tail) - pp__queue_position_items(before->tail), taken = pp__queue_position_items(s.head) - pp__queue_position_items(before->head);
 	uint32_t cell = 0;
 	const uint32_t cells = cell_states(q, &cell);
 	const bool locked = s.put_locked || s.get_locked;
@@ -334,10 +335,10 @@ static void survive(const test *t, pp_queue queue, pp__queue *q, const state *be
 	points[P_UNLOCKED] += !locked && (put != 0 || taken != 0) && !ended;
 	points[P_CELL] += cells != 0;
 	points[P_OLD] += q->old != 0 && taken == 0;
-	points[P_SLOT] += put == 0 && q->put_lock != 0 && q->tail_chunk[(pp__qpos_crossings(s.tail) + 1) & 1] != 0;
-	const uint64_t current = q->tail_chunk[pp__qpos_crossings(s.tail) & 1];
-	points[P_LINKED] += put == 0 && (current == 0 ? q->first : ((pp__queue_chunk *)pp__at(heap, pp__qref_off(current)))->next) != 0;
-	points[P_RETURNED] += t->lease == 2 && cell != PP__CELL_RETURNED && !ended;
+	points[P_SLOT] += put == 0 && q->put_lock != 0 && q->tail_chunk[(pp__queue_position_crossings(s.tail) + 1) & 1] != 0;
+	const uint64_t current = q->tail_chunk[pp__queue_position_crossings(s.tail) & 1];
+	points[P_LINKED] += put == 0 && (current == 0 ? q->first : ((pp__queue_chunk *)pp__at(heap, pp__queue_ref_off(current)))->next) != 0;
+	points[P_RETURNED] += t->lease == 2 && cell != PP__QUEUE_CELL_RETURNED && !ended;
 
 	/* All or nothing. */
 	REQUIRE(put == 0 || put == t->adds);
@@ -348,12 +349,12 @@ static void survive(const test *t, pp_queue queue, pp__queue *q, const state *be
 		expect_from = 1 + taken;
 	} else if (t->lease == 1 && taken == 1) {
 		/* Away, and back as long as nobody has acknowledged it. */
-		redelivered = cells == 1 && (cell == PP__CELL_LEASING || cell == PP__CELL_COPYING || cell == PP__CELL_LEASED || cell == PP__CELL_RETURNED);
+		redelivered = cells == 1 && (cell == PP__QUEUE_CELL_LEASING || cell == PP__QUEUE_CELL_COPYING || cell == PP__QUEUE_CELL_LEASED || cell == PP__QUEUE_CELL_RETURNED);
 		REQUIRE(redelivered || t->takes == 1);
 		REQUIRE(!ended || redelivered == (t->takes == 0));
 		expect_from = 2;
 	} else if (t->lease == 2) {
-		expect_from = cell == PP__CELL_RETURNED ? 1 : 2;
+		expect_from = cell == PP__QUEUE_CELL_RETURNED ? 1 : 2;
 		REQUIRE(!ended || expect_from == 2);
 	}
 	bool back = false;

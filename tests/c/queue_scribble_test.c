@@ -76,7 +76,7 @@ static void one_round(uint64_t seed)
 	pp__handle *const handle = pp__pin(queue, PP__KIND_QUEUE);
 	pp__queue *const q = pp__at(heap, handle->off);
 	pp__unpin(handle);
-	pp__queue_table *const table = table_at(heap, q->cells);
+	pp__queue_table *const table = pp__queue_table_at(&(const view){.heap = heap}, q->cells);
 	REQUIRE(table != NULL);
 	/* Not the words that name the holders of locks: one that does not exist would be waited for. */
 	switch (seed % 4) {
@@ -88,7 +88,7 @@ static void one_round(uint64_t seed)
 		scribble_at(table->cells, 4 * 4);
 		break;
 	case 2: /* the records */
-		scribble_at(pp__at(heap, pp__qref_off(q->tail_chunk[pp__qpos_crossings(q->tail) & 1])), 256);
+		scribble_at(pp__at(heap, pp__queue_ref_off(q->tail_chunk[pp__queue_position_crossings(q->tail) & 1])), 256);
 		break;
 	default:
 		scribble_at(&q->maxsize, 2);
@@ -96,7 +96,7 @@ static void one_round(uint64_t seed)
 		scribble_at(&q->tail, 4);
 		scribble_at(&q->head, 5);
 		scribble_at(&table->next, 2);
-		scribble_at(pp__at(heap, pp__qref_off(q->tail_chunk[pp__qpos_crossings(q->tail) & 1])), 16);
+		scribble_at(pp__at(heap, pp__queue_ref_off(q->tail_chunk[pp__queue_position_crossings(q->tail) & 1])), 16);
 	}
 	const pthread_t thread = scribble_start(seed);
 	use(queue, &seed);
