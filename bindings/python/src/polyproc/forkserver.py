@@ -17,6 +17,7 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import posix
 import struct
 import sys
 import threading
@@ -260,22 +261,22 @@ def main(fd: int) -> None:
     """Serve requests from the socket ``fd`` until nobody holds its other end."""
     import pickle
     import select
-    import signal
     import socket
+    from _signal import SIG_IGN, SIGCHLD, SIGINT, set_wakeup_fd, signal  # type: ignore[import-not-found]
 
-    # Before the program's modules are imported: some replace what select and socket offer.
+    # Before the program's modules are imported: gevent and eventlet replace what select and socket offer. They replace functions of os
+    # and signal, too: gevent's os.close closes later, in a loop that does not run here. So this uses _signal and posix.
     server = socket.socket(fileno=fd)
     poll = select.poll()
     with open(spawn.take_payload(), "rb") as payload:
         preload, data = pickle.load(payload)
     _preload(preload, data)
     # Ctrl-C reaches the whole process group; it is for the others.
-    handlers = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
-    handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    handlers = {SIGINT: signal(SIGINT, SIG_IGN), SIGCHLD: signal(SIGCHLD, _notice)}
     bell_r, bell_w = os.pipe()
     for end in (bell_r, bell_w):
         os.set_blocking(end, False)
-    signal.set_wakeup_fd(bell_w, warn_on_full_buffer=False)
+    set_wakeup_fd(bell_w, warn_on_full_buffer=False)
     status_fds: dict[int, int] = {}  # by pid of the child
     with server:
         os.set_inheritable(fd, False)
@@ -285,7 +286,7 @@ def main(fd: int) -> None:
             ready = {end for end, _ in poll.poll()}
             if bell_r in ready:
                 try:
-                    os.read(bell_r, 65536)
+                    posix.read(bell_r, 65536)
                 except BlockingIOError:
                     pass
                 _bury(status_fds)
@@ -298,7 +299,7 @@ def main(fd: int) -> None:
             if not complete or len(fds) < 3:
                 if fds:
                     _tell(fds[0], _PID.pack(-errno.EMFILE))
-                util.close_fds(*fds)
+                _close(*fds)
                 continue
             for name in modules:
                 _import(name)
@@ -307,20 +308,27 @@ def main(fd: int) -> None:
                 pid = os.fork()
             except OSError as e:
                 _tell(status_w, _PID.pack(-(e.errno or errno.EAGAIN)))
-                util.close_fds(*fds)
+                _close(*fds)
                 continue
             if pid == 0:
                 # Told by the child: were it the server, one that is killed before it could tell would be asked for a second child.
                 _tell(status_w, _PID.pack(os.getpid()))
-                signal.set_wakeup_fd(-1)
+                set_wakeup_fd(-1)
                 for number, handler in handlers.items():
-                    signal.signal(number, handler)
+                    signal(number, handler)
                 server.detach()
-                util.close_fds(fd, bell_r, bell_w, status_w, *status_fds.values())
+                _close(fd, bell_r, bell_w, status_w, *status_fds.values())
                 _forkserver.inherit(client_fd)
                 _run(payload_fd, others)
             status_fds[pid] = status_w
-            util.close_fds(payload_fd, client_fd, *others)
+            _close(payload_fd, client_fd, *others)
+            # gevent's os.fork has installed a handler of its own, which may have taken the signal of a child.
+            signal(SIGCHLD, _notice)
+            _bury(status_fds)
+
+
+def _notice(number: int, frame: object) -> None:
+    """A child has ended: the handler does nothing, the byte that the interpreter writes wakes the server."""
 
 
 def _preload(names: list[str], data: dict[str, object]) -> None:
@@ -377,9 +385,14 @@ def _receive(server: socket.socket) -> tuple[list[str], bool, list[int]] | None:
     return message.decode().split(), not flags & socket.MSG_CTRUNC, fds
 
 
+def _close(*fds: int) -> None:
+    for fd in fds:
+        posix.close(fd)
+
+
 def _tell(fd: int, data: bytes) -> None:
     try:
-        os.write(fd, data)
+        posix.write(fd, data)
     except OSError:  # who asked has ended
         pass
 
@@ -389,7 +402,7 @@ def _bury(status_fds: dict[int, int]) -> None:
     while True:
         try:
             # Told first and collected then: a client that was not told yet knows that the process id is still that of its child.
-            end = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            end = posix.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
         if end is None:
@@ -397,8 +410,8 @@ def _bury(status_fds: dict[int, int]) -> None:
         fd = status_fds.pop(end.si_pid, None)
         if fd is not None:
             _tell(fd, EXIT_CODE.pack(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status))
-            os.close(fd)
-        os.waitpid(end.si_pid, 0)
+            posix.close(fd)
+        posix.waitpid(end.si_pid, 0)
 
 
 def _run(payload_fd: int, fds: list[int]) -> NoReturn:
