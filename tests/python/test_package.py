@@ -499,3 +499,53 @@ def test_an_interpreter_with_file_capabilities():
         if run.returncode == 77:
             pytest.skip("no capabilities from files on this file system")
         assert run.returncode == 0, run.stderr
+
+
+ENVIRONMENT = """
+import sys
+
+sys.path.insert(0, sys.argv[1])
+sys.frozen = True  # as in a program of PyInstaller's
+from polyproc import _lib, freeze_support
+
+try:
+    print(_lib.privileged(), _lib.path())
+except ImportError as e:
+    print(_lib.privileged(), "missing" if "is missing" in str(e) else e)
+sys.argv[1:] = ["--multiprocessing-fork"]
+freeze_support()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a set-uid copy that gives rights")
+@pytest.mark.parametrize("mode", [0o755, 0o4755])
+@pytest.mark.parametrize("variable", ["POLYPROC_WORKER", "POLYPROC_PROCESS"])
+def test_a_set_uid_interpreter_believes_no_environment(mode, variable):
+    """Neither which library to load, nor, frozen, that it is a child process which is told what to run."""
+    with tempfile.TemporaryDirectory() as directory:
+        if os.statvfs(directory).f_flag & os.ST_NOSUID:
+            pytest.skip("no set-uid programs on this file system")
+        os.chmod(directory, 0o755)
+        interpreter, named = os.path.join(directory, "python"), os.path.join(directory, "named.so")
+        shutil.copy(os.path.realpath(sys.executable), interpreter)
+        os.chmod(interpreter, mode)
+        with open(named, "w"):
+            pass
+        # Without the library.
+        shutil.copytree(os.path.dirname(polyproc.__file__), os.path.join(directory, "polyproc"), ignore=shutil.ignore_patterns("*.so"))
+        secure = mode & 0o4000
+        user = {"user": 65534, "group": 65534, "extra_groups": []} if secure else {}
+        run = subprocess.run(
+            [interpreter, "-c", ENVIRONMENT, directory], capture_output=True, text=True, timeout=120, cwd="/", **user,
+            env={
+                "PYTHONHOME": f"{sys.base_prefix}:{sys.base_exec_prefix}", "PATH": os.environ["PATH"],
+                "POLYPROC_LIBRARY": named, variable: "3",
+            },
+        )  # fmt: skip
+        if secure:
+            assert run.stdout.split() == ["True", "missing"], run.stderr
+            assert "can be no child of itself" in run.stderr
+        else:
+            assert run.stdout.split() == ["False", named], run.stderr
+            assert "can be no child of itself" not in run.stderr
+        assert run.returncode != 0
