@@ -12,6 +12,7 @@ from typing_extensions import assert_type
 
 import polyproc as mp
 from polyproc import pool, queues, synchronize
+from polyproc.connection import Connection
 from polyproc.context import BaseContext, DefaultContext, ForkContext, ForkServerContext, SpawnContext, SpawnProcess
 from polyproc.process import BaseProcess
 
@@ -135,6 +136,19 @@ assert_type(here.poll(1.0), bool)
 assert_type(here.recv_bytes(), bytes)
 assert_type(here.fileno(), int)
 here.send_bytes("text")  # type: ignore[arg-type]
+
+
+def ask(end: Connection[int, str]) -> str:
+    end.send(1)
+    end.send("1")  # type: ignore[arg-type]
+    assert_type(end.recv(), str)
+    with end as same:
+        assert_type(same, Connection[int, str])
+    return end.recv()
+
+
+ask(here)
+ask(there)
 
 try:
     pass

@@ -18,7 +18,7 @@ import time
 from . import _abi, _deserted, _errors, context, reduction
 from ._lib import lib, pylib
 from .connection import Connection as _Stream
-from .connection import _Base
+from .connection import RecvT_co, SendT_contra, _Base
 from .queues import _Channel, _dumps, _loads, _unsent
 
 TYPE_CHECKING = False
@@ -91,7 +91,7 @@ def _bytes_of(data: Any) -> tuple[Any, int]:
 # ---- connections
 
 
-class Connection(_Channel, _Stream):
+class Connection(_Channel, _Stream[SendT_contra, RecvT_co]):
     """One end of a pipe: a connection as those of listeners are, whose messages lie in shared memory and do not go through the descriptor.
 
     Args:

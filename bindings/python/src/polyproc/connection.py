@@ -46,11 +46,17 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Generator, Iterable
     from types import TracebackType
-    from typing import Any, Protocol, TypeVar, Union
+    from typing import Any, Generic, Protocol, Union
 
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer, TypeVar
 
-    Self = TypeVar("Self", bound="_Base")
+    Self = TypeVar("Self", bound="_Base[Any, Any]")
+    # What a connection sends and receives: Connection[int, str], as in typeshed.
+    SendT_contra = TypeVar("SendT_contra", contravariant=True, default=Any)
+    RecvT_co = TypeVar("RecvT_co", covariant=True, default=Any)
+
+    class _Generic(Generic[SendT_contra, RecvT_co]):
+        pass
     # The address of a socket, by family: a path or an abstract name, or (host, port, ...).
     Address = Union[str, bytes, tuple[Any, ...]]
 
@@ -63,6 +69,9 @@ if TYPE_CHECKING:
 
         def recv_bytes(self, maxlength: int) -> bytes: ...
 
+else:
+    SendT_contra = RecvT_co = None
+    _Generic = context.Subscriptable
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
 
@@ -266,7 +275,7 @@ def _unpickle(data: Any, fds: list[int]) -> Any:
 # ---- connections
 
 
-class _Base:
+class _Base(_Generic[SendT_contra, RecvT_co]):
     """What connections of every kind have in common: arguments, states, pickling.
 
     A subclass defines ``_send_bytes``, ``_recv_bytes``, ``_poll`` and ``_close``; ``_recv_into`` and the two for descriptors where it
@@ -394,7 +403,7 @@ class _Base:
 
     # -- messages
 
-    def send(self, obj: Any) -> None:
+    def send(self, obj: SendT_contra) -> None:
         """Send a picklable object.
 
         Raises:
@@ -451,7 +460,7 @@ class _Base:
             raise ValueError("buffer length < offset + size")
         self._send_bytes(view[offset : offset + size])
 
-    def recv(self) -> Any:
+    def recv(self) -> RecvT_co:
         """Receive an object; waits for it.
 
         Raises:
@@ -459,7 +468,7 @@ class _Base:
             OSError: closed, write-only, or the message broke off.
         """
         self._check_readable()
-        return _unpickle(*self._recv_pickle())
+        return _unpickle(*self._recv_pickle())  # type: ignore[no-any-return]
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Receive one message of bytes; waits for it.
@@ -530,7 +539,7 @@ def _unix_socket(handle: int) -> socket.socket:
     raise ValueError("descriptors can be sent over Unix sockets only")
 
 
-class Connection(_Base):
+class Connection(_Base[SendT_contra, RecvT_co]):
     """Messages over a descriptor of a stream: a socket or a pipe.
 
     Args:
