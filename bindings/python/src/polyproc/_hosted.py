@@ -23,9 +23,8 @@ from _signal import (  # type: ignore[import-not-found]
 from _thread import get_ident
 from ctypes import byref
 
-from . import _abi, _errors, _stdlib, _worker, context, forkserver, popen_fork, popen_forkserver, process, util
+from . import _abi, _errors, _stdlib, _worker, context, popen_fork, process, util
 from ._lib import lib
-from .popen_spawn_posix import pickle_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,22 +32,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["Supervised", "Workers", "is_own"]
-
-# What each worker needs: the fork server has it ready for all.
-_FOR_WORKERS = (f"{__package__}._lib", f"{__package__}._worker")
-
-
-class _Request(popen_forkserver.Popen):
-    """A child of the fork server that the engine supervises, and nobody here."""
-
-    def __init__(self, process_obj: process.BaseProcess) -> None:
-        self._fds = []
-        self.temporary_fds = []
-        try:
-            self.pid, self.status_fd = forkserver.fork(pickle_process(self, process_obj), self._fds, _FOR_WORKERS)
-        finally:
-            util.close_fds(*self.temporary_fds)
-
 
 class _Fork(popen_fork.Popen):
     """A child by fork(2) that the engine supervises, and nobody here."""
@@ -247,7 +230,9 @@ class Workers:
                 return _Started(worker), worker
             if type(worker)._Popen is context.ForkProcess._Popen:
                 return _Fork(worker), worker
-            return _Request(worker), worker
+            from .popen_forkserver import Request  # a pool by fork opens sooner without it and what it imports
+
+            return Request(worker), worker
         except BaseException as e:
             why = getattr(e, "errno", None) or -1
             lib().pp_pool_fill(self._handle, byref(vacancy), 0, why)

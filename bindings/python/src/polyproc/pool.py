@@ -1717,9 +1717,6 @@ class Pool:
         self._state = RUN
 
     def _open(self) -> Any:
-        from . import spawn
-        from ._abi import START_SPAWN, PoolOptions
-
         current = process.current_process()
         assert not current._config.get("daemon"), "daemonic processes are not allowed to have children"
         method = self._ctx.get_start_method()
@@ -1730,6 +1727,9 @@ class Pool:
         )
         if method in ("fork", "forkserver") or not own:
             return self._open_hosted()
+        from . import spawn
+        from ._abi import START_SPAWN, PoolOptions
+
         first = next(process._process_counter)
         for _ in range(self._processes - 1):
             next(process._process_counter)

@@ -10,12 +10,14 @@ from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]
 from . import forkserver, process, util
 from .popen_spawn_posix import UNKNOWN, pickle_process
 
-__all__ = ["Popen"]
+__all__ = ["Popen", "Request"]
 
 # How long the server may take to tell how a child ended whose end has been seen.
 _REPORT_SECONDS = 5.0
 
+# What a process needs, for which the fork server has it ready.
 _FOR_DAEMONS = (f"{__package__}._lib",)
+_FOR_WORKERS = (f"{__package__}._lib", f"{__package__}._worker")
 
 
 class Popen:
@@ -110,3 +112,15 @@ class Popen:
     def close(self) -> None:
         """Give back the sentinel."""
         self.finalizer()
+
+
+class Request(Popen):
+    """A worker of a pool: the engine supervises it, and nobody here."""
+
+    def __init__(self, process_obj: process.BaseProcess) -> None:
+        self._fds = []
+        self.temporary_fds = []
+        try:
+            self.pid, self.status_fd = forkserver.fork(pickle_process(self, process_obj), self._fds, _FOR_WORKERS)
+        finally:
+            util.close_fds(*self.temporary_fds)
