@@ -67,6 +67,7 @@ int pp__engine_threads(unsigned n)
 
 	if (__atomic_load_n(&living, __ATOMIC_RELAXED) >= n)
 		return 0;
+	PP__NO_CANCEL();
 	/* No handler of the program runs in a spare thread. The stacks are of the default size, as those of the engine's threads are. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
