@@ -680,7 +680,9 @@ def test_greenlets_are_not_blocked(tmp_path, library, method):
     else:
         patch = "import eventlet; eventlet.monkey_patch()"
         if method == "fork":
-            kill = "pass"  # a process that another thread than the first forks has no eventlet any more
+            # The replacement would be forked by a thread that is none of eventlet's. Its threading._shutdown() waits in eventlet's hub
+            # for a lock of the thread that was the first in the parent, which nobody releases.
+            kill = "pass"
     with Program(tmp_path, GREEN.format(patch=patch, method=method, kill=kill), "-W", "ignore") as program:
         out, err, code = program.end(60)
         assert (out.split(), code) == (["child", "end"], 0), err
