@@ -751,7 +751,8 @@ PP_API int32_t pp_pipe_free(pp_pipe end);
 
 /* A queue of messages, bytes of any length, in memory that the processes of a family share (see
  * "family"): any of them puts and gets, messages of one producer stay in their order, and each is
- * taken once. There is no process and no thread behind it. A message that was put is in the queue,
+ * taken once. There is no process and no thread behind it (but see pp_queue_descriptor). A message
+ * that was put is in the queue,
  * whatever becomes of the process that has put it; a process that dies in the middle of a call, by
  * SIGKILL too, leaves the queue as it was before the call or as it is after it. Handles are good in
  * forked children; other processes of the family are sent a pp_ref. A named queue (file
@@ -881,6 +882,25 @@ typedef struct pp_queue_state {
 } pp_queue_state;
 
 PP_API int32_t pp_queue_info(pp_queue queue, pp_queue_state *state_out);
+
+/* pp_queue_descriptor returns a descriptor for poll(2), select(2) and epoll(7), by which a program
+ * waits for a queue beside other things. It becomes readable when there is something to get: a
+ * message, or PP_ERR_CLOSED. It stays readable until a call with this handle finds the queue empty:
+ * pp_queue_get and its kin, pp_queue_info, or pp_queue_descriptor. So it may be readable although
+ * another getter was faster: get with timeout_ms 0 then, and wait again after PP_ERR_EMPTY. A
+ * message makes it readable soon after the put; if the putter is killed in the middle of its call,
+ * within half a second. pp_queue_descriptor itself looks, so that the descriptor is readable when it
+ * returns if there is something to get.
+ *
+ * It is for waiting only: the program neither reads nor closes it. It stays the library's, until
+ * pp_queue_free, and each call returns the same. A forked child has one of its own under the same
+ * number, which is readable until the child's first look; without a free descriptor it has none
+ * until it asks again. Who never calls this pays nothing. Each process that does has one thread for
+ * each such queue, "pp-queue", which sleeps and in which no signal handler runs.
+ *
+ * Returns PP_OK; PP_ERR_INVALID; PP_ERR_HANDLE; PP_ERR_NOMEM (memory or a thread); PP_ERR_SYSTEM (no
+ * descriptor is left). */
+PP_API int32_t pp_queue_descriptor(pp_queue queue, int32_t *fd_out);
 
 /* pp_queue_task_done says that one message that was taken has been dealt with. Returns PP_OK;
  * PP_ERR_STATE (more often than there were messages); PP_ERR_HANDLE. */

@@ -126,6 +126,10 @@ void pp__started_by_fork(pid_t parent);
 void pp__payload_forked(void);
 void pp__watch_forked(void);
 
+/* pp__thread_begin starts a detached thread of the library, in which no signal handler runs. It has `stack` bytes of stack besides what
+ * thread-local variables take. 0, or an errno. */
+int pp__thread_begin(void *(*run)(void *), void *arg, size_t stack);
+
 /* pp__watched reports whether a thread of this process watches its parent. */
 bool pp__watched(void);
 

@@ -245,6 +245,8 @@ typedef struct pp__kind {
 	/* this process's last use is over, its reference is dropped already (and the object perhaps gone): free local memory. A
 	 * named heap may be closed here. May be NULL. In a forked child it runs for handles that the parent had freed during the fork. */
 	void (*closed)(pp__handle *handle);
+	/* in a forked child, for a handle that the child has too: local state that does not survive a fork. May be NULL. */
+	void (*forked)(pp__handle *handle);
 	uint64_t size; /* the least room that an object of this kind has: pp__object_at checks it; 0: does not */
 } pp__kind;
 
@@ -260,13 +262,15 @@ struct pp__handle {
 	pp__heap *heap;
 	uint64_t off;    /* the object */
 	uint32_t cell;   /* its reference */
-	int32_t fd;      /* of an end of a pipe; -1: none */
+	int32_t fd;      /* of an end of a pipe, or the descriptor of a queue; -1: none */
 	uint64_t inode;  /* of the file behind fd; 0: not known */
 	void *extra;     /* of the kind */
 	uint64_t words[6]; /* of the kind */
 	uint64_t room;     /* of the object's block, bytes */
 	uint32_t fork_cell; /* objects.c: the reference that the child of a fork under way is to have */
 	uint32_t forking;
+	uint32_t watch;   /* queue.c: of the descriptor of a queue */
+	uint32_t watcher; /* queue.c: 1: a thread watches the queue */
 };
 
 /* pp__object_new makes an object: size bytes, zeroed behind pp__object, with one reference, and the handle. The object is complete before

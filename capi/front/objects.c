@@ -326,6 +326,7 @@ static pp__handle *handle_new(uint32_t *index_out)
 		h->inode = 0;
 		h->extra = NULL;
 		memset(h->words, 0, sizeof h->words);
+		h->watch = h->watcher = 0;
 		__atomic_fetch_add(&live, 1, __ATOMIC_RELAXED);
 	}
 	pthread_mutex_unlock(&handles_lock);
@@ -866,8 +867,11 @@ void pp__heap_in_child(void)
 				snprintf(fork_loss, sizeof fork_loss, "%.255s", pp_last_error());
 				fork_serial = serial_in(serial << INDEX_BITS);
 			}
-			if (h->number != 0)
+			if (h->number != 0) {
+				if (h->kind < PP__KINDS && pp__kinds[h->kind] != NULL && pp__kinds[h->kind]->forked != NULL)
+					pp__kinds[h->kind]->forked(h);
 				continue;
+			}
 			h->cell = 0;
 			handle_closed(h, false);
 		} else if ((pins & CLOSING) != 0 || cell != 0) {

@@ -8,8 +8,13 @@
 #include "wait.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
 
 #ifndef LEASE_SLICE_MS /* a test has less patience */
 #define LEASE_SLICE_MS PP__QUEUE_LEASE_MILLIS
@@ -391,6 +396,209 @@ static void end_get(view *v, uint32_t taken, uint32_t left)
 		ring(&q->not_empty, 1);
 }
 
+/* ---- descriptor ------------------------------------------------------------------------------------------------------------------- */
+
+/* The descriptor of a queue is an eventfd of the handle, and handle->watch says what it is:
+ *
+ *   WATCH_NONE      nobody has asked for it
+ *   WATCH_READABLE  the eventfd is readable, and the watcher rests
+ *   WATCH_ARMED     it is not, and the watcher sleeps on not_empty, as a getter does, until there is something to get
+ *   WATCH_BUSY      a thread is about to change the eventfd, or to replace it, and is alone in that
+ *   WATCH_ENDED     the handle was freed
+ *
+ * in the lower three bits. Above them each change counts, so that a change from what was looked at before fails.
+ *
+ * The watcher is a thread of this process. It makes the descriptor readable, rings not_empty for the next sleeper, since it has taken a
+ * wake-up and no message, and rests until a call with this handle finds the queue empty. That call clears the eventfd, then stores ARMED,
+ * and the watcher looks before it sleeps. So no message is missed; and as sleepers do, the watcher looks each PP__SLICE_MS, so a putter that
+ * dies between its commit and its ring delays the descriptor and no more. Nothing of this is in shared memory. */
+enum { WATCH_NONE = 0, WATCH_READABLE = 1, WATCH_ARMED = 2, WATCH_BUSY = 3, WATCH_ENDED = 4, WATCH_STATES = 7, WATCH_CHANGE = 8 };
+
+enum { WATCHER_STACK = 128 << 10, WATCH_YIELDS = 1000 };
+
+static bool watch_move(pp__handle *h, uint32_t *word, uint32_t to)
+{
+	const uint32_t next = ((*word & ~(uint32_t)WATCH_STATES) + WATCH_CHANGE) | to;
+
+	if (!__atomic_compare_exchange_n(&h->watch, word, next, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+		return false;
+	*word = next;
+	return true;
+}
+
+/* watch_wake lets the watcher look at handle->watch. */
+static void watch_wake(pp__handle *h)
+{
+	syscall(SYS_futex, &h->watch, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* watch_word waits until no thread is in the middle of changing the descriptor: it is one system call away from the end, unless this is a
+ * signal handler in the middle of it. */
+static uint32_t watch_word(const pp__handle *h)
+{
+	uint32_t word = __atomic_load_n(&h->watch, __ATOMIC_SEQ_CST);
+
+	for (int n = 0; (word & WATCH_STATES) == WATCH_BUSY && n < WATCH_YIELDS; n++) {
+		sched_yield();
+		word = __atomic_load_n(&h->watch, __ATOMIC_SEQ_CST);
+	}
+	return word;
+}
+
+/* something reports whether there is something to get. Not by the count of RETURNED cells, which is a hint: a look that does not get would
+ * leave the descriptor readable. */
+static bool something(const view *v)
+{
+	return pp__queue_in_chain(v->q) != 0 || __atomic_load_n(&v->q->closed, __ATOMIC_SEQ_CST) != 0 ||
+	       (__atomic_load_n(&v->q->returned, __ATOMIC_SEQ_CST) != 0 && pp__queue_count(v, PP__QUEUE_CELL_RETURNED) != 0);
+}
+
+/* watch_ring makes the descriptor readable if there is something to get. A program may have closed it. */
+static void watch_ring(const view *v)
+{
+	pp__handle *const h = v->handle;
+	const uint64_t one = 1;
+	uint32_t word;
+
+	do {
+		word = watch_word(h);
+		if ((word & WATCH_STATES) != WATCH_ARMED || !something(v))
+			return;
+	} while (!watch_move(h, &word, WATCH_BUSY));
+	if (pp__handle_fd(h) && write(h->fd, &one, sizeof one) < 0) { /* EAGAIN: it is readable */
+	}
+	watch_move(h, &word, WATCH_READABLE);
+}
+
+static void *watch_queue(void *arg)
+{
+	pp__handle *const h = arg;
+	view v = {h, h->heap, pp__at(h->heap, h->off), -1, 0};
+	bool woken = false;
+
+	prctl(PR_SET_NAME, "pp-queue", 0, 0, 0);
+	for (;;) {
+		const uint32_t word = __atomic_load_n(&h->watch, __ATOMIC_SEQ_CST), state = word & WATCH_STATES;
+		/* Another thread has made the descriptor readable, or freed the handle: the wake-up was for the next sleeper. */
+		if (woken && state != WATCH_ARMED && something(&v))
+			ring(&v.q->not_empty, 1);
+		woken = false;
+		if (state == WATCH_ENDED)
+			break;
+		if (state != WATCH_ARMED) {
+			syscall(SYS_futex, &h->watch, FUTEX_WAIT_PRIVATE, word, NULL, NULL, 0);
+			continue;
+		}
+		const uint32_t seq = enter(&v.q->not_empty);
+		if (something(&v)) {
+			watch_ring(&v);
+			ring(&v.q->not_empty, 1);
+			continue;
+		}
+		if (freed(&v)) {
+			sched_yield(); /* who frees it is about to store WATCH_ENDED */
+			continue;
+		}
+		const bool leases = pp__queue_in_use(&v);
+		const uint64_t ns = (leases ? LEASE_SLICE_MS : PP__SLICE_MS) * (uint64_t)1000000;
+		const int32_t how = pp__bell_wait(&v.q->not_empty, seq, ns);
+		woken = how != PP_ERR_TIMEOUT;
+		if (!woken && leases)
+			sweep(&v);
+	}
+	pp__drop(h);
+	return NULL;
+}
+
+/* watch_begin starts the watcher, unless there is one. */
+static int32_t watch_begin(pp__handle *h)
+{
+	uint32_t none = 0;
+
+	if (!__atomic_compare_exchange_n(&h->watcher, &none, 1, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+		return PP_OK;
+	pp__keep(h);
+	const int error = pp__thread_begin(watch_queue, h, WATCHER_STACK);
+	if (error == 0)
+		return PP_OK;
+	__atomic_store_n(&h->watcher, 0, __ATOMIC_SEQ_CST);
+	pp__drop(h);
+	return pp__fail(error == EAGAIN ? PP_ERR_NOMEM : PP_ERR_SYSTEM, "queue: the thread that watches it for its descriptor: %s", strerror(error));
+}
+
+/* watch_settle makes the descriptor unreadable if there is nothing to get: after calls that may have found so. Without a thread to be had, in
+ * a forked child, it stays readable. */
+static void watch_settle(const view *v)
+{
+	pp__handle *const h = v->handle;
+	uint64_t count;
+
+	if (__builtin_expect(__atomic_load_n(&h->watch, __ATOMIC_RELAXED) == WATCH_NONE, true) || something(v))
+		return;
+	PP__NO_CANCEL();
+	const int before = errno;
+	uint32_t word = watch_word(h);
+	/* Who has seen a message before it was taken must look again. */
+	while ((word & WATCH_STATES) == WATCH_ARMED && !watch_move(h, &word, WATCH_ARMED))
+		word = watch_word(h);
+	if ((word & WATCH_STATES) == WATCH_READABLE && watch_begin(h) == PP_OK && watch_move(h, &word, WATCH_BUSY)) {
+		if (pp__handle_fd(h) && read(h->fd, &count, sizeof count) < 0) { /* EAGAIN: it is not readable */
+		}
+		watch_move(h, &word, WATCH_ARMED);
+		watch_wake(h);
+	}
+	errno = before;
+}
+
+/* watch_open makes the descriptor, if there is none or the program has closed it. */
+static int32_t watch_open(pp__handle *h)
+{
+	struct stat st;
+	uint32_t word = watch_word(h), state;
+
+	for (;; word = watch_word(h)) {
+		state = word & WATCH_STATES;
+		if (state == WATCH_ENDED)
+			return pp__fail(PP_ERR_HANDLE, "queue: the handle was freed during the call");
+		if (state != WATCH_NONE && state != WATCH_BUSY && pp__handle_fd(h))
+			return PP_OK;
+		if (state != WATCH_BUSY && watch_move(h, &word, WATCH_BUSY))
+			break;
+	}
+	const int fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (fd < 0) {
+		const int32_t status = pp__fail(errno == ENOMEM ? PP_ERR_NOMEM : PP_ERR_SYSTEM, "queue: its descriptor: %s", strerror(errno));
+		watch_move(h, &word, state);
+		watch_wake(h);
+		return status;
+	}
+	h->inode = fstat(fd, &st) == 0 ? (uint64_t)st.st_ino : 0;
+	__atomic_store_n(&h->fd, fd, __ATOMIC_SEQ_CST);
+	watch_move(h, &word, WATCH_READABLE);
+	return PP_OK;
+}
+
+/* watch_forked: the eventfd is the parent's, which clears it when the parent finds the queue empty. The child has one of its own under the same
+ * number, readable until it looks. */
+static void watch_forked(pp__handle *h)
+{
+	h->watcher = 0;
+	if (h->fd < 0) {
+		h->watch = WATCH_NONE; /* or another thread was about to make it */
+		return;
+	}
+	const int fd = pp__handle_fd(h) ? eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK) : -1;
+	h->watch = WATCH_READABLE;
+	if (fd < 0 || dup3(fd, h->fd, O_CLOEXEC) < 0) {
+		if (pp__handle_fd(h)) /* who waits for it learns that it is not his */
+			close(h->fd);
+		h->fd = -1;
+		h->watch = WATCH_NONE;
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
 /* What a getter wants. */
 typedef struct want {
 	bool lease;
@@ -520,10 +728,12 @@ static int32_t get(pp_queue queue, int64_t timeout_ms, const want *w)
 		status = get_once(&v, w);
 		if (status != PP_ERR_EMPTY)
 			break;
+		watch_settle(&v);
 		status = rest(&v, &v.q->not_empty, ready_to_get, PP_ERR_EMPTY);
 		if (status != PP_OK)
 			break;
 	}
+	watch_settle(&v);
 	if (status != PP_OK)
 		status = get_failed(&v, status);
 	pp__unpin(v.handle);
@@ -686,6 +896,7 @@ int32_t pp_queue_get_many(pp_queue queue, void *buf, size_t room, uint64_t *size
 	*n_out = 1;
 	if (max > 1 && view_of(queue, 0, &v) == PP_OK) {
 		*n_out += get_rest(&v, (uint8_t *)buf + size, room - size, sizes + 1, max - 1);
+		watch_settle(&v);
 		pp__unpin(v.handle);
 	}
 	return PP_OK;
@@ -790,8 +1001,31 @@ int32_t pp_queue_info(pp_queue queue, pp_queue_state *state_out)
 		.leased = pp__queue_count(&v, PP__QUEUE_CELL_LEASED),
 		.closed = pp__queue_is_closed(v.q),
 	};
+	watch_settle(&v);
 	pp__unpin(v.handle);
 	return PP_OK;
+}
+
+int32_t pp_queue_descriptor(pp_queue queue, int32_t *fd_out)
+{
+	PP__NO_CANCEL();
+	view v;
+
+	if (fd_out == NULL)
+		return pp__fail(PP_ERR_INVALID, "queue: fd_out is NULL");
+	int32_t status = view_of(queue, 0, &v);
+	if (status != PP_OK)
+		return status;
+	status = watch_open(v.handle);
+	if (status == PP_OK)
+		status = watch_begin(v.handle);
+	if (status == PP_OK) {
+		watch_settle(&v);
+		watch_ring(&v);
+		*fd_out = __atomic_load_n(&v.handle->fd, __ATOMIC_SEQ_CST);
+	}
+	pp__unpin(v.handle);
+	return status;
 }
 
 int32_t pp_queue_task_done(pp_queue queue)
@@ -860,7 +1094,7 @@ static void closed(pp__handle *handle)
 		pp__heap_close(handle->heap);
 }
 
-static const pp__kind queue_kind = {.name = "queue", .destroy = destroy, .closed = closed, .size = sizeof(pp__queue)};
+static const pp__kind queue_kind = {.name = "queue", .destroy = destroy, .closed = closed, .forked = watch_forked, .size = sizeof(pp__queue)};
 
 __attribute__((constructor)) static void on_load(void)
 {
@@ -980,6 +1214,8 @@ int32_t pp_queue_free(pp_queue queue)
 	/* The threads of this process that wait by this handle. They cannot be told from others that sleep. */
 	if (handle != NULL && status == PP_OK) {
 		pp__queue *const q = pp__at(handle->heap, handle->off);
+		if (__atomic_exchange_n(&handle->watch, WATCH_ENDED, __ATOMIC_SEQ_CST) != WATCH_NONE)
+			watch_wake(handle);
 		ring(&q->not_empty, INT_MAX);
 		ring(&q->not_full, INT_MAX);
 		ring(&q->all_done, INT_MAX);

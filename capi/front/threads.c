@@ -1,6 +1,8 @@
 /* threads.c - the engine's threads: those that wait until it needs one, and the stack that signal handlers have in them. */
 #include "front.h"
 
+#include <limits.h>
+#include <link.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -117,6 +119,40 @@ void pp__threads_forked(void)
 	memset(seats, 0, sizeof seats);
 	seats_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 	living = 0;
+}
+
+/* ---- threads of the library ---------------------------------------------------------------------------------------------- */
+
+static int add_tls(struct dl_phdr_info *info, size_t size, void *data)
+{
+	(void)size;
+	for (int i = 0; i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_TLS)
+			*(size_t *)data += info->dlpi_phdr[i].p_memsz + info->dlpi_phdr[i].p_align;
+	return 0;
+}
+
+int pp__thread_begin(void *(*run)(void *), void *arg, size_t stack)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	sigset_t all, before;
+	int error = pthread_attr_init(&attr);
+
+	if (error != 0)
+		return error;
+	/* The system takes the thread-local variables of the program from a thread's stack, and does not add them. */
+	pp__modules(add_tls, &stack);
+	if (stack < (size_t)PTHREAD_STACK_MIN)
+		stack = (size_t)PTHREAD_STACK_MIN;
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, (stack + 65535) / 65536 * 65536);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* the thread inherits it: no handler of the host runs on so small a stack */
+	error = pthread_create(&thread, &attr, run, arg);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attr);
+	return error;
 }
 
 /* ---- signal stacks ------------------------------------------------------------------------------------------------------ */

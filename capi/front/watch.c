@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <link.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -92,39 +91,6 @@ static void *watch_run(void *unused)
 	return NULL;
 }
 
-static int add_tls(struct dl_phdr_info *info, size_t size, void *data)
-{
-	(void)size;
-	for (int i = 0; i < info->dlpi_phnum; i++)
-		if (info->dlpi_phdr[i].p_type == PT_TLS)
-			*(size_t *)data += info->dlpi_phdr[i].p_memsz + info->dlpi_phdr[i].p_align;
-	return 0;
-}
-
-static int watch_create(void)
-{
-	/* The system takes the thread-local variables of the program from a thread's stack, and does not add them. */
-	size_t stack = WATCH_STACK;
-	pthread_attr_t attr;
-	pthread_t thread;
-	sigset_t all, before;
-	int error = pthread_attr_init(&attr);
-
-	if (error != 0)
-		return error;
-	pp__modules(add_tls, &stack);
-	if (stack < (size_t)PTHREAD_STACK_MIN)
-		stack = (size_t)PTHREAD_STACK_MIN;
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attr, (stack + 65535) / 65536 * 65536);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before); /* the thread inherits it: no handler of the host runs on so small a stack */
-	error = pthread_create(&thread, &attr, watch_run, NULL);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attr);
-	return error;
-}
-
 void pp__watch_forked(void)
 {
 	watch_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
@@ -148,7 +114,7 @@ int32_t pp__watch(pid_t parent_pid, uint64_t word, int fd)
 		/* It is watched already, by a thread that knows nothing of the lock. */
 		if (fd >= 0 && watch.locked < 0) {
 			watch.locked = fd;
-			const int error = watch_create();
+			const int error = pp__thread_begin(watch_run, NULL, WATCH_STACK);
 			if (error != 0)
 				status = pp__fail(PP_ERR_SYSTEM, "the thread that watches the parent: %s", strerror(error));
 		}
@@ -160,7 +126,7 @@ int32_t pp__watch(pid_t parent_pid, uint64_t word, int fd)
 		if (watch.word == 0 ? getppid() != parent_pid : pp__process_gone(word)) {
 			status = pp__fail(PP_ERR_STATE, "process %d, which this process is to die with, has ended", (int)parent_pid);
 		} else {
-			const int error = watch_create();
+			const int error = pp__thread_begin(watch_run, NULL, WATCH_STACK);
 			if (error != 0)
 				status = pp__fail(PP_ERR_SYSTEM, "the thread that watches the parent: %s", strerror(error));
 		}

@@ -36,14 +36,15 @@ the process dies before [Lease.Ack], first of all.
 # Who waits
 
 Goroutines that wait in one process stand in line, and the first of them sleeps in the kernel (a futex), at most half a second at a time, since its waker may have
-died; so waiting costs one thread per queue and process. No goroutine is left behind by a queue, and none polls.
+died; so waiting costs one thread per queue and process. No goroutine is left behind by a queue, and none polls. A program that waits in
+poll(2) or the like for other things too uses [Queue.Descriptor].
 
 # Files
 
 	queue.go  Queue[T], names, references      chain.go   chunks, records, positions: the algorithms under the locks
 	codec.go  values as bytes                  cells.go   blocks that belong to processes, and those of the dead
 	raw.go    a queue of bytes: who waits      layout.go  what it looks like in memory
-	                                           hand.go    what cells.go and chain.go stand on
+	watch_linux.go  the descriptor             hand.go    what cells.go and chain.go stand on
 
 layout.go, cells.go and chain.go are the steps on memory, of which C has the generated half: run `make generate` after a change.
 

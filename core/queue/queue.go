@@ -401,6 +401,23 @@ func (q *Queue[T]) Stats() (Stats, error) {
 	return r.stats()
 }
 
+// Descriptor returns a descriptor for poll(2), select(2) and epoll(7), by which a program waits for the queue beside other things. It
+// becomes readable when there is something to get: a value, or [ErrShutdown]. It stays readable until a call of this Queue finds it
+// empty: TryGet and its kin, Len, Stats or Descriptor. So it may be readable although another getter was faster: call TryGet then,
+// and wait again after [ErrEmpty]. A value makes it readable soon after the put; if the putter is killed in the middle of its call, within
+// half a second. Descriptor itself looks, so that the descriptor is readable when it returns if there is something to get.
+//
+// It is for waiting only: the program neither reads nor closes it. It stays the queue's, until Close, and each call returns the same.
+// A queue whose descriptor was asked for has one goroutine that waits. Errors: [ErrClosed], [shm.ErrNoMemory], a [syscall.Errno]
+// (no descriptor is left).
+func (q *Queue[T]) Descriptor() (int, error) {
+	r, err := q.use()
+	if err != nil {
+		return -1, err
+	}
+	return r.descriptor()
+}
+
 // TaskDone says that one value that was taken has been dealt with. Errors: [ErrTaskDone], [ErrClosed].
 func (q *Queue[T]) TaskDone() error {
 	r, err := q.use()

@@ -29,6 +29,9 @@ type raw struct {
 	finish   sync.Once
 
 	lingerGet, lingerPut atomic.Int32 // how many waits go without it
+
+	watching sync.Mutex // guards the making of watch
+	watch    atomic.Pointer[watch]
 }
 
 const freed = -1 << 40
@@ -83,6 +86,7 @@ func (r *raw) free() {
 	for _, l := range []*shm.Line{r.notEmpty, r.notFull, r.allDone} {
 		l.Chime().RingAll()
 	}
+	r.endWatch()
 	r.leave()
 }
 
@@ -355,7 +359,9 @@ func (r *raw) getOne(ctx context.Context, try, lease bool, buf []byte, m *messag
 	}
 	defer r.leave()
 	for {
-		if err := r.getOnce(ctx, try, lease, buf, m); err != ErrEmpty {
+		err := r.getOnce(ctx, try, lease, buf, m)
+		r.settle()
+		if err != ErrEmpty {
 			return err
 		}
 		if err := r.rest(ctx, try, r.notEmpty, r.q.canGet, ErrEmpty); err != nil {
@@ -465,6 +471,7 @@ func (r *raw) getRest(buf []byte, most int) (data []byte, sizes []int, codecs []
 		v.commitGet(&f) // a store: what was taken is taken, whatever becomes of the rest
 	}
 	r.unlockGet(len(sizes), left)
+	r.settle()
 	return buf, sizes, codecs
 }
 
@@ -491,6 +498,7 @@ func (r *raw) stats() (s Stats, err error) {
 	}
 	s.Len += int(v.count(cellReturned)) // whatever q.returned says: who gave one back may have died before he could tell
 	s.Leased = int(v.count(cellLeased))
+	r.settle()
 	return s, nil
 }
 
@@ -499,6 +507,7 @@ func (r *raw) length() (int, error) {
 		return 0, err
 	}
 	defer r.leave()
+	r.settle()
 	v := r.view()
 	return int(r.q.inChain() + v.count(cellReturned)), nil
 }

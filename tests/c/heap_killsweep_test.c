@@ -35,7 +35,7 @@ static void destroy(pp__heap *h, uint64_t off)
 	pp__free(h, s->belongs, TAG + 2);
 }
 
-static const pp__kind kind = {"test", destroy, NULL, 0};
+static const pp__kind kind = {.name = "test", .destroy = destroy};
 
 /* ---- in the child ----------------------------------------------------------------------------------------------------- */
 

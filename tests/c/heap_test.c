@@ -518,7 +518,7 @@ static void count_closed(pp__handle *handle)
 	closed++;
 }
 
-static const pp__kind test_kind = {"test", count_destroyed, count_closed, 64};
+static const pp__kind test_kind = {.name = "test", .destroy = count_destroyed, .closed = count_closed, .size = 64};
 
 static uint32_t refs_of(const pp__handle *h)
 {

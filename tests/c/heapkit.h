@@ -18,6 +18,19 @@
 
 static int kit_fd = -1;
 
+int pp__thread_begin(void *(*run)(void *), void *arg, size_t stack)
+{
+	pthread_t thread;
+	sigset_t all, before;
+
+	(void)stack;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	const int error = pthread_create(&thread, NULL, run, arg);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return error != 0 ? error : pthread_detach(thread);
+}
+
 /* A family for the tests: its heap is made by the first who asks, as family.c does. */
 int32_t pp__family_fds(int *heap_out, int *depot_out)
 {

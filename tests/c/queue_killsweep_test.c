@@ -17,6 +17,7 @@
 
 #include "killsweep.h"
 
+#include <poll.h>
 #include <sched.h>
 
 enum { NEW = 77, MANY = 6, ROOM = 65536, TRY_EVERY = 23 };
@@ -82,6 +83,7 @@ typedef struct test {
 	uint32_t leaks;   /* instructions at which a block may be lost: between the allocation and the store that links it */
 	void (*prepare)(pp_queue queue);
 	uint32_t maxsize;
+	bool watched;     /* the survivor polls the queue's descriptor */
 } test;
 
 static const test *now;
@@ -205,6 +207,7 @@ static void with_returned(pp_queue queue)
 static const test tests[] = {
 	{.name = "first put", .op = op_put, .size = 100, .adds = 1, .leaks = 150},
 	{.name = "put", .op = op_put, .size = 100, .adds = 1, .before = 2, .size_before = 60},
+	{.name = "put that a descriptor waits for", .op = op_put, .size = 100, .adds = 1, .leaks = 150, .watched = true},
 	{.name = "put into a bounded queue", .op = op_put, .size = 40, .adds = 1, .before = 2, .size_before = 60, .maxsize = 3},
 	{.name = "put into a new chunk", .op = op_put, .size = 300, .adds = 1, .before = 2, .size_before = 1900, .leaks = 150},
 	{.name = "put into the spare chunk", .op = op_put, .size = 300, .adds = 1, .prepare = with_spare_full, .leaks = 300},
@@ -222,6 +225,15 @@ static const test tests[] = {
 	{.name = "get of a returned message", .op = op_get, .takes = 1, .before = 1, .size_before = 60, .lease = 2, .prepare = with_returned},
 };
 
+static bool readable(int fd, int ms)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	const int n = poll(&p, 1, ms);
+
+	REQUIRE(n == 0 || (n == 1 && p.revents == POLLIN));
+	return n == 1;
+}
+
 static pp_queue start(const test *t, pp__queue **q_out)
 {
 	pp_queue_options options = PP_QUEUE_OPTIONS_INIT;
@@ -237,6 +249,11 @@ static pp_queue start(const test *t, pp__queue **q_out)
 		t->prepare(queue);
 	for (uint32_t i = t->prepare == with_returned; i < t->before; i++)
 		put_one(queue, 1 + i, t->size_before);
+	if (t->watched) {
+		int32_t fd;
+		REQUIRE_EQ(pp_queue_descriptor(queue, &fd), PP_OK);
+		REQUIRE(!readable(fd, 0));
+	}
 	ctl->entered = ctl->got = 0;
 	memcpy(ctl->in, pattern(NEW, t->size > 4 ? t->size : 4), t->size > 4 ? t->size : 4);
 	for (uint32_t i = 0; i < MANY && t->op == op_put_many; i++) {
@@ -357,6 +374,14 @@ static void survive(const test *t, pp_queue queue, pp__queue *q, const state *be
 		expect_from = cell == PP__QUEUE_CELL_RETURNED ? 1 : 2;
 		REQUIRE(!ended || expect_from == 2);
 	}
+	/* What is there makes the descriptor readable, whether or not its putter has said so. */
+	int32_t fd = -1;
+	if (t->watched) {
+		pp__handle *const handle = pp__pin(queue, PP__KIND_QUEUE);
+		fd = handle->fd;
+		pp__unpin(handle);
+		REQUIRE(put == 0 || readable(fd, 20000));
+	}
 	bool back = false;
 	uint32_t at = expect_from;
 	const uint32_t total = expect_to - expect_from + 1 + put + (redelivered == 1);
@@ -375,6 +400,7 @@ static void survive(const test *t, pp_queue queue, pp__queue *q, const state *be
 	}
 	REQUIRE(back == (redelivered == 1));
 	REQUIRE_EQ(get_one(queue, 0), 0);
+	REQUIRE(!t->watched || !readable(fd, 0));
 	if (taken == 1 && ended && t->takes == 1)
 		REQUIRE_EQ(ctl->got, 1);
 	/* On it goes, over a few chunks, small and large. */

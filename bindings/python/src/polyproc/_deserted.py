@@ -64,7 +64,7 @@ def _handled() -> bool:
 
 
 # What threads of the library that never send anything are called.
-_OWN_THREADS = (b"pp-watch\n", b"pp-engine\n", b"pp-spare\n")
+_OWN_THREADS = (b"pp-watch\n", b"pp-engine\n", b"pp-queue\n", b"pp-spare\n")
 
 
 def _only_these(waiting: int) -> bool:
