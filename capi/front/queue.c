@@ -414,7 +414,7 @@ static void end_get(view *v, uint32_t taken, uint32_t left)
  * dies between its commit and its ring delays the descriptor and no more. Nothing of this is in shared memory. */
 enum { WATCH_NONE = 0, WATCH_READABLE = 1, WATCH_ARMED = 2, WATCH_BUSY = 3, WATCH_ENDED = 4, WATCH_STATES = 7, WATCH_CHANGE = 8 };
 
-enum { WATCHER_STACK = 128 << 10, WATCH_YIELDS = 1000 };
+enum { WATCHER_STACK = 128 << 10, WATCH_YIELDS = 100 };
 
 static bool watch_move(pp__handle *h, uint32_t *word, uint32_t to)
 {
@@ -432,14 +432,17 @@ static void watch_wake(pp__handle *h)
 	syscall(SYS_futex, &h->watch, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
-/* watch_word waits until no thread is in the middle of changing the descriptor: it is one system call away from the end, unless this is a
- * signal handler in the middle of it. */
+/* watch_word waits until no thread is in the middle of changing the descriptor, which is one system call: for a second at most, in case that
+ * this is a signal handler in the middle of it. */
 static uint32_t watch_word(const pp__handle *h)
 {
 	uint32_t word = __atomic_load_n(&h->watch, __ATOMIC_SEQ_CST);
 
-	for (int n = 0; (word & WATCH_STATES) == WATCH_BUSY && n < WATCH_YIELDS; n++) {
-		sched_yield();
+	for (int n = 0; (word & WATCH_STATES) == WATCH_BUSY && n < WATCH_YIELDS + 1000; n++) {
+		if (n < WATCH_YIELDS)
+			sched_yield();
+		else
+			nanosleep(&(struct timespec){0, 1000000}, NULL);
 		word = __atomic_load_n(&h->watch, __ATOMIC_SEQ_CST);
 	}
 	return word;

@@ -379,6 +379,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pp_message_ack": (_status, (_p,)),
     "pp_message_free": (None, (_p,)),
     "pp_queue_info": (_status, (_handle, _p)),
+    "pp_queue_descriptor": (_status, (_handle, _p)),
     "pp_queue_task_done": (_status, (_handle,)),
     "pp_queue_join": (_status, (_handle, c_int64)),
     "pp_queue_close": (_status, (_handle,)),

@@ -89,6 +89,11 @@ def begin_family() -> None:
         _pylib.pp_family((ctypes.c_int32 * 2)(), None, 0)  # if it cannot be, whoever needs it will say so
 
 
+def loaded() -> bool:
+    """Whether the library is loaded."""
+    return _pylib is not None
+
+
 def has_family() -> bool:
     """Whether a program that is started now could be a member of this process's family: not if the descriptors were closed."""
     import ctypes

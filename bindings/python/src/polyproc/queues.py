@@ -163,6 +163,17 @@ class _Room:
             lib().pp_message_free(self.message_address)
 
 
+    def message_bytes(self) -> bytes:
+        """The bytes of the message, which is given back."""
+        import ctypes
+
+        size = self.words[1]
+        try:
+            return (ctypes.c_char * size).from_address(self.message.data).raw if size else b""
+        finally:
+            lib().pp_message_free(self.message_address)
+
+
 _rooms: list[_Room] = []
 
 
@@ -255,6 +266,21 @@ def _import(ref: bytes) -> int:
     return handle.value
 
 
+class _NoLock:
+    """In the place of the standard library's locks around the two ends of a pipe: a queue here needs none."""
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+    __enter__ = acquire
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
 class _Base(_Channel):
     """What all queues share: the handle, and how it travels."""
 
@@ -263,6 +289,14 @@ class _Base(_Channel):
     _maxsize = 0
     _closed = False
     _of_fork = False  # made by a fork context
+    # For subclasses that build on the inside of the standard library's queues: see _queue_ends.py.
+    _feeds = False  # the subclass has a method _feed
+    _ends_closed = 0  # bit 0: _reader, bit 1: _writer
+    _ignore_epipe = False
+    _opid = 0
+    _rlock: Any = _NoLock()
+    _wlock: Any = _rlock
+    _sem: Any = _rlock
 
     def _open(self, maxsize: int, name: str | None, ctx: context.BaseContext | None) -> None:
         self._handle = _create(maxsize, name, 0)
@@ -275,8 +309,10 @@ class _Base(_Channel):
         self._free = library.pp_queue_free
         self._fast_put = library.pp_queue_put
         self._fast_take = library.pp_queue_take
-        self._maxsize = self._state().maxsize
-        hooked = type(self)._on_queue_feeder_error is not _Base._on_queue_feeder_error
+        self._feeds = hasattr(self, "_feed")
+        if not self._feeds:
+            self._maxsize = self._state().maxsize
+        hooked = self._feeds or type(self)._on_queue_feeder_error is not _Base._on_queue_feeder_error
         handle = 0 if hooked else self._handle  # 0: all goes the slow way, which knows of the hook
         self._adopt(handle, 0, _abi.CODEC_PICKLE, _dumps, _loads, type(self)._slow_put, type(self)._slow_get)
 
@@ -309,6 +345,82 @@ class _Base(_Channel):
         else:
             self._handle = _import(ref)
         self._attach()
+
+    def fileno(self) -> int:
+        """A descriptor to wait for with select, poll, asyncio's ``add_reader`` or ``connection.wait``, beside other things.
+
+        It is readable when there is something to get, and stays so until a call of this object finds the queue empty: ``get``,
+        ``qsize``, ``empty`` or ``fileno``. So it may be readable although another process was faster: use ``get_nowait``, and wait
+        again after ``queue.Empty``. It is for nothing else; it is the queue's, and ends with it. A queue whose descriptor was asked
+        for has a thread in this process that waits for it.
+
+        Raises:
+            ValueError: the queue is closed (SimpleQueue: OSError).
+            OSError: no descriptor or no thread is left.
+        """
+        if self._closed:
+            raise self._closed_error()
+        return self._descriptor()
+
+    def _descriptor(self) -> int:
+        import ctypes
+
+        fd = ctypes.c_int32()
+        _errors.check(lib().pp_queue_descriptor(self._handle, ctypes.byref(fd)))
+        return fd.value
+
+    def _end(self, which: str, writable: bool) -> Any:
+        """_reader or _writer. The end holds the queue, so that the queue does not hold the end."""
+        end = self.__dict__.get(which)
+        if end is not None and callable(end):
+            end = end()
+        if end is None:
+            import weakref
+
+            from ._queue_ends import End
+
+            if not self._handle:
+                raise AttributeError(which)
+            end = End(self, writable)
+            self.__dict__[which] = weakref.ref(end)
+        return end
+
+    def _give_end(self, which: str, end: Any) -> None:
+        self.__dict__[which] = end
+        if not self._handle:
+            # A subclass sends the ends instead of the queue.
+            queue = getattr(end, "_queue", None)
+            if queue is not None:
+                from ._queue_ends import copied
+
+                self._handle = copied(queue._handle)
+                self._attach()
+
+    @property
+    def _reader(self) -> Any:
+        return self._end("_reader", False)
+
+    @_reader.setter
+    def _reader(self, end: Any) -> None:
+        self._give_end("_reader", end)
+
+    @property
+    def _writer(self) -> Any:
+        return self._end("_writer", True)
+
+    @_writer.setter
+    def _writer(self, end: Any) -> None:
+        self._give_end("_writer", end)
+
+    def _close_ends(self, which: int) -> None:
+        """Close _reader (1), _writer (2) or both (3), whether or not anybody has asked for them."""
+        self._ends_closed |= which
+        for bit, name in (1, "_reader"), (2, "_writer"):
+            end = self.__dict__.get(name)
+            if which & bit and end is not None:
+                end = end() if callable(end) else end
+                if end is not None:
+                    end.close()
 
     @property
     def name(self) -> str | None:
@@ -345,6 +457,11 @@ class _Base(_Channel):
         """put, without the library's type. data: the pickle of obj, if it is there already and could not be put at once."""
         if self._closed:
             raise self._closed_error()
+        if self._feeds:
+            from ._queue_ends import put as feed
+
+            feed(self, obj, block, timeout)
+            return
         put = lib().pp_queue_put
         status = _errors.TIMEOUT
         if data is None:
@@ -417,6 +534,18 @@ class _Base(_Channel):
         """get, without the library's type."""
         if self._closed:
             raise self._closed_error()
+        room = self._take(block, timeout)
+        if self._feeds:
+            self._sem.release()
+        if room.words[2] == _SMALL_PICKLE:
+            obj = _loads(room.bytes)  # which ends where the pickle does
+        else:
+            obj = room.value()
+        _rooms.append(room)
+        return obj
+
+    def _take(self, block: bool = True, timeout: float | None = None) -> _Room:
+        """The next message, in a room, which goes back to _rooms."""
         try:
             room = _rooms.pop()
         except IndexError:
@@ -429,12 +558,7 @@ class _Base(_Channel):
                 if status in _NO_ITEM:
                     raise Empty
                 raise self._broken(status)
-        if room.words[2] == _SMALL_PICKLE:
-            obj = _loads(room.bytes)  # which ends where the pickle does
-        else:
-            obj = room.value()
-        _rooms.append(room)
-        return obj
+        return room
 
     def _get_slowly(self, room: _Room, status: int, block: bool, timeout: float | None) -> int:
         take = lib().pp_queue_take
@@ -473,7 +597,13 @@ class Queue(_Base, context.Subscriptable[T]):
     """
 
     def __init__(self, maxsize: int = 0, *, ctx: context.BaseContext, name: str | None = None) -> None:
-        self._open(maxsize, name, ctx)
+        if hasattr(self, "_feed"):
+            from . import _queue_ends
+
+            self._open(0, None, ctx)
+            _queue_ends.begin(self, maxsize, ctx)
+        else:
+            self._open(maxsize, name, ctx)
 
     def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
         """Put ``obj`` into the queue; it is pickled here and now.
@@ -528,6 +658,8 @@ class Queue(_Base, context.Subscriptable[T]):
 
     def qsize(self) -> int:
         """How many items are in the queue at this moment."""
+        if self._feeds:
+            return self._maxsize - self._sem.get_value()  # type: ignore[no-any-return]
         size: int = self._state().size
         return size
 
@@ -550,6 +682,11 @@ class Queue(_Base, context.Subscriptable[T]):
         """This process will not use this object again: put and get raise ValueError. Other processes go on."""
         self._closed = True
         self._retire()
+        self._close_ends(1)
+        if self._feeds:
+            from ._queue_ends import close
+
+            close(self)
 
     def join_thread(self) -> None:
         """Do nothing: there is no thread, and what was put is in the queue. To be called after close, as ever.
@@ -558,9 +695,36 @@ class Queue(_Base, context.Subscriptable[T]):
             AssertionError: the queue is not closed.
         """
         assert self._closed, f"Queue {self!r} not closed"
+        if self._feeds and self._jointhread is not None:
+            self._jointhread()
 
     def cancel_join_thread(self) -> None:
         """Do nothing: there is no thread."""
+        if self._feeds:
+            self._joincancelled = True
+            if self._jointhread is not None:
+                self._jointhread.cancel()
+
+    # For subclasses with a method _feed, see _queue_ends.py:
+
+    _jointhread: Any = None
+    _joincancelled = False
+
+    def _reset(self, after_fork: bool = False) -> None:
+        from ._queue_ends import reset
+
+        reset(self)
+
+    @staticmethod
+    def _finalize_join(thread: Any) -> None:
+        if (thread := thread()) is not None:
+            thread.join()
+
+    @staticmethod
+    def _finalize_close(buffer: Any, notempty: Any) -> None:
+        with notempty:
+            buffer.append(_sentinel)
+            notempty.notify()
 
 
 class JoinableQueue(Queue[T]):
@@ -589,26 +753,17 @@ class JoinableQueue(Queue[T]):
                 raise self._broken(status)
 
 
-class _End:
-    """What is left of the pipe that the standard library's SimpleQueue has two ends of."""
-
-    closed = False
-
-
 class SimpleQueue(_Base, context.Subscriptable[T]):
     """A queue with put, get, empty and close."""
 
     def __init__(self, *, ctx: context.BaseContext, name: str | None = None) -> None:
         self._open(0, name, ctx)
 
-    def _attach(self) -> None:
-        super()._attach()
-        self._reader = self._writer = _End()
-
     def close(self) -> None:
         """This process will not use this object again. Closing twice does nothing."""
-        self._closed = self._reader.closed = True
+        self._closed = True
         self._retire()
+        self._close_ends(3)
 
     def empty(self) -> bool:
         """Whether there is no item in the queue at this moment.

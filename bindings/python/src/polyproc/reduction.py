@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copyreg
 import io
+import os
 import sys
 from _thread import _local
 
@@ -128,13 +129,66 @@ any_exports: list[bool] = []
 
 def exported(ref: bytes) -> bytes:
     """Note an export of the pickle that is being made. What a process that is being started is given needs no note."""
-    if context.get_spawning_popen() is None:
-        if not any_exports:
-            any_exports.append(True)
-        refs = _exports.refs
-        if len(refs) >= _EXPORTS_MOST:
-            del refs[: _EXPORTS_MOST // 2]
-        refs.append(ref)
+    popen = context.get_spawning_popen()
+    if popen is not None:
+        return _for_start(popen, ref)
+    if not any_exports:
+        any_exports.append(True)
+    refs = _exports.refs
+    if len(refs) >= _EXPORTS_MOST:
+        del refs[: _EXPORTS_MOST // 2]
+    refs.append(ref)
+    return ref
+
+
+# ---- starts by other projects
+
+# A start of ours takes the family along. That of loky, which has a Popen class of its own, is given the two descriptors and, with
+# each reference, what pp_family says of them.
+
+
+class _Told(bytes):
+    """A reference for a process that is told of the family by it."""
+
+    family = ""
+
+    def __reduce__(self) -> Any:
+        return _join_family, (bytes(self), self.family)
+
+
+def _for_start(popen: Any, ref: bytes) -> bytes:
+    """What the process that ``popen`` starts is to be given for a reference."""
+    if type(popen).__module__.startswith(f"{__package__}.") or not hasattr(popen, "duplicate_for_child"):
+        return ref
+    told = _Told(ref)
+    told.family = getattr(popen, "_polyproc_family", "") or _give_family(popen)
+    return told
+
+
+def _give_family(popen: Any) -> str:
+    import ctypes
+
+    from . import _errors, _lib
+
+    fds = (ctypes.c_int32 * 2)()
+    text = ctypes.create_string_buffer(128)
+    _errors.check(_lib.lib().pp_family(fds, text, len(text)))
+    for fd in fds:
+        kept = popen.duplicate_for_child(fd)
+        if kept != fd:
+            raise RuntimeError(f"{type(popen).__module__}.Popen gives its child descriptors other numbers")
+        os.set_inheritable(fd, False)  # the Popen has made it so, here too: other programs are not to have it
+    popen._polyproc_family = family = text.value.decode()
+    return family
+
+
+def _join_family(ref: bytes, family: str) -> bytes:
+    from . import _errors, _lib, process
+
+    if process._family != family:
+        process._family = family
+        if _lib.loaded():
+            _errors.check(_lib.lib().pp_family_join(family.encode()))
     return ref
 
 
