@@ -4,21 +4,26 @@
     submit: pickle, hand ->  queue, lanes       ->    _worker.py: unpickle, call, pickle
     wait:   unpickle     <-  results that are done <-
 
-There are no helper threads. Arguments are pickled in the thread that submits, results are unpickled in a thread that waits: whoever
-waits takes what is done, for everybody (it *pumps*), and the others sleep until their own result is there. In between the engine
-keeps the workers busy by itself. A thread of the pool's own exists only while a job has a callback, which must be called even if
-nobody waits.
+There are no helper threads. Arguments are pickled in the thread that submits, results are unpickled
+in a thread that waits: whoever waits takes what is done, for everybody (it *pumps*), and the others
+sleep until their own result is there. In between the engine keeps the workers busy by itself. A
+thread of the pool's own exists only while a job has a callback, which must be called even if nobody
+waits.
 
 Differences from the standard library:
 
-* a worker that dies costs the task that it ran: :class:`~polyproc.WorkerLost`, and the pool goes on;
-* an initializer that always fails is the outcome of every task, and so is a worker that cannot start;
-* whatever cannot be pickled or unpickled is the error of its task alone; an exception that cannot be rebuilt by unpickling is rebuilt
-  from its class and its args;
-* imap and imap_unordered read their input as results are taken, not all of it at once (a generator in a thread of its own), and no more of
-  it once the iterator is dropped;
-* a pool that is terminated ends what waits for it with :class:`~polyproc.ProcessError`, instead of letting it wait for ever;
-* a worker ignores SIGINT, so that Ctrl-C is the parent's alone to handle; ``os.kill(worker, SIGTERM)`` ends one;
+* a worker that dies costs the task that it ran: :class:`~polyproc.WorkerLost`, and the pool goes
+  on;
+* an initializer that always fails is the outcome of every task, and so is a worker that cannot
+  start;
+* whatever cannot be pickled or unpickled is the error of its task alone; an exception that cannot
+  be rebuilt by unpickling is rebuilt from its class and its args;
+* imap and imap_unordered read their input as results are taken, not all of it at once (a generator
+  in a thread of its own), and no more of it once the iterator is dropped;
+* a pool that is terminated ends what waits for it with :class:`~polyproc.ProcessError`, instead of
+  letting it wait for ever;
+* a worker ignores SIGINT, so that Ctrl-C is the parent's alone to handle; ``os.kill(worker,
+  SIGTERM)`` ends one;
 * default chunks of a map of many items are smaller, so that the work spreads better.
 """
 
@@ -162,9 +167,15 @@ class ApplyResult(context.Subscriptable[T]):
     _value: Any = None
 
     def __init__(
-        self, pool: Pool, func: Func, callback: Callback | None = None, error_callback: Callback | None = None
+        self,
+        pool: Pool,
+        func: Func,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
     ) -> None:
-        self._pool: Pool | None = pool  # a pool is not collected while somebody can still ask for results
+        self._pool: Pool | None = (
+            pool  # a pool is not collected while somebody can still ask for results
+        )
         self._core = pool._core
         self._func = func
         self._callback = callback
@@ -208,7 +219,8 @@ class ApplyResult(context.Subscriptable[T]):
         return value  # type: ignore[no-any-return]
 
     def _put(self, index: int, value: Any) -> None:
-        """Take the outcome of task ``index``. A second outcome of the same task is ignored: see _ProcessCore.dispatch."""
+        """Take the outcome of task ``index``. A second outcome of the same task is ignored: see
+        _ProcessCore.dispatch."""
         if self._number in self._core.jobs:  # else it was aborted
             self._value = value
             self._core.finish(self)
@@ -257,7 +269,8 @@ class MapResult(ApplyResult[list[T]]):
         callback: Callback | None = None,
         error_callback: Callback | None = None,
     ) -> None:
-        # Task i has the items bounds[i] to bounds[i + 1]; single: one each, and its outcome is no list.
+        # Task i has the items bounds[i] to bounds[i + 1]; single: one each, and its outcome is no
+        # list.
         self._bounds = bounds
         self._single = single
         self._value = [None] * bounds[-1]
@@ -267,7 +280,8 @@ class MapResult(ApplyResult[list[T]]):
 
     @property
     def _number_left(self) -> int:
-        """How many tasks (chunks) have no outcome yet. Progress displays read it, as they do in the standard library."""
+        """How many tasks (chunks) have no outcome yet. Progress displays read it, as they do in the
+        standard library."""
         if not self._ready:
             self._core.poll()
         return len(self._open)
@@ -305,10 +319,22 @@ class MapResult(ApplyResult[list[T]]):
         return f"{_name(self._func)} for {items}"
 
 
-# Inputs that are read where results are taken: reading them runs no code of the program, and never waits.
+# Inputs that are read where results are taken: reading them runs no code of the program, and never
+# waits.
 _AT_HAND = frozenset((list, tuple, range, str, bytes))
 # Inputs that are copied first, because the program may change them meanwhile.
-_COPIED = frozenset((bytearray, set, frozenset, dict, type({}.keys()), type({}.values()), type({}.items()), collections.deque))
+_COPIED = frozenset(
+    (
+        bytearray,
+        set,
+        frozenset,
+        dict,
+        type({}.keys()),
+        type({}.values()),
+        type({}.items()),
+        collections.deque,
+    )
+)
 
 _NOTHING = object()
 
@@ -316,13 +342,15 @@ _NOTHING = object()
 class _Stream:
     """The job behind an iterator of results.
 
-    Its input is read as results are taken. Where reading may wait or run code of the program, as with generators, a thread of the
-    stream's own reads and hands over one task after the other; so the input may depend on results, and a slow input and a slow consumer
-    run at the same time. A list, tuple or range is read by the threads that take results.
+    Its input is read as results are taken. Where reading may wait or run code of the program, as
+    with generators, a thread of the stream's own reads and hands over one task after the other; so
+    the input may depend on results, and a slow input and a slow consumer run at the same time. A
+    list, tuple or range is read by the threads that take results.
 
-    At most ``2 * taken + 4 * workers`` items have been read when ``taken`` results were taken, and no more than LIMIT items, or about
-    BYTES bytes, are under way or wait to be taken: an endless input is never swallowed, a slow consumer is waited for, and a fast one
-    is never short of results.
+    At most ``2 * taken + 4 * workers`` items have been read when ``taken`` results were taken, and
+    no more than LIMIT items, or about BYTES bytes, are under way or wait to be taken: an endless
+    input is never swallowed, a slow consumer is waited for, and a fast one is never short of
+    results.
     """
 
     LIMIT = 4096
@@ -343,7 +371,10 @@ class _Stream:
         try:
             items = iter(iterable)
         except Exception as e:
-            items, cls = _raising(e), list  # an error in the input is found where the result would be
+            items, cls = (
+                _raising(e),
+                list,
+            )  # an error in the input is found where the result would be
         self.input: Iterator[Any] | None = items if chunksize == 1 else _chunks(items, chunksize)
         self.read: list[Any] = []  # from the input, not handed over yet
         self.lock = threading.RLock()  # of input, read and count
@@ -354,8 +385,12 @@ class _Stream:
         self.taken = 0  # results that the consumer has
         self.open: set[int] = set()  # tasks without an outcome
         self.early: dict[int, Any] | None = {} if ordered else None  # ordered: outcomes by task
-        self.done: dict[int, Any] = {}  # else: outcomes by task, which a second outcome of the same task does not change,
-        self.came: collections.deque[int] = collections.deque()  # and the tasks as their outcomes came
+        self.done: dict[
+            int, Any
+        ] = {}  # else: outcomes by task, which a second outcome of the same task does not change,
+        self.came: collections.deque[int] = (
+            collections.deque()
+        )  # and the tasks as their outcomes came
         self.next = 0  # ordered: the task whose result is to be taken next
         self.abandoned = False  # nobody can take results
         self.draining = False  # the input is read to its end though nobody takes results
@@ -378,7 +413,8 @@ class _Stream:
     # -- the input
 
     def feed(self, room: int) -> None:
-        """Read up to ``room`` items and hand them over. Only one thread does at a time; another one goes away."""
+        """Read up to ``room`` items and hand them over. Only one thread does at a time; another one
+        goes away."""
         if self.input is None or room <= 0 or self.bell is not None or not self.lock.acquire(False):
             return
         try:
@@ -473,10 +509,13 @@ class _Stream:
             item = None
 
     def drain_input(self) -> None:
-        """What a thread does that reads an input at hand to its end because nobody takes results."""
+        """What a thread does that reads an input at hand to its end because nobody takes
+        results."""
         while self.input is not None and not self._core.stopped:
             self.feed(self.room())
-            self._core.wait(_Until(lambda: self.input is None or self.room() > self.limit // 2), None)
+            self._core.wait(
+                _Until(lambda: self.input is None or self.room() > self.limit // 2), None
+            )
 
     def ring(self) -> None:
         """Have the stream's own thread look again."""
@@ -497,7 +536,8 @@ class _Stream:
         return self.window() - (self.count - self.taken)
 
     def refill(self) -> int:
-        """Hand over as much as the window allows; returns how many results may be taken before this is to be called again."""
+        """Hand over as much as the window allows; returns how many results may be taken before this
+        is to be called again."""
         if self.bell is not None:
             self.ring()
         else:
@@ -573,7 +613,9 @@ class _Stream:
 
     def _describe(self, index: int) -> str:
         size = self.chunksize
-        items = f"item {index}" if size == 1 else f"items {index * size} to {index * size + size - 1}"
+        items = (
+            f"item {index}" if size == 1 else f"items {index * size} to {index * size + size - 1}"
+        )
         return f"{_name(self.func)} for {items}"
 
 
@@ -662,7 +704,8 @@ class IMapIterator(context.Subscriptable[T]):
 
 
 class IMapUnorderedIterator(IMapIterator[T]):
-    """What imap_unordered returns: an iterator over the results, in the order in which they are done."""
+    """What imap_unordered returns: an iterator over the results, in the order in which they are
+    done."""
 
 
 # ---- the machine room
@@ -680,7 +723,8 @@ process._more_children.append(_workers_of_all)
 
 
 def _disown() -> None:
-    """In a forked child: the pools are the parent's, and threads that are not here may have held their locks."""
+    """In a forked child: the pools are the parent's, and threads that are not here may have held
+    their locks."""
     for core in list(_cores):
         core.disown()
 
@@ -690,8 +734,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def _start_thread(target: Callable[..., object], args: tuple[Any, ...], name: str) -> None:
-    """Start a daemon thread. It is a real one also where a library has replaced threads by something else: it waits in the C library,
-    which would block all greenlets.
+    """Start a daemon thread. It is a real one also where a library has replaced threads by
+    something else: it waits in the C library, which would block all greenlets.
 
     Raises:
         RuntimeError: no thread can be started.
@@ -725,38 +769,51 @@ class _Until:
 class _Core:
     """What is common to pools of processes and of threads: jobs, waiting for them, callbacks.
 
-    It outlives the Pool object, which users hold and which is collected when they let go of it; nothing in here refers to it but jobs
-    that are not finished.
+    It outlives the Pool object, which users hold and which is collected when they let go of it;
+    nothing in here refers to it but jobs that are not finished.
 
-    A signal handler may use the pool while the thread that it interrupts is anywhere in here, and the garbage collector may end a pool
-    or an iterator anywhere. Therefore nothing in here holds a lock: what threads share is changed by single operations on a set or a
-    dictionary, each of which happens as a whole, and may be done twice.
+    A signal handler may use the pool while the thread that it interrupts is anywhere in here, and
+    the garbage collector may end a pool or an iterator anywhere. Therefore nothing in here holds a
+    lock: what threads share is changed by single operations on a set or a dictionary, each of which
+    happens as a whole, and may be done twice.
     """
 
     disowned = False  # it belongs to a process that forked this one
 
     def __init__(self) -> None:
         self.jobs: dict[int, weakref.ref[Any]] = {}  # by number: not finished
-        self.held: dict[int, Any] = {}  # those of them that live though the program does not hold them
+        self.held: dict[
+            int, Any
+        ] = {}  # those of them that live though the program does not hold them
         self.feeding: set[_Stream] = set()  # those whose input is not exhausted
-        self.handing: dict[int, int] = {}  # by number: the thread that is handing over tasks of the job
+        self.handing: dict[
+            int, int
+        ] = {}  # by number: the thread that is handing over tasks of the job
         self.numbers = itertools.count(1)
         self.crowded = 1024  # so many jobs are a reason to look whether some are done
-        self.sleepers: dict[Any, Any] = {}  # what each thread that sleeps waits for, by a lock that wakes it
+        self.sleepers: dict[
+            Any, Any
+        ] = {}  # what each thread that sleeps waits for, by a lock that wakes it
         self.weight = 0  # bytes of recent tasks, and of recent results that were large
         self.closing = False
-        self.joining = False  # join waits for all there is: input is read though nobody takes results
+        self.joining = (
+            False  # join waits for all there is: input is read though nobody takes results
+        )
         self.killed = False
         self.stopped = False
-        # Jobs that want the helper thread to take outcomes: those with callbacks, and those that nobody can ask for.
+        # Jobs that want the helper thread to take outcomes: those with callbacks, and those that
+        # nobody can ask for.
         self.wanted: set[int] = set()
-        self.due: collections.deque[Any] = collections.deque()  # jobs whose callback is to be called
+        self.due: collections.deque[Any] = (
+            collections.deque()
+        )  # jobs whose callback is to be called
         self.helpers: dict[int, Any] = {}  # 0: the helper thread's place; a lock that it holds
         self.helper = 0  # its identifier, once it runs
         _cores.add(self)
 
     def disown(self) -> None:
-        """From now on nothing waits here: what is asked for is refused. (Jobs are left alone: there may be very many.)"""
+        """From now on nothing waits here: what is asked for is refused. (Jobs are left alone: there
+        may be very many.)"""
         self.disowned = self.stopped = True
         self.sleepers = {}
         self.helpers = {}
@@ -771,7 +828,8 @@ class _Core:
     # -- to be filled in
 
     def submit(self, job: Any, kind: int, func: Func, args: list[Any], first: int) -> None:
-        """Hand over the tasks first, first + 1, ... of a job: ``func`` with each of ``args``, which are what ``kind`` says."""
+        """Hand over the tasks first, first + 1, ... of a job: ``func`` with each of ``args``, which
+        are what ``kind`` says."""
         raise NotImplementedError
 
     def pump(self, job: Any, deadline: float | None) -> None:
@@ -866,7 +924,8 @@ class _Core:
         self.keep(job)
 
     def abandon_stream(self, stream: _Stream) -> None:
-        """The consumer of a stream is gone. What it never looked at is run anyway; otherwise nothing more is read."""
+        """The consumer of a stream is gone. What it never looked at is run anyway; otherwise
+        nothing more is read."""
         stream.abandoned = True
         stream.came.clear()
         stream.done.clear()
@@ -903,8 +962,10 @@ class _Core:
             self.later(self.start_helper)
 
     def later(self, function: Callable[[], object]) -> None:
-        """Call it in another thread: the garbage collector may have come here while this one holds any lock whatever, also one that is
-        needed to start a thread with all that belongs to it. If that fails, what is to be done is done when somebody waits."""
+        """Call it in another thread: the garbage collector may have come here while this one holds
+        any lock whatever, also one that is
+        needed to start a thread with all that belongs to it. If that fails, what is to be done is
+        done when somebody waits."""
         try:
             _stdlib.unpatched("_thread", "start_new_thread")(_quietly, (function,))
         except RuntimeError:
@@ -949,16 +1010,31 @@ class _Core:
                 self.poll()
                 return bool(job._ready)
             self.pump(job, deadline)
-        if self.killed and util.is_exiting() and not self.in_helper() and threading.current_thread() is not threading.main_thread():
-            # At the interpreter's end: only daemon threads can be waiting still, and they are not to wake up any more.
+        if (
+            self.killed
+            and util.is_exiting()
+            and not self.in_helper()
+            and threading.current_thread() is not threading.main_thread()
+        ):
+            # At the interpreter's end: only daemon threads can be waiting still, and they are not
+            # to wake up any more.
             threading.Event().wait()
         return True
 
-    def sleep(self, job: Any, deadline: float | None, reason: Callable[[], object] | None = None, limit: float = -1) -> None:
-        """Sleep until ``job`` is ready, or another thread calls wake_all, at most ``limit`` seconds. reason: what must still be so."""
+    def sleep(
+        self,
+        job: Any,
+        deadline: float | None,
+        reason: Callable[[], object] | None = None,
+        limit: float = -1,
+    ) -> None:
+        """Sleep until ``job`` is ready, or another thread calls wake_all, at most ``limit``
+        seconds. reason: what must still be so."""
         bell = _allocate_lock()
         bell.acquire()
-        self.sleepers[bell] = job  # before the look at the job: who finishes it looks here afterwards
+        self.sleepers[bell] = (
+            job  # before the look at the job: who finishes it looks here afterwards
+        )
         try:
             if job._ready or (reason is not None and not reason()):
                 return
@@ -992,7 +1068,8 @@ class _Core:
     def join(self) -> None:
         """Wait until all is done: whatever input there is, is read."""
         self.check_owner()
-        # In a signal handler: what the interrupted thread is in the middle of handing over cannot be waited for.
+        # In a signal handler: what the interrupted thread is in the middle of handing over cannot
+        # be waited for.
         me = get_ident()
         mine = {number for number, thread in list(self.handing.items()) if thread == me}
         self.joining = True
@@ -1006,7 +1083,10 @@ class _Core:
         # The helper does not wait for the callback that it is in.
         own = self.in_helper()
         self.wait(
-            _Until(lambda: self.stopped or (self.jobs.keys() <= mine and (own or self.wanted <= mine))), None
+            _Until(
+                lambda: self.stopped or (self.jobs.keys() <= mine and (own or self.wanted <= mine))
+            ),
+            None,
         )
         if not self.stopped:
             self.stop(kill=False)
@@ -1015,7 +1095,8 @@ class _Core:
     def can_feed(self, feeding: list[_Stream]) -> bool:
         """Whether join may go on handing over the inputs at hand of these, or one has no more."""
         return self.stopped or any(
-            stream.input is None or (stream.bell is None and stream.room() > 0) for stream in feeding
+            stream.input is None or (stream.bell is None and stream.room() > 0)
+            for stream in feeding
         )
 
     def terminate(self) -> None:
@@ -1068,7 +1149,8 @@ def _quietly(function: Callable[[], object]) -> None:
 
 
 def _help(core: _Core, alive: Any) -> None:
-    """The helper thread: calls back, in the order of the outcomes, and takes the outcomes that nobody asks for.
+    """The helper thread: calls back, in the order of the outcomes, and takes the outcomes that
+    nobody asks for.
 
     As long as it is wanted, it is the one that pumps.
     """
@@ -1089,8 +1171,11 @@ def _help(core: _Core, alive: Any) -> None:
                     try:
                         job._call_back()
                     except BaseException:
-                        # As in any thread: it is printed, unless the program has its own way. Other callbacks are not to suffer.
-                        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+                        # As in any thread: it is printed, unless the program has its own way. Other
+                        # callbacks are not to suffer.
+                        threading.excepthook(
+                            threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
+                        )
                 job._ready = True
                 number = job._number
                 job._pool = None
@@ -1106,13 +1191,19 @@ def _help(core: _Core, alive: Any) -> None:
 
 
 _RESULT_SIZE = 56  # pp_result
-_BATCHES = 32, 512  # results that one call takes: in a new pool, and in one that has had many at once
+_BATCHES = (
+    32,
+    512,
+)  # results that one call takes: in a new pool, and in one that has had many at once
 _SLAB_SHARE = 2048  # bytes of results for each of these that one call takes without allocating
-_SLICE_MS = 500  # a signal that comes just before a thread sleeps is seen after so long at the latest
+_SLICE_MS = (
+    500  # a signal that comes just before a thread sleeps is seen after so long at the latest
+)
 
 
 class _Batch:
-    """Memory for results that one call takes. What ctypes allocates it writes to: a megabyte would be a good part of the time that
+    """Memory for results that one call takes. What ctypes allocates it writes to: a megabyte would
+    be a good part of the time that
     a pool takes to its first result."""
 
     def __init__(self, size: int) -> None:
@@ -1128,7 +1219,8 @@ class _Batch:
         self.slab_view = memoryview(self.slab).cast("B")
         self.count = c_size_t()
         self.count_at = addressof(self.count)
-        # Which result is delivered next: whoever delivers one takes its index from here. One beyond count: all are delivered.
+        # Which result is delivered next: whoever delivers one takes its index from here. One beyond
+        # count: all are delivered.
         self.order: Iterator[int] = iter(())
 
 
@@ -1146,11 +1238,13 @@ class _Pump:
 class _ProcessCore(_Core):
     """A pool of the engine's.
 
-    Outcomes find their job by a cookie: number of the job << 32 | index of the task, both modulo 2**32.
+    Outcomes find their job by a cookie: number of the job << 32 | index of the task, both modulo
+    2**32.
 
-    One thread pumps, and the others sleep. Another one takes its place if it runs a signal handler instead: the handler, if that waits
-    for the pool itself, or any thread that waits, since the handler may wait for that. What the interrupted thread has taken and not
-    delivered yet is delivered first. The outcome that it was delivering may be delivered twice: jobs ignore that.
+    One thread pumps, and the others sleep. Another one takes its place if it runs a signal handler
+    instead: the handler, if that waits for the pool itself, or any thread that waits, since the
+    handler may wait for that. What the interrupted thread has taken and not delivered yet is
+    delivered first. The outcome that it was delivering may be delivered twice: jobs ignore that.
     """
 
     def __init__(self, options: Any) -> None:
@@ -1166,13 +1260,19 @@ class _ProcessCore(_Core):
         handle = c_uint64()
         _errors.check(self.library.pp_pool_open(byref(options), byref(handle)))
         self.handle: int = handle.value
-        self.sender: _worker.Sender | None = None  # what pickles tasks, if the pool's class does it by itself
+        self.sender: _worker.Sender | None = (
+            None  # what pickles tasks, if the pool's class does it by itself
+        )
         self.workers: Any = None  # what starts them, if the engine does not
-        self.known: dict[int, Any] = {}  # process objects of those that the engine has started, by process id
+        self.known: dict[
+            int, Any
+        ] = {}  # process objects of those that the engine has started, by process id
         self.names: Iterator[str] = iter(())  # theirs
         self.ended = False  # an outcome has said that the pool was terminated
         self.pumping: dict[int, _Pump] = {}  # 0: who takes outcomes from the engine at the moment
-        self.functions: dict[Any, bytes] = {}  # (function, kind): what the bytes of its tasks begin with
+        self.functions: dict[
+            Any, bytes
+        ] = {}  # (function, kind): what the bytes of its tasks begin with
         self.function_numbers = itertools.count(1)
         self.first_out = c_uint64()
         self.first_at = addressof(self.first_out)
@@ -1232,7 +1332,8 @@ class _ProcessCore(_Core):
                 self.send(job, data, [len(data)], i)
 
     def submit_any(self, job: Any, prefix: bytes, args: list[Any], first: int) -> None:
-        """Pickle one behind the other what may be large, or have reducers, or no pickle, and hand it over in pieces of about 1 MiB."""
+        """Pickle one behind the other what may be large, or have reducers, or no pickle, and hand
+        it over in pieces of about 1 MiB."""
         from io import BytesIO
 
         pickler_of = _worker.pickler_class()
@@ -1280,7 +1381,8 @@ class _ProcessCore(_Core):
             begin = 0
 
     def prefix(self, func: Func, kind: int) -> bytes | None:
-        """What the bytes of a task of a function begin with; None if the function is not pickled by name."""
+        """What the bytes of a task of a function begin with; None if the function is not pickled by
+        name."""
         cls = type(func)
         if cls is types.BuiltinFunctionType:
             if func.__self__ is not None and type(func.__self__) is not types.ModuleType:  # type: ignore[attr-defined]
@@ -1315,7 +1417,9 @@ class _ProcessCore(_Core):
         self.weight = max(len(data) // n, self.weight - (self.weight >> 3))
         cookie = job._number << 32 | index
         if n == 1:
-            status = self.library.pp_pool_submit(self.handle, None, data, len(data), cookie, self.first_at)
+            status = self.library.pp_pool_submit(
+                self.handle, None, data, len(data), cookie, self.first_at
+            )
         else:
             from array import array
 
@@ -1325,7 +1429,9 @@ class _ProcessCore(_Core):
             )
         if status:
             # Stopped: a signal handler has closed and joined the pool just now.
-            error = self.errors.error(status) if not self.stopped else ValueError("Pool not running")
+            error = (
+                self.errors.error(status) if not self.stopped else ValueError("Pool not running")
+            )
             self.refuse(job, range(first, first + n), error)
 
     def refuse(self, job: Any, tasks: Iterable[int], error: BaseException) -> None:
@@ -1341,7 +1447,8 @@ class _ProcessCore(_Core):
         me = get_ident()
         helper = self.helper == me
         if self.wanted and not helper and self.helpers:
-            # With callbacks around it is the helper that pumps, always, so that they are called in time.
+            # With callbacks around it is the helper that pumps, always, so that they are called in
+            # time.
             self.sleep(job, deadline, lambda: self.wanted and self.helpers)
             return
         mine = _Pump(me)
@@ -1354,7 +1461,11 @@ class _ProcessCore(_Core):
                 self.adopt(other)
             self.begin(mine)
             pumping = self.pumping
-            while not job._ready and pumping.get(0) is mine and (helper or not self.wanted or not self.helpers):
+            while (
+                not job._ready
+                and pumping.get(0) is mine
+                and (helper or not self.wanted or not self.helpers)
+            ):
                 if deadline is None:
                     ms = _SLICE_MS
                 else:
@@ -1418,7 +1529,8 @@ class _ProcessCore(_Core):
             self.end(mine)
 
     def take(self, mine: _Pump, timeout_ms: int) -> int:
-        """Take outcomes from the engine, waiting for the first. Returns 0 if there is none left to come, else 1 + how many there were."""
+        """Take outcomes from the engine, waiting for the first. Returns 0 if there is none left to
+        come, else 1 + how many there were."""
         batch = mine.batch
         mine.beat += 1
         count = batch.count
@@ -1426,13 +1538,20 @@ class _ProcessCore(_Core):
         batch.order = iter(range(batch.size + 1))
         try:
             status = self.collect(
-                self.handle, batch.results_at, batch.size, batch.slab_at, batch.slab_size, timeout_ms, batch.count_at
+                self.handle,
+                batch.results_at,
+                batch.size,
+                batch.slab_at,
+                batch.slab_size,
+                timeout_ms,
+                batch.count_at,
             )
             n: int = count.value
             if n:
                 self.dispatch(batch, n)
         except BaseException:
-            # A signal handler has raised an exception (Ctrl-C), maybe between the engine's answer and the line below.
+            # A signal handler has raised an exception (Ctrl-C), maybe between the engine's answer
+            # and the line below.
             self.dispatch_rest(batch, True)
             raise
         if n > batch.size // 4 and batch.size < _BATCHES[1]:
@@ -1483,7 +1602,8 @@ class _ProcessCore(_Core):
             self.wake()
 
     def dispatch_rest(self, batch: _Batch, own: bool) -> None:
-        """Finish what dispatch was interrupted in. own: the memory of the outcome that it was at is to be given back."""
+        """Finish what dispatch was interrupted in. own: the memory of the outcome that it was at is
+        to be given back."""
         n: int = batch.count.value
         first = next(batch.order, n + 1) if n else n + 1
         if 0 < first <= n:
@@ -1520,7 +1640,11 @@ class _ProcessCore(_Core):
             index = cookie & 0xFFFFFFFF
             value: Any
             try:
-                value = _loads(view) if not status else _Failed(self.failure(batch, status, at, view, job, index))
+                value = (
+                    _loads(view)
+                    if not status
+                    else _Failed(self.failure(batch, status, at, view, job, index))
+                )
             except BaseException as e:
                 value = _Failed(e)
             job._put(index, value)
@@ -1548,10 +1672,13 @@ class _ProcessCore(_Core):
             return context.WorkerLost("", pid or None, known, job._describe(index))
         if status == errors.START:
             if data:
-                return context.StartError(f"no worker can be started: {str(data, 'utf-8', 'replace')}")
+                return context.StartError(
+                    f"no worker can be started: {str(data, 'utf-8', 'replace')}"
+                )
             how = "" if known is None else f" ({_how(known)})"
             return context.StartError(
-                f"the workers of the pool end before they are ready{how}; what they wrote to stderr may say why"
+                f"the workers of the pool end before they are ready{how}; "
+                "what they wrote to stderr may say why"
             )
         if status == errors.CLOSED:
             self.ended = True
@@ -1632,7 +1759,8 @@ class _ProcessCore(_Core):
             known.pop(pid, None)
         for pid in pids:
             if pid not in known and self.workers is None:
-                # The engine has started it. It knows how many there were before, but not this one's place among them.
+                # The engine has started it. It knows how many there were before, but not this one's
+                # place among them.
                 current = process.current_process()
                 worker: Any = context.SpawnProcess.__new__(context.SpawnProcess)
                 worker.__dict__.update(
@@ -1649,7 +1777,8 @@ class _ProcessCore(_Core):
 
 
 def _is_big(value: object) -> bool:
-    """Whether the pickle of a value of a plain type is large: worth some trouble not to be copied."""
+    """Whether the pickle of a value of a plain type is large: worth some trouble not to be
+    copied."""
     return type(value) in (bytes, str) and len(value) > 0x8000  # type: ignore[arg-type]
 
 
@@ -1697,7 +1826,9 @@ class Pool:
             raise ValueError("Number of processes must be at least 1")
         if processes > self._limit:
             raise ValueError(f"Number of processes must be at most {self._limit}, not {processes}")
-        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+        if maxtasksperchild is not None and (
+            not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
+        ):
             raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
@@ -1718,7 +1849,9 @@ class Pool:
 
     def _open(self) -> Any:
         current = process.current_process()
-        assert not current._config.get("daemon"), "daemonic processes are not allowed to have children"
+        assert not current._config.get("daemon"), (
+            "daemonic processes are not allowed to have children"
+        )
         method = self._ctx.get_start_method()
         own = (
             type(self).Process is Pool.Process
@@ -1735,7 +1868,13 @@ class Pool:
             next(process._process_counter)
         with _Spawning():
             data = _worker.dumps(
-                (spawn.get_preparation_data("SpawnPoolWorker"), current._identity, first, os.getpid(), current.name)
+                (
+                    spawn.get_preparation_data("SpawnPoolWorker"),
+                    current._identity,
+                    first,
+                    os.getpid(),
+                    current.name,
+                )
             )
             start = _worker.dumps((self._initializer, self._initargs))
         init_arg = len(data).to_bytes(8, "little") + data + start
@@ -1751,7 +1890,9 @@ class Pool:
         options.init_arg_size = len(init_arg)
         options.argv = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
         core = _ProcessCore(options)
-        core.names = itertools.cycle([f"SpawnPoolWorker-{first + i}" for i in range(self._processes)])
+        core.names = itertools.cycle(
+            [f"SpawnPoolWorker-{first + i}" for i in range(self._processes)]
+        )
         return core
 
     def _open_hosted(self) -> Any:
@@ -1761,15 +1902,21 @@ class Pool:
         from ._abi import POOL_HOST_STARTS, PoolOptions
         from ._hosted import Workers
 
-        assert not process.current_process()._config.get("daemon"), "daemonic processes are not allowed to have children"
+        assert not process.current_process()._config.get("daemon"), (
+            "daemonic processes are not allowed to have children"
+        )
         options = PoolOptions()
         options.size = ctypes.sizeof(options)
         options.workers = self._processes
         options.max_tasks = min(self._maxtasksperchild or 0, 0xFFFFFFFF)
         options.flags = POOL_HOST_STARTS
         core = _ProcessCore(options)
-        make: Any = self.Process  # of a static method it is the function, which does not hold the pool
-        core.workers = Workers(core, make, self._ctx, (self._initializer, self._initargs, self._outqueue))
+        make: Any = (
+            self.Process
+        )  # of a static method it is the function, which does not hold the pool
+        core.workers = Workers(
+            core, make, self._ctx, (self._initializer, self._initargs, self._outqueue)
+        )
         try:
             core.workers.start(self._processes)
         except BaseException:
@@ -1778,8 +1925,10 @@ class Pool:
         return core
 
     def _setup_queues(self) -> None:
-        """A subclass may define it to set _inqueue and _outqueue, and _quick_put: tasks are pickled by ``_quick_put(task)``, or
-        ``_inqueue.put(task)``, and results by ``_outqueue.put(result)`` in a worker. The bytes go the way of all others."""
+        """A subclass may define it to set _inqueue and _outqueue, and _quick_put: tasks are pickled
+        by ``_quick_put(task)``, or
+        ``_inqueue.put(task)``, and results by ``_outqueue.put(result)`` in a worker. The bytes go
+        the way of all others."""
 
     @staticmethod
     def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
@@ -1788,7 +1937,9 @@ class Pool:
 
     # -- calls
 
-    def apply(self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> T:
+    def apply(
+        self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
+    ) -> T:
         """Return ``func(*args, **kwds)``, called in a worker."""
         return self.apply_async(func, args, kwds).get()
 
@@ -1816,7 +1967,9 @@ class Pool:
         self._core.handing.pop(result._number, None)
         return result
 
-    def map(self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int | None = None) -> list[T]:
+    def map(
+        self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int | None = None
+    ) -> list[T]:
         """Return ``[func(item) for item in iterable]``.
 
         Args:
@@ -1824,7 +1977,12 @@ class Pool:
         """
         return self._map_async(func, iterable, MAP, chunksize).get()
 
-    def starmap(self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None) -> list[T]:
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[T]:
         """Return ``[func(*item) for item in iterable]``."""
         return self._map_async(func, iterable, STARMAP, chunksize).get()
 
@@ -1850,13 +2008,18 @@ class Pool:
         """Start what starmap does and return at once; callbacks as for apply_async."""
         return self._map_async(func, iterable, STARMAP, chunksize, callback, error_callback)
 
-    def imap(self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int = 1) -> IMapIterator[T]:
-        """Return an iterator over ``func(item)`` for each item, in that order. The input is read as results are taken."""
+    def imap(
+        self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int = 1
+    ) -> IMapIterator[T]:
+        """Return an iterator over ``func(item)`` for each item, in that order. The input is read as
+        results are taken."""
         self._check_running()
         _check_chunksize(chunksize)
         return IMapIterator(self, func, iterable, chunksize)
 
-    def imap_unordered(self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int = 1) -> IMapUnorderedIterator[T]:
+    def imap_unordered(
+        self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int = 1
+    ) -> IMapUnorderedIterator[T]:
         """As imap, with the results in the order in which they are done."""
         self._check_running()
         _check_chunksize(chunksize)
@@ -1902,7 +2065,8 @@ class Pool:
         result = MapResult(self, func, bounds, single, callback, error_callback)
         submit = self._core.submit
         tasks = n if single else len(bounds) - 1
-        # A few tasks first, so that the workers have something to do while the rest is pickled; big tasks one by one.
+        # A few tasks first, so that the workers have something to do while the rest is pickled; big
+        # tasks one by one.
         i = 0
         step = self._processes
         try:
@@ -1911,7 +2075,13 @@ class Pool:
                 if single:
                     submit(result, ITEM, func, items[i:end], i)
                 else:
-                    submit(result, kind, func, [items[bounds[k] : bounds[k + 1]] for k in range(i, end)], i)
+                    submit(
+                        result,
+                        kind,
+                        func,
+                        [items[bounds[k] : bounds[k + 1]] for k in range(i, end)],
+                        i,
+                    )
                 i = end
                 if bounds[end] - bounds[end - 1] < 64:
                     step = min(step * 2, 512)
@@ -1980,7 +2150,8 @@ class Pool:
 
     @property
     def _cache(self) -> dict[int, Any]:
-        """The jobs that are not finished. Progress displays read it, as they do in the standard library."""
+        """The jobs that are not finished. Progress displays read it, as they do in the standard
+        library."""
         self._core.poll()
         found = ((number, reference()) for number, reference in list(self._core.jobs.items()))
         return {number: job for number, job in found if job is not None}
@@ -1990,7 +2161,8 @@ class Pool:
         return _TaskQueue(self._core)
 
     def _repopulate_pool(self) -> None:
-        """Wait a moment for the replacements of workers that have just ended: the pool starts them by itself."""
+        """Wait a moment for the replacements of workers that have just ended: the pool starts them
+        by itself."""
         deadline = _monotonic() + 1
         while len(self._pool) < self._processes and _monotonic() < deadline:
             time.sleep(0.001)
@@ -2017,7 +2189,8 @@ class _TaskQueue:
 
 
 class _Spawning:
-    """While it is entered, objects are pickled for a process that is being started. Descriptors cannot go along with a pool."""
+    """While it is entered, objects are pickled for a process that is being started. Descriptors
+    cannot go along with a pool."""
 
     def __enter__(self) -> None:
         context.set_spawning_popen(self)
@@ -2047,8 +2220,9 @@ _FEW = 16384
 def _plan(n: int, workers: int) -> list[int]:
     """Where the chunks of a map begin, and where the last ends.
 
-    Four for each worker, as in the standard library. Of many items there are sixteen for each worker that has a CPU to itself, so that
-    the workers end at about the same time: a chunk costs a few microseconds, which counts only where items are few.
+    Four for each worker, as in the standard library. Of many items there are sixteen for each
+    worker that has a CPU to itself, so that the workers end at about the same time: a chunk costs a
+    few microseconds, which counts only where items are few.
     """
     chunks = 4 * workers
     if n > _FEW:
@@ -2063,14 +2237,21 @@ def _plan(n: int, workers: int) -> list[int]:
 class _ThreadCore(_Core):
     """A pool of threads."""
 
-    def __init__(self, threads: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    def __init__(
+        self, threads: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    ) -> None:
         super().__init__()
         from _queue import SimpleQueue
 
         self.queue: Any = SimpleQueue()
         self.failure: BaseException | None = None
         self.threads = [
-            threading.Thread(target=_serve, args=(self, initializer, initargs), daemon=True, name=f"ThreadPoolWorker-{i + 1}")
+            threading.Thread(
+                target=_serve,
+                args=(self, initializer, initargs),
+                daemon=True,
+                name=f"ThreadPoolWorker-{i + 1}",
+            )
             for i in range(threads)
         ]
         try:
@@ -2109,7 +2290,9 @@ class _ThreadCore(_Core):
                 thread.join()
 
 
-def _serve(core: _ThreadCore, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+def _serve(
+    core: _ThreadCore, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+) -> None:
     """What a thread of a pool of threads does."""
     try:
         if initializer is not None:
@@ -2160,4 +2343,3 @@ class ThreadPool(Pool):
     @property
     def _pool(self) -> list[Any]:
         return [] if self._state == INIT else list(self._core.threads)
-
