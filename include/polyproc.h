@@ -889,8 +889,8 @@ PP_API int32_t pp_queue_info(pp_queue queue, pp_queue_state *state_out);
  * pp_queue_get and its kin, pp_queue_info, or pp_queue_descriptor. So it may be readable although
  * another getter was faster: get with timeout_ms 0 then, and wait again after PP_ERR_EMPTY. A
  * message makes it readable soon after the put; if the putter is killed in the middle of its call,
- * within half a second. pp_queue_descriptor itself looks, so that the descriptor is readable when it
- * returns if there is something to get.
+ * within half a second. pp_queue_descriptor itself looks, so that the descriptor is readable when
+ * it returns if there is something to get.
  *
  * It is for waiting only: the program neither reads nor closes it. It stays the library's, until
  * pp_queue_free, and each call returns the same. A forked child has one of its own under the same
@@ -898,8 +898,8 @@ PP_API int32_t pp_queue_info(pp_queue queue, pp_queue_state *state_out);
  * until it asks again. Who never calls this pays nothing. Each process that does has one thread for
  * each such queue, "pp-queue", which sleeps and in which no signal handler runs.
  *
- * Returns PP_OK; PP_ERR_INVALID; PP_ERR_HANDLE; PP_ERR_NOMEM (memory or a thread); PP_ERR_SYSTEM (no
- * descriptor is left). */
+ * Returns PP_OK; PP_ERR_INVALID; PP_ERR_HANDLE; PP_ERR_NOMEM (memory or a thread); PP_ERR_SYSTEM
+ * (no descriptor is left). */
 PP_API int32_t pp_queue_descriptor(pp_queue queue, int32_t *fd_out);
 
 /* pp_queue_task_done says that one message that was taken has been dealt with. Returns PP_OK;
