@@ -50,7 +50,7 @@ ENGINE_SOURCES := go.mod go.sum $(wildcard capi/*.c capi/*.h) \
 
 # ---- build -----------------------------------------------------------------------------------------------------------
 
-.PHONY: generate help build demo test test-go test-c test-python check bench torture sweep stress conformance interop install clean
+.PHONY: generate help build demo test test-go test-c test-python test-interop check bench torture sweep stress conformance interop install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,7 +111,7 @@ demo: build ## the same job on real files, from Python, C and Go
 	@$(GO) build -o build/demo/demo-go ./tests/demo/go
 	@build/demo/demo-go
 
-test: test-go test-c test-python ## everything, about fifteen minutes on two cores
+test: test-go test-c test-python test-interop ## everything, about fifteen minutes on two cores
 	@$(MAKE) --no-print-directory demo
 
 test-go: build ## Go packages, with the race detector where it applies, and what tests/ asks of the library
@@ -150,6 +150,10 @@ test-python-short: build
 		echo "== $$($$venv/bin/python --version)"; \
 		PYTHONPATH=bindings/python/src $$venv/bin/python $(PYTEST) -m 'not slow' tests/python tests/fork; \
 	done
+
+# What is short and depends on nothing but PyPI; `make interop` runs all suites.
+test-interop: build ## programs that other projects make: frozen by PyInstaller
+	@$(PYTHON) tests/interop/run --only pyinstaller
 
 torture: build $(VENV)/.made ## kill workers at random, for MINUTES (1) in each language
 	CGO_ENABLED=0 POLYPROC_TORTURE_SECONDS=$$(( $(MINUTES) * 60 )) \
