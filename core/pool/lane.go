@@ -309,7 +309,10 @@ func (ln *lane) result(rec shm.Record, r *Result) error {
 	if count > 0 && h.status == 0 && err == nil && len(data) != int(count)*(sizeSpanOut+j.work.(*Array).outStride()) {
 		return fmt.Errorf("%w: result of %d bytes for %d elements", shm.ErrCorrupt, len(data), count)
 	}
-	ln.p.learn(h.runNS / uint64(max(n, 1)))
+	if n > 1 {
+		h.runNS /= uint64(n)
+	}
+	ln.p.learn(h.runNS)
 	ln.pending.pop()
 	ln.waiting -= int(n)
 	ln.finished++
