@@ -25,6 +25,9 @@ const (
 	patienceAlone = 5 * time.Microsecond // before others run: a look at the scheduler costs more than a message that is on its way
 )
 
+// Willing reports whether Spin would look at all.
+func (p *Patience) Willing() bool { return p.budget.Load() != 0 && runtime.GOMAXPROCS(0) > 1 }
+
 // Spin waits a moment for ready, without a system call, and reports whether it came true. began is for Slept.
 func (p *Patience) Spin(ready func() bool) (came bool, began time.Time) {
 	budget := time.Duration(p.budget.Load())

@@ -17,7 +17,7 @@ static inline uint32_t pp__bell_enter(pp__bell *bell)
 {
 	const uint32_t seq = __atomic_load_n(&bell->seq, __ATOMIC_SEQ_CST);
 
-	__atomic_store_n(&bell->waiters, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&bell->waiters, PP__BELL_SLEEPS, __ATOMIC_SEQ_CST);
 	return seq;
 }
 

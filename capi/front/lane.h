@@ -38,6 +38,8 @@
  * lost because its sender died is made up for by the parent's death watch and by bounded sleeps (PP__SLICE_MS).
  * The board has two bells: fore, for a thread that waits in a call, and back, for the engine's own thread. A worker rings fore if
  * somebody is there, else back if it needs something: its task ring is empty, or its result ring half full.
+ * A thread that waits stores 2 to waiters of fore while it is awake and will look at the ready bits by itself: workers then ring
+ * neither bell, but fore when a result ring fills up. It stores 1 and looks again before it sleeps for longer than a moment.
  */
 #ifndef PP_LANE_H
 #define PP_LANE_H
@@ -58,6 +60,8 @@
 enum { PP__PAD = 0xffff, PP__TASK = 1, PP__RESULT = 2, PP__READY = 3, PP__INIT_FAILED = 4 };
 /* flags of records */
 enum { PP__BULK = 1, PP__RANGE = 2, PP__SPAN = 4 };
+/* waiters of a bell: see BELLS */
+enum { PP__BELL_SLEEPS = 1, PP__BELL_LOOKS = 2 };
 /* states of a task */
 enum { PP__T_READY = 0, PP__T_TAKEN = 1, PP__T_REVOKED = 2 };
 /* lane.state, written by the parent */

@@ -297,16 +297,24 @@ static int32_t not_attached(void)
 
 /* ---- bells ---------------------------------------------------------------------------------------------------- */
 
+/* half_full reports whether the parent has much to read. */
+static bool half_full(void)
+{
+	return w.results.pos - __atomic_load_n(w.results.head, __ATOMIC_RELAXED) > w.results.cap / 2;
+}
+
 /* notify shows the parent that there is something to see: a thread that waits in a call at once, the engine's own only if it is
  * needed to go on, since results do not run away. */
 static void notify(void)
 {
 	if ((__atomic_load_n(w.ready, __ATOMIC_SEQ_CST) & w.ready_bit) == 0)
 		__atomic_fetch_or(w.ready, w.ready_bit, __ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&w.board->fore.waiters, __ATOMIC_SEQ_CST) != 0)
+	const uint32_t fore = __atomic_load_n(&w.board->fore.waiters, __ATOMIC_SEQ_CST);
+	if (fore == PP__BELL_LOOKS && !half_full())
+		return;
+	if (fore != 0)
 		pp__bell_ring(&w.board->fore);
-	else if (!pp__ring_waiting(&w.tasks) ||
-	         w.results.pos - __atomic_load_n(w.results.head, __ATOMIC_RELAXED) > w.results.cap / 2)
+	else if (!pp__ring_waiting(&w.tasks) || half_full())
 		pp__bell_ring(&w.board->back);
 }
 

@@ -74,7 +74,8 @@
 // # Who waits
 //
 // A thread that waits in a call reads the result rings itself (the fore bell), so a round trip is two wake-ups: the worker's and
-// its own. When nobody waits, a goroutine (the back bell) keeps the workers fed; they ring it when they run dry, not for each result.
+// its own. While it is awake nobody rings for it, and while all lanes have enough to do it looks only now and then, so that it reads
+// many results at a time. When nobody waits, a goroutine (the back bell) keeps the workers fed; they ring it when they run dry, not for each result.
 //
 // # How much at a time
 //

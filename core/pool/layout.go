@@ -40,6 +40,9 @@ const (
 	taskTaken   = 1
 	taskRevoked = 2
 
+	bellSleeps = 1
+	bellLooks  = 2
+
 	laneFree    = 0
 	laneOpen    = 1
 	laneClosing = 2
@@ -207,6 +210,20 @@ func (b *bell) addr() *uint32 { return (*uint32)(unsafe.Pointer(&b.seq)) }
 // first: a ring between the two takes the flag down, and must be seen as one that has come since.
 func (b *bell) enter() uint32 {
 	seq := b.seq.Load()
-	b.waiters.Store(1)
+	b.waiters.Store(bellSleeps)
 	return seq
+}
+
+// look says that the caller is awake and will look again, and needs no ring. It returns the sequence number as enter does, which is to
+// follow before a sleep.
+func (b *bell) look() uint32 {
+	b.waiters.Store(bellLooks)
+	return b.seq.Load()
+}
+
+// leave is for bells with one sleeper: it is up.
+func (b *bell) leave() {
+	if b.waiters.Load() != 0 {
+		b.waiters.Store(0)
+	}
 }

@@ -14,6 +14,9 @@ import (
 // party. When no thread waits, the pool's own goroutine (the back bell) keeps the workers fed; they ring it only when they run out of
 // tasks or of room, not for every result.
 
+// pace is how long a thread that waits leaves lanes alone that have enough to do. The kernel may make twice that of it.
+const pace = 50 * time.Microsecond
+
 const slice = sliceMillis * time.Millisecond
 
 // waitFor waits until cond holds. The lock is held at the call, at the return and whenever cond is called, but not between. timeout < 0
@@ -31,8 +34,17 @@ func (p *Pool) waitFor(timeout time.Duration, cond func() bool) error {
 	}
 	p.waiters++
 	defer p.leave()
+	var looks, tired bool // no ring is needed; looking has not helped
+	paces := 0            // short sleeps in a row
 	for {
-		seq := p.board.fore.enter()
+		alone := p.waiters == 1 // what wakes one of many is seldom what the others wait for
+		spin := alone && !tired && p.patience.Willing()
+		var seq uint32
+		if looks = alone && (spin || paces > 0); looks {
+			seq = p.board.fore.look()
+		} else {
+			seq = p.board.fore.enter()
+		}
 		outcomes := p.outcomes
 		p.poll()
 		if p.outcomes != outcomes && p.waiters > 1 {
@@ -52,31 +64,74 @@ func (p *Pool) waitFor(timeout time.Duration, cond func() bool) error {
 			}
 			pause = min(pause, rest)
 		}
-		alone := p.waiters == 1 // what wakes one of many is seldom what the others wait for
-		p.mu.Unlock()
-		var err error
-		var began time.Time
-		if alone {
-			var came bool
-			if came, began = p.patience.Spin(func() bool { return p.board.fore.seq.Load() != seq }); came {
-				p.mu.Lock()
-				continue
+		tired = false
+		paced := looks && p.deep()
+		switch {
+		case paced:
+			pause = min(pause, pace)
+			if paces++; paces >= int(tick/pace) {
+				paces = 1
+				if p.ticking {
+					p.takeBack()
+				}
 			}
+		case paces > 0 && !spin: // announce the sleep first
+			paces = 0
+			continue
+		default:
+			paces = 0
 		}
+		p.mu.Unlock()
+		if spin && !paced {
+			came, _ := p.patience.Spin(func() bool { return p.board.fore.seq.Load() != seq || p.news() })
+			tired = !came
+			p.mu.Lock()
+			continue
+		}
+		var err error
+		began := time.Now()
 		if p.opt.Sleep != nil {
 			err = p.opt.Sleep(p.board.fore.addr(), seq, pause)
 		} else {
 			err = shm.FutexWait(p.board.fore.addr(), seq, pause)
 		}
-		if alone {
+		if alone && !paced {
 			p.patience.Slept(began)
 		}
 		p.mu.Lock()
 		if p.opt.Sleep != nil && errors.Is(err, shm.ErrInterrupted) {
 			return ErrInterrupted
 		}
-		p.ticked(err, pause)
+		if !paced {
+			p.ticked(err, pause)
+		}
 	}
+}
+
+// deep reports whether each lane that has tasks has enough for some time, so that there is no need to read its results at once.
+// Read many at a time they cost less: each look takes the lines that the workers write from them.
+func (p *Pool) deep() bool {
+	mean, deep := min(p.meanNS, p.usualNS), false
+	for _, ln := range p.lanes {
+		if ln == nil || ln.waiting == 0 {
+			continue
+		}
+		if float64(ln.waiting)*mean < float64(2*pace) {
+			return false
+		}
+		deep = true
+	}
+	return deep
+}
+
+// news reports whether a worker has something to say.
+func (p *Pool) news() bool {
+	for w := range (len(p.lanes) + 63) / 64 {
+		if p.board.ready[w].Load() != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // leave ends a wait. The last to leave takes the flag down and looks once more: a worker that still saw the flag has

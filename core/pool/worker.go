@@ -360,39 +360,40 @@ func (h *host) input(rec shm.Record) ([]byte, error) {
 
 // next takes the next task; a record without body means that the worker is to end.
 func (h *host) next() (shm.Record, error) {
-	skipped := false
 	for {
-		seq := h.head.taskBell.enter()
 		closing := h.head.state.Load() == laneClosing
-		for {
-			rec, ok, err := h.tasks.Next()
-			if err != nil {
-				return shm.Record{}, err
-			}
-			if !ok {
-				break
-			}
-			if rec.Kind != kindTask || len(rec.Body) < sizeTaskHead {
-				return shm.Record{}, fmt.Errorf("%w: record of kind %d, %d bytes", shm.ErrCorrupt, rec.Kind, len(rec.Body))
-			}
-			if at[taskHead](rec.Body).state.CompareAndSwap(taskReady, taskTaken) {
-				return rec, nil
-			}
-			h.tasks.ReleaseTo(rec.End) // taken back by the parent
-			skipped = true
+		rec, err := h.take()
+		if err != nil || rec.Body != nil || closing {
+			return rec, err
 		}
-		if skipped {
-			skipped = false
-			h.ringParent() // it does not know of the room
-		}
-		if closing {
-			return shm.Record{}, nil
-		}
-		h.begun = 0
-		err := shm.FutexWait(h.head.taskBell.addr(), seq, slice)
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, shm.ErrInterrupted) {
+		if err := h.sleep(&h.head.taskBell, func() bool {
+			return !h.tasks.Empty() || h.head.state.Load() == laneClosing
+		}); err != nil {
 			return shm.Record{}, err
 		}
+	}
+}
+
+// take takes the oldest task that was not taken back by the parent; a record without body means that there is none.
+func (h *host) take() (shm.Record, error) {
+	for skipped := false; ; skipped = true {
+		rec, ok, err := h.tasks.Next()
+		if err != nil {
+			return shm.Record{}, err
+		}
+		if !ok {
+			if skipped {
+				h.ringParent() // it does not know of the room
+			}
+			return shm.Record{}, nil
+		}
+		if rec.Kind != kindTask || len(rec.Body) < sizeTaskHead {
+			return shm.Record{}, fmt.Errorf("%w: record of kind %d, %d bytes", shm.ErrCorrupt, rec.Kind, len(rec.Body))
+		}
+		if at[taskHead](rec.Body).state.CompareAndSwap(taskReady, taskTaken) {
+			return rec, nil
+		}
+		h.tasks.ReleaseTo(rec.End)
 	}
 }
 
@@ -467,14 +468,24 @@ func (h *host) block(n int) (block *shm.Block, slot int, err error) {
 
 // wait sleeps on a bell of the lane until cond holds. (The parent's death ends the process.)
 func (h *host) wait(b *bell, cond func() bool) {
-	for {
-		seq := b.enter()
-		if cond() {
-			return
-		}
-		h.begun = 0
-		_ = shm.FutexWait(b.addr(), seq, slice)
+	for !cond() {
+		h.board.fore.ring() // also one who is awake, or may sleep for a moment
+		_ = h.sleep(b, cond)
 	}
+}
+
+// sleep sleeps until a bell of the lane rings, at most a slice, but not if cond holds. The flag is up only meanwhile: with it up, all
+// that the parent publishes would cost it a system call.
+func (h *host) sleep(b *bell, cond func() bool) (err error) {
+	h.begun = 0
+	if seq := b.enter(); !cond() {
+		err = shm.FutexWait(b.addr(), seq, slice)
+	}
+	b.leave()
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, shm.ErrInterrupted) {
+		return nil
+	}
+	return err
 }
 
 // ringParent tells the parent to look at this lane.
@@ -484,7 +495,11 @@ func (h *host) ringParent() {
 		word.Or(bit)
 	}
 	bell := &h.board.back
-	if h.board.fore.waiters.Load() != 0 {
+	switch h.board.fore.waiters.Load() {
+	case 0:
+	case bellLooks:
+		return
+	default:
 		bell = &h.board.fore
 	}
 	if bell.ring() {

@@ -102,6 +102,8 @@ var poolConstants = map[string]string{
 	"flagBulk":       "PP__BULK",
 	"flagRange":      "PP__RANGE",
 	"flagSpan":       "PP__SPAN",
+	"bellSleeps":     "PP__BELL_SLEEPS",
+	"bellLooks":      "PP__BELL_LOOKS",
 	"taskReady":      "PP__T_READY",
 	"taskTaken":      "PP__T_TAKEN",
 	"taskRevoked":    "PP__T_REVOKED",
