@@ -84,5 +84,5 @@ func (i Identity) EndedUnseen() bool { return i.endedUnseen() }
 // ByStart is the identity of a process as kernels before 6.9 have it.
 func ByStart(pid int) (Identity, error) {
 	stat, err := readStat(pid)
-	return Identity(uint64(pid)<<pidShift | stat.start&idMask<<idShift | byStart), err
+	return Identity(memberWordOf(uint32(pid), stat.start&memberIDMask, memberByStart)), err
 }

@@ -20,9 +20,9 @@ func (w *Windows) Mapped() int { return len(w.byBase) }
 
 const (
 	LockSleepers = lockSleepers
-	PidShift     = pidShift
-	IDShift      = idShift
-	MembersHead  = membersHead
+	PidShift     = memberPIDShift
+	IDShift      = memberIDShift
+	MembersHead  = sizeMembersHead
 )
 
 // Executed makes this process forget its place among the members, as if it executed another program.

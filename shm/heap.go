@@ -58,9 +58,8 @@ type Heap struct {
 var ErrGone = errors.New("shm: the object is no more")
 
 const (
-	heapLeast   = slabSize * (slabFirst + 1)
-	heapMost    = slabsMost * slabSize
-	storageStep = 64 << 10 // the page table's granularity is at most this on the systems that we know
+	heapLeast = slabSize * (slabFirst + 1)
+	heapMost  = slabsMost * slabSize
 )
 
 // heaps has the heaps of this process, by id. A named one may be open several times.
@@ -302,7 +301,7 @@ func (h *Heap) PID(o Owner) int {
 	if !ok {
 		return 0
 	}
-	return int(word >> pidShift)
+	return int(memberPID(word))
 }
 
 // gone with deep false does not look at the member's memory map, so that a process which executes another program is not noticed.
@@ -317,7 +316,7 @@ func (h *Heap) gone(o Owner, deep bool) bool {
 	if identityIn(word).Gone() {
 		return true
 	}
-	pid := int(word >> pidShift)
+	pid := int(memberPID(word))
 	if pid == os.Getpid() {
 		return !remembered(h.members.id, o)
 	}
@@ -343,15 +342,15 @@ func (h *Heap) reap(most int, deep bool) {
 		}
 		at = (at + 1) % heapMembers
 		word := atomic.LoadUint64(&h.members.slots[at])
-		o := Owner(word>>genShift&(1<<genBits-1))<<ownerSlotBits | Owner(at+1)
+		o := memberOwner(word, uint32(at))
 		if word&memberTaken == 0 {
 			continue
 		}
 		if o == h.Me() {
 			// We joined when no descriptor was free, so that our id could not be found.
-			if i := identityIn(word); i&identityKinds == byStart && i.id() == 0 {
+			if i := identityIn(word); i&memberKinds == memberByStart && i.id() == 0 {
 				if who, err := Identify(os.Getpid()); err == nil {
-					atomic.CompareAndSwapUint64(&h.members.slots[at], word, uint64(who)|word&genMask)
+					atomic.CompareAndSwapUint64(&h.members.slots[at], word, uint64(who)|word&memberGenMask)
 				}
 			}
 			continue

@@ -10,21 +10,9 @@ import (
 // Blocks of a heap; capi/front/heap.c is the same in C.
 
 const (
-	smallShift   = 7 // blocks of 128 << class bytes
-	smallClasses = 9
-	largeShift   = 16 // blocks of 64 KiB << class
-	largeClasses = 4
-	slabShift    = 20
-	giving       = 1 << 31 // the state of a block: | owner
-	blockMost    = 16 << 30
-	prefaultMost = 16 << 20
-	tableStep    = storageStep / sizeSlab
-	openStep     = 8 // slabs that are opened together
-	evictLooks   = 64
-	freeMost     = 1024 // free blocks of a class that are known by heart
-	adoptPause   = 200 * time.Millisecond
-	adoptMost    = 3200 * time.Millisecond
-	rounds       = 8 // of looking for a block; what was found is not free after all only if somebody writes what is ours alone
+	tableStep  = storageStep / sizeSlab
+	adoptPause = adoptMillis * time.Millisecond
+	adoptMost  = adoptMostMillis * time.Millisecond
 )
 
 // slabList is the slabs of one class that this process owns, and free blocks of them.
@@ -90,10 +78,10 @@ func (h *Heap) Free(off uint64, tag uint32) bool {
 	if state == nil || tag < 2 || tag&giving != 0 || atomic.LoadUint32(state) != tag {
 		return false
 	}
-	kind, to := kindIn(word), uint32(1)
+	kind, to := slabKind(word), uint32(1)
 	if kind != slabSmall && atomic.LoadUint64(&h.head.warm)+room > warmMost {
 		me := h.Me() // 0: somebody who sweeps before he is in
-		if me != 0 && (room > warmMost/2 || !h.evict(room, me, ownerIn(word))) {
+		if me != 0 && (room > warmMost/2 || !h.evict(room, me, slabOwner(word))) {
 			to = giving | uint32(me)
 		}
 	}
@@ -111,14 +99,14 @@ func (h *Heap) Free(off uint64, tag uint32) bool {
 	case kind != slabSmall:
 		atomic.AddUint64(&h.head.warm, room)
 	}
-	if kind != slabRun && ownerIn(word) == h.Me() {
-		list := &h.large[classIn(word)%largeClasses]
+	if kind != slabRun && slabOwner(word) == h.Me() {
+		list := &h.large[slabClass(word)%largeClasses]
 		if kind == slabSmall {
-			list = &h.small[classIn(word)%smallClasses]
+			list = &h.small[slabClass(word)%smallClasses]
 		}
 		h.mu.Lock()
 		list.over++
-		switch class := classIn(word); {
+		switch class := slabClass(word); {
 		case len(list.free) < freeMost:
 			list.free = append(list.free, uint32(off>>smallShift))
 			list.over--
@@ -143,7 +131,7 @@ func (h *Heap) evict(size uint64, me, spared Owner) bool {
 			i = slabFirst
 			h.evictCursor.Store(i)
 		}
-		if word := h.slabWord(i); ownerIn(word) != me && ownerIn(word) != spared {
+		if word := h.slabWord(i); slabOwner(word) != me && slabOwner(word) != spared {
 			found += h.evictSlab(i, word, me)
 		}
 	}
@@ -153,8 +141,8 @@ func (h *Heap) evict(size uint64, me, spared Owner) bool {
 // evictSlab gives back storage of the free blocks of a slab, whose word was word: how many bytes.
 func (h *Heap) evictSlab(i uint32, word uint64, me Owner) (found uint64) {
 	s := h.slab(i)
-	switch class := classIn(word); {
-	case kindIn(word) == slabLarge && class < largeClasses:
+	switch class := slabClass(word); {
+	case slabKind(word) == slabLarge && class < largeClasses:
 		room := uint64(1) << (largeShift + class)
 		for k := range uint32(16) >> class {
 			if h.takeFree(i, k, word, 1, me) {
@@ -164,7 +152,7 @@ func (h *Heap) evictSlab(i uint32, word uint64, me Owner) (found uint64) {
 				found += room
 			}
 		}
-	case kindIn(word) == slabRun && h.takeFree(i, 0, word, 1, me):
+	case slabKind(word) == slabRun && h.takeFree(i, 0, word, 1, me):
 		found = uint64(atomic.LoadUint32(&s.reserved)) << 12
 		h.warmSub(found)
 		h.giveBack(i)
@@ -243,8 +231,8 @@ func (h *Heap) stateOf(off uint64) (state *uint32, room, word uint64) {
 	i := uint32(n)
 	s := h.slab(i)
 	word = atomic.LoadUint64(&s.word)
-	class := classIn(word)
-	switch kindIn(word) {
+	class := slabClass(word)
+	switch slabKind(word) {
 	case slabSmall:
 		if class >= smallClasses {
 			return nil, 0, 0
@@ -264,7 +252,7 @@ func (h *Heap) stateOf(off uint64) (state *uint32, room, word uint64) {
 		}
 		return &s.state[at/room], room, word
 	case slabRun:
-		count := countIn(word)
+		count := slabCount(word)
 		room = uint64(atomic.LoadUint32(&s.reserved)) << 12
 		if at != 0 || count == 0 || count > h.top()-i || room > uint64(count)<<slabShift {
 			return nil, 0, 0
@@ -328,7 +316,7 @@ func (h *Heap) release(i uint32) {
 
 // claim takes n slabs in a row. They are CLAIMED then, their fields 0, without storage.
 func (h *Heap) claim(n uint32) (first uint32, err error) {
-	mine := slabWord(slabClaimed, 0, 0, h.Me())
+	mine := slabWordOf(slabClaimed, 0, 0, h.Me())
 	for pass := range 2 {
 		i := uint32(slabFirst)
 		if hint := atomic.LoadUint32(&h.head.slabHint); pass == 0 && hint > slabFirst && hint <= h.slabs {
@@ -377,19 +365,19 @@ func (h *Heap) claim(n uint32) (first uint32, err error) {
 // giveBack gives a run back whose state says that we are the one to do it.
 func (h *Heap) giveBack(first uint32) {
 	word := h.slabWord(first)
-	for k := countIn(word); k > 1; {
+	for k := slabCount(word); k > 1; {
 		k--
 		if k >= h.top()-first {
 			continue
 		}
 		tail := h.slabWord(first + k)
-		if kindIn(tail) == slabTail && countIn(tail) == k && h.slabCAS(first+k, tail, slabWord(slabTail, 0, k, h.Me())) {
+		if slabKind(tail) == slabTail && slabCount(tail) == k && h.slabCAS(first+k, tail, slabWordOf(slabTail, 0, k, h.Me())) {
 			h.release(first + k)
 		}
 	}
 	// Its owner's successor may take it over at the same time.
-	for ; kindIn(word) == slabRun; word = h.slabWord(first) {
-		if h.slabCAS(first, word, slabWord(slabClaimed, 0, 0, h.Me())) {
+	for ; slabKind(word) == slabRun; word = h.slabWord(first) {
+		if h.slabCAS(first, word, slabWordOf(slabClaimed, 0, 0, h.Me())) {
 			h.release(first)
 			return
 		}
@@ -426,7 +414,7 @@ func (h *Heap) emptyLarge(i, class uint32) bool {
 		}
 	}
 	// All states are 0: only we could change that.
-	if !used && h.slabCAS(i, slabWord(slabLarge, class, 0, me), slabWord(slabClaimed, 0, 0, me)) {
+	if !used && h.slabCAS(i, slabWordOf(slabLarge, class, 0, me), slabWordOf(slabClaimed, 0, 0, me)) {
 		h.release(i)
 		return true
 	}
@@ -477,22 +465,22 @@ func (h *Heap) adopt(deep bool) (got int) {
 	var warm uint64
 	for i := uint32(slabFirst); i < h.top(); i++ {
 		word := h.slabWord(i)
-		kind, class, count := kindIn(word), classIn(word), countIn(word)
-		gone := kind != slabFree && dead(ownerIn(word))
+		kind, class, count := slabKind(word), slabClass(word), slabCount(word)
+		gone := kind != slabFree && dead(slabOwner(word))
 		s := h.slab(i)
 		drop := func() {
-			if h.slabCAS(i, slabWord(kind, class, 0, me), slabWord(slabClaimed, 0, 0, me)) {
+			if h.slabCAS(i, slabWordOf(kind, class, 0, me), slabWordOf(slabClaimed, 0, 0, me)) {
 				h.release(i)
 			}
 		}
 		switch kind {
 		case slabClaimed:
-			if gone && h.slabCAS(i, word, slabWord(slabClaimed, 0, 0, me)) {
+			if gone && h.slabCAS(i, word, slabWordOf(slabClaimed, 0, 0, me)) {
 				h.release(i)
 				got++
 			}
 		case slabSmall:
-			if !gone || class >= smallClasses || !h.slabCAS(i, word, slabWord(kind, class, 0, me)) {
+			if !gone || class >= smallClasses || !h.slabCAS(i, word, slabWordOf(kind, class, 0, me)) {
 				continue
 			}
 			got++
@@ -506,9 +494,9 @@ func (h *Heap) adopt(deep bool) (got int) {
 			if class >= largeClasses {
 				continue
 			}
-			ours := gone && h.slabCAS(i, word, slabWord(kind, class, 0, me))
+			ours := gone && h.slabCAS(i, word, slabWordOf(kind, class, 0, me))
 			if ours {
-				word = slabWord(kind, class, 0, me)
+				word = slabWordOf(kind, class, 0, me)
 				got++
 			}
 			more := uint64(0)
@@ -549,11 +537,11 @@ func (h *Heap) adopt(deep bool) (got int) {
 				continue
 			}
 			if count > 0 && count <= i && i-count >= slabFirst {
-				if first := h.slabWord(i - count); kindIn(first) == slabRun && countIn(first) > count {
+				if first := h.slabWord(i - count); slabKind(first) == slabRun && slabCount(first) > count {
 					continue
 				}
 			}
-			if h.slabCAS(i, word, slabWord(slabClaimed, 0, 0, me)) {
+			if h.slabCAS(i, word, slabWordOf(slabClaimed, 0, 0, me)) {
 				h.release(i)
 				got++
 			}
@@ -614,7 +602,7 @@ func (h *Heap) lookSmall(list *slabList, class uint32) {
 		list.skip--
 		return
 	}
-	own := slabWord(slabSmall, class, 0, h.Me())
+	own := slabWordOf(slabSmall, class, 0, h.Me())
 	for all := len(list.slabs); all > 0 && len(list.slabs) > 0 && len(list.free) < freeMost/2; all-- {
 		at := int(list.cursor) % len(list.slabs)
 		i, had := list.slabs[at], len(list.free)
@@ -632,7 +620,7 @@ func (h *Heap) lookSmall(list *slabList, class uint32) {
 		}
 		// Enough others: one that is all free goes back.
 		if had > 0 && i != list.current && k == fresh && uint32(len(list.free)-had) == fresh-covered(class) &&
-			h.slabCAS(i, own, slabWord(slabClaimed, 0, 0, h.Me())) {
+			h.slabCAS(i, own, slabWordOf(slabClaimed, 0, 0, h.Me())) {
 			list.free = list.free[:had]
 			list.drop(at)
 			h.release(i)
@@ -647,7 +635,7 @@ func (h *Heap) lookSmall(list *slabList, class uint32) {
 
 func (h *Heap) pickSmall(class uint32) (p pick, err error) {
 	list := &h.small[class]
-	own := slabWord(slabSmall, class, 0, h.Me())
+	own := slabWordOf(slabSmall, class, 0, h.Me())
 	size := uint64(1) << (smallShift + class)
 	for range rounds {
 		if h.pop(list, own, &p) {
@@ -709,7 +697,7 @@ func (h *Heap) lookLarge(list *slabList, class uint32) {
 		list.skip--
 		return
 	}
-	own := slabWord(slabLarge, class, 0, h.Me())
+	own := slabWordOf(slabLarge, class, 0, h.Me())
 	var cold []uint32
 	for all := len(list.slabs); all > 0 && len(list.slabs) > 0 && len(list.free) < freeMost/16; all-- {
 		at := int(list.cursor) % len(list.slabs)
@@ -730,7 +718,7 @@ func (h *Heap) lookLarge(list *slabList, class uint32) {
 			}
 		}
 		// All without storage, and not needed now: for whom it may concern.
-		if colds == 16>>class && (len(list.free) > 0 || len(cold) > colds) && h.slabCAS(i, own, slabWord(slabClaimed, 0, 0, h.Me())) {
+		if colds == 16>>class && (len(list.free) > 0 || len(cold) > colds) && h.slabCAS(i, own, slabWordOf(slabClaimed, 0, 0, h.Me())) {
 			cold = cold[:len(cold)-colds]
 			list.drop(at)
 			h.release(i)
@@ -750,7 +738,7 @@ func (h *Heap) prefault(off, size uint64) { h.seg.Prefault(h.mem[off : off+min(s
 
 func (h *Heap) pickLarge(class uint32) (p pick, err error) {
 	list := &h.large[class]
-	own := slabWord(slabLarge, class, 0, h.Me())
+	own := slabWordOf(slabLarge, class, 0, h.Me())
 	size := uint64(1) << (largeShift + class)
 	for range rounds {
 		if h.pop(list, own, &p) {
@@ -791,8 +779,8 @@ func (h *Heap) warmRun(need uint32, size uint64, p *pick) bool {
 	for at := 0; at < len(list.slabs); {
 		i := list.slabs[at]
 		word := h.slabWord(i)
-		count := countIn(word)
-		if kindIn(word) != slabRun || ownerIn(word) != h.Me() || count == 0 || count > h.top()-i {
+		count := slabCount(word)
+		if slabKind(word) != slabRun || slabOwner(word) != h.Me() || count == 0 || count > h.top()-i {
 			list.drop(at)
 			continue
 		}
@@ -830,7 +818,7 @@ func (h *Heap) pickRun(size uint64) (p pick, err error) {
 		return p, err
 	}
 	for k := uint32(1); k < need; k++ {
-		atomic.StoreUint64(&h.slab(first+k).word, slabWord(slabTail, 0, k, h.Me()))
+		atomic.StoreUint64(&h.slab(first+k).word, slabWordOf(slabTail, 0, k, h.Me()))
 	}
 	h.slab(first).reserved = uint32(room >> 12)
 	return p, nil
@@ -873,14 +861,14 @@ func (h *Heap) pick(size uint64) (pick, error) {
 func (h *Heap) trimSmall(class uint32, all bool) {
 	list := &h.small[class]
 	list.skip, list.over = 0, 0
-	own := slabWord(slabSmall, class, 0, h.Me())
+	own := slabWordOf(slabSmall, class, 0, h.Me())
 	for at := len(list.slabs) - 1; at >= 0; at-- {
 		i := list.slabs[at]
 		if h.slabWord(i) == own && ((i == list.current && !all) || h.smallUsed(i, class)) {
 			continue
 		}
 		list.drop(at)
-		if h.slabCAS(i, own, slabWord(slabClaimed, 0, 0, h.Me())) {
+		if h.slabCAS(i, own, slabWordOf(slabClaimed, 0, 0, h.Me())) {
 			h.release(i)
 		}
 	}
@@ -892,7 +880,7 @@ func (h *Heap) trim() {
 	for class := range uint32(largeClasses) {
 		list := &h.large[class]
 		list.skip = 0
-		own := slabWord(slabLarge, class, 0, me)
+		own := slabWordOf(slabLarge, class, 0, me)
 		for at := len(list.slabs) - 1; at >= 0; at-- {
 			i := list.slabs[at]
 			if h.slabWord(i) != own || h.emptyLarge(i, class) {
@@ -906,7 +894,7 @@ func (h *Heap) trim() {
 	for at := len(h.runs.slabs) - 1; at >= 0; at-- {
 		i := h.runs.slabs[at]
 		word := h.slabWord(i)
-		if kindIn(word) != slabRun || ownerIn(word) != me {
+		if slabKind(word) != slabRun || slabOwner(word) != me {
 			h.runs.drop(at)
 		} else if h.takeFree(i, 0, word, 1, me) {
 			h.warmSub(uint64(atomic.LoadUint32(&h.slab(i).reserved)) << 12)
@@ -930,7 +918,7 @@ func (h *Heap) commit(p *pick, tag uint32) bool {
 	}
 	if p.run > 0 {
 		first := uint32(p.off >> slabShift)
-		atomic.StoreUint64(&h.slab(first).word, slabWord(slabRun, 0, p.run, h.Me()))
+		atomic.StoreUint64(&h.slab(first).word, slabWordOf(slabRun, 0, p.run, h.Me()))
 		h.runs.slabs = append(h.runs.slabs, first)
 	}
 	return true
@@ -954,18 +942,18 @@ func (h *Heap) InUse() (blocks int, bytes uint64) {
 	}
 	for i := uint32(slabFirst); i < h.top(); i++ {
 		word := h.slabWord(i)
-		switch class := classIn(word); {
-		case kindIn(word) == slabSmall && class < smallClasses:
+		switch class := slabClass(word); {
+		case slabKind(word) == slabSmall && class < smallClasses:
 			states := h.smallStates(i, class)
 			for k := covered(class); k < min(atomic.LoadUint32(&h.slab(i).fresh), uint32(len(states))); k++ {
 				count(&states[k], 1<<(smallShift+class))
 			}
-		case kindIn(word) == slabLarge && class < largeClasses:
+		case slabKind(word) == slabLarge && class < largeClasses:
 			for k := range uint32(16) >> class {
 				count(&h.slab(i).state[k], 1<<(largeShift+class))
 			}
-		case kindIn(word) == slabRun:
-			count(&h.slab(i).state[0], uint64(countIn(word))<<slabShift)
+		case slabKind(word) == slabRun:
+			count(&h.slab(i).state[0], uint64(slabCount(word))<<slabShift)
 		}
 	}
 	return blocks, bytes

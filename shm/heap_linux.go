@@ -101,7 +101,7 @@ func (h *Heap) openNamed() error {
 		return err
 	}
 	head := (*uint64)(unsafe.Add(h.base, membersOff))
-	slots := unsafe.Slice((*uint64)(unsafe.Add(h.base, membersOff+membersHead)), heapMembers)
+	slots := unsafe.Slice((*uint64)(unsafe.Add(h.base, membersOff+sizeMembersHead)), heapMembers)
 	for tries := 0; ; tries++ {
 		if err := lockFile(h.FD(), unix.LOCK_SH); err != nil {
 			return err
@@ -121,7 +121,7 @@ func (h *Heap) openNamed() error {
 		}
 		for i := range slots {
 			if word := atomic.LoadUint64(&slots[i]); word&memberTaken != 0 {
-				atomic.CompareAndSwapUint64(&slots[i], word, word&(genMask|memberTaken))
+				atomic.CompareAndSwapUint64(&slots[i], word, word&(memberGenMask|memberTaken))
 			}
 		}
 		atomic.StoreUint64(head, space)

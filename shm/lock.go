@@ -23,15 +23,12 @@ type Lock struct {
 	resolve func(dead Owner)
 }
 
-const (
-	lockSleepers = 1 << 31
-	lockSpins    = 40
-)
+const lockSleepers = 1 << 31
 
 // How long a sleeper waits before it looks whether the owner lives, at first and at most.
 var (
-	sliceMin = 10 * time.Millisecond
-	sliceMax = 160 * time.Millisecond
+	sliceMin = lockSliceMinMillis * time.Millisecond
+	sliceMax = lockSliceMostMillis * time.Millisecond
 )
 
 // NewLock returns this member's side of the lock in word; with me 0 it is only good for Sweep. resolve may be nil. It is called when the owner of the lock is dead and

@@ -31,50 +31,33 @@ type Members struct {
 }
 
 // Owner names a member: slot + 1 in bits 0..11, generation in bits 12..30. 0 is nobody, bit 31 is never set.
+//
+//c:extern uint32_t
 type Owner uint32
 
 // Slot returns the member's index in the table, 0 <= Slot < n of [NewMembers].
-func (o Owner) Slot() int { return int(o&ownerSlot) - 1 }
+func (o Owner) Slot() int { return int(int32(ownerIndex(o))) }
 
 // Generation tells members that had the same slot one after the other apart.
 func (o Owner) Generation() uint32 { return uint32(o >> ownerSlotBits) }
 
-const (
-	ownerSlotBits = 12
-	ownerSlot     = 1<<ownerSlotBits - 1
-	memberTaken   = 1
-	genShift      = 2
-	genBits       = 19
-	genMask       = (1<<genBits - 1) << genShift
-	idShift       = genShift + genBits
-	idBits        = 21
-	idMask        = 1<<idBits - 1
-	pidShift      = idShift + idBits
-	pidBits       = 64 - pidShift
-
-	byStart       = memberTaken // what the id of an Identity is
-	byPidfd       = 3
-	identityKinds = 3
-
-	membersHead = 64
-	// MembersMax is the largest number of slots.
-	MembersMax = ownerSlot - 1
-)
+// MembersMax is the largest number of slots.
+const MembersMax = ownerSlot - 1
 
 // Identity names one process among all that have its number, one after the other. It means the same in every process of a pid namespace, and
 // has the bits of a slot of [Members], but for the generation, which is 0.
 type Identity uint64
 
 // PID returns the number of the process.
-func (i Identity) PID() int { return int(i >> pidShift) }
+func (i Identity) PID() int { return int(memberPID(uint64(i))) }
 
-func (i Identity) id() uint64 { return uint64(i) >> idShift & idMask }
+func (i Identity) id() uint64 { return memberID(uint64(i)) }
 
 // identityIn returns who is in a slot.
-func identityIn(word uint64) Identity { return Identity(word &^ genMask) }
+func identityIn(word uint64) Identity { return Identity(word &^ memberGenMask) }
 
 // MembersSize returns how many bytes of shared memory a table of n slots takes.
-func MembersSize(n int) int { return membersHead + 8*n }
+func MembersSize(n int) int { return sizeMembersHead + 8*n }
 
 // own has the slots that this program took, by the id of the table. It is kept here and not in shared memory on purpose: after
 // execve the new program has the same process id and start time, and its own slots are those that it does not know.
@@ -88,11 +71,11 @@ var own = struct {
 // system without a proof of death).
 func NewMembers(s *Segment, b []byte) (*Members, error) {
 	p := addressOf(b)
-	n := (len(b) - membersHead) / 8
+	n := (len(b) - sizeMembersHead) / 8
 	if n < 1 || uintptr(p)%8 != 0 {
 		return nil, fmt.Errorf("%w: table of members of %d bytes", ErrInvalid, len(b))
 	}
-	head := (*struct{ space, id uint64 })(p)
+	head := (*membersHeader)(p)
 	space, err := pidSpace()
 	if err != nil {
 		return nil, wrap("members", err)
@@ -101,7 +84,7 @@ func NewMembers(s *Segment, b []byte) (*Members, error) {
 		return nil, fmt.Errorf("%w: members in different pid namespaces", ErrUnsupported)
 	}
 	atomic.CompareAndSwapUint64(&head.id, 0, rand.Uint64()|1)
-	m := &Members{slots: unsafe.Slice((*uint64)(unsafe.Add(p, membersHead)), min(n, MembersMax)), id: atomic.LoadUint64(&head.id)}
+	m := &Members{slots: unsafe.Slice((*uint64)(unsafe.Add(p, sizeMembersHead)), min(n, MembersMax)), id: atomic.LoadUint64(&head.id)}
 	if m.file, err = identify(s.FD()); err != nil {
 		return nil, wrap("members", err)
 	}
@@ -123,9 +106,8 @@ func (m *Members) Join(sweep func(dead Owner)) (Owner, error) {
 			if old&memberTaken != 0 {
 				continue
 			}
-			gen := (old>>genShift + 1) & (1<<genBits - 1)
-			o := Owner(gen)<<ownerSlotBits | Owner(i+1)
-			word := uint64(who) | gen<<genShift
+			word := uint64(who) | memberNext(old)
+			o := memberOwner(word, uint32(i))
 			remember(m.id, o)
 			if atomic.CompareAndSwapUint64(&m.slots[i], old, word) {
 				return o, nil
@@ -155,7 +137,7 @@ func (m *Members) Gone(o Owner) bool {
 	if identityIn(word).Gone() {
 		return true
 	}
-	pid := int(word >> pidShift)
+	pid := int(memberPID(word))
 	if pid == os.Getpid() {
 		return !remembered(m.id, o)
 	}
@@ -177,13 +159,13 @@ func (m *Members) Reap(sweep func(dead Owner)) int {
 
 // Each calls f for every member, dead or alive.
 func (m *Members) Each(f func(o Owner, pid int)) {
-	m.words(func(o Owner, word uint64) { f(o, int(word>>pidShift)) })
+	m.words(func(o Owner, word uint64) { f(o, int(memberPID(word))) })
 }
 
 func (m *Members) words(f func(o Owner, word uint64)) {
 	for i := range m.slots {
 		if word := atomic.LoadUint64(&m.slots[i]); word&memberTaken != 0 {
-			f(Owner(word>>genShift&(1<<genBits-1))<<ownerSlotBits|Owner(i+1), word)
+			f(memberOwner(word, uint32(i)), word)
 		}
 	}
 }
@@ -191,7 +173,7 @@ func (m *Members) words(f func(o Owner, word uint64)) {
 // reapOwn reaps what the program that this process executed before has left: nobody else can tell that it is gone once we map the segment.
 func (m *Members) reapOwn(pid int, sweep func(dead Owner)) {
 	m.words(func(o Owner, word uint64) {
-		if int(word>>pidShift) == pid && !remembered(m.id, o) {
+		if int(memberPID(word)) == pid && !remembered(m.id, o) {
 			m.bury(o, word, sweep)
 		}
 	})
@@ -201,7 +183,7 @@ func (m *Members) reapOwn(pid int, sweep func(dead Owner)) {
 func (m *Members) bury(o Owner, word uint64, sweep func(dead Owner)) bool {
 	// A process that forks takes a slot for its child, which puts its own name there (capi/front/objects.c). If the parent has died meanwhile, the child must
 	// come before the sweep, and then nothing is swept, or not at all: else it would believe in references that it has not any more.
-	nobody := word & (genMask | memberTaken)
+	nobody := word & (memberGenMask | memberTaken)
 	if word != nobody && !atomic.CompareAndSwapUint64(&m.slots[o.Slot()], word, nobody) {
 		return false
 	}
@@ -218,11 +200,11 @@ func (m *Members) word(o Owner) (uint64, bool) {
 		return 0, false
 	}
 	word := atomic.LoadUint64(&m.slots[i])
-	return word, word&memberTaken != 0 && uint32(word>>genShift&(1<<genBits-1)) == o.Generation()
+	return word, word&memberTaken != 0 && memberOwner(word, uint32(i)) == o
 }
 
 func (m *Members) free(o Owner, word uint64) bool {
-	return atomic.CompareAndSwapUint64(&m.slots[o.Slot()], word, word&genMask)
+	return atomic.CompareAndSwapUint64(&m.slots[o.Slot()], word, word&memberGenMask)
 }
 
 func remember(id uint64, o Owner) {

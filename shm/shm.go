@@ -23,6 +23,8 @@
 // answers [ErrUnsupported].
 package shm
 
+//go:generate go run ../core/internal/cgen/cmd/cgen -prefix pp_ -o ../capi/front/heap_layout.gen.h -include mem.h heap_layout.go
+
 import (
 	"errors"
 	"fmt"

@@ -261,14 +261,14 @@ func checkFileSize(size int64) error {
 
 // Identify returns the identity of the process that has this number now. Errors: [ErrUnsupported] if there is none.
 func Identify(pid int) (Identity, error) {
-	if pid <= 0 || pid >= 1<<pidBits {
+	if pid <= 0 || pid >= 1<<memberPIDBits {
 		return 0, fmt.Errorf("%w: process id %d", ErrUnsupported, pid)
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err == nil {
 		defer func() { _ = unix.Close(fd) }()
 		if id, ok := pidfdID(fd); ok {
-			return Identity(uint64(pid)<<pidShift | id<<idShift | byPidfd), nil
+			return Identity(memberWordOf(uint32(pid), id, memberByPidfd)), nil
 		}
 	} else if errors.Is(unix.Tgkill(pid, pid, 0), unix.ESRCH) {
 		return 0, fmt.Errorf("%w: there is no process %d", ErrUnsupported, pid)
@@ -276,10 +276,10 @@ func Identify(pid int) (Identity, error) {
 	id := uint64(0)
 	if ownProc() && BootTime() {
 		if stat, err := readStat(pid); err == nil {
-			id = stat.start & idMask
+			id = stat.start & memberIDMask
 		}
 	}
-	return Identity(uint64(pid)<<pidShift | id<<idShift | byStart), nil
+	return Identity(memberWordOf(uint32(pid), id, memberByStart)), nil
 }
 
 // pidfdID reads the inode of a pidfd: since Linux 6.9 it names one process until the machine is booted again, and is the same for every
@@ -291,7 +291,7 @@ func pidfdID(fd int) (uint64, bool) {
 	if unix.Fstatfs(fd, &fs) != nil || fs.Type != pidfs || unix.Fstat(fd, &st) != nil {
 		return 0, false
 	}
-	return st.Ino & idMask, true
+	return st.Ino & memberIDMask, true
 }
 
 // procStat is what /proc/PID/stat says.
@@ -389,7 +389,7 @@ func (i Identity) Gone() bool {
 		return true
 	}
 	// A process with this number lives. Only what proves that it is another one counts now; that /proc does not show it proves nothing.
-	if i&identityKinds == byPidfd {
+	if i&memberKinds == memberByPidfd {
 		id, ok := pidfdID(fd)
 		return ok && id != i.id()
 	}
@@ -399,7 +399,7 @@ func (i Identity) Gone() bool {
 
 // anotherStart: it is proven that the process which has the number now started at another time.
 func (i Identity) anotherStart(now procStat) bool {
-	return i&identityKinds == byStart && i.id() != 0 && now.start&idMask != i.id() && BootTime()
+	return i&memberKinds == memberByStart && i.id() != 0 && now.start&memberIDMask != i.id() && BootTime()
 }
 
 // endedUnseen does without a pidfd: a filter denies it, the kernel is older than 5.3, or there is no descriptor free.

@@ -18,20 +18,10 @@
 
 enum {
 	TABLE_STEP = PP__STORAGE_STEP / sizeof(pp__slab), /* entries that get storage together */
-	SMALL_SHIFT = 7,
-	LARGE_SHIFT = 16,
-	SLAB_SHIFT = 20,
-	SCAN_ENOUGH = PP__STACK / 2,
-	ADOPT_MS = 200,
-	ADOPT_MOST_MS = 3200,
-	EVICT_LOOKS = 64,
-	OPEN_STEP = 8, /* slabs that are opened together */
-	ROUNDS = 8 /* of looking for a block; what was found is not free after all only if somebody writes what is ours alone */
+	SCAN_ENOUGH = PP__FREE_MOST / 2
 };
 #define LEAST_SIZE (PP__SLAB_SIZE * (PP__SLAB_FIRST + 1))
 #define MOST_SIZE ((uint64_t)PP__SLABS_MOST * PP__SLAB_SIZE)
-#define BLOCK_MOST ((uint64_t)16 << 30)
-#define POPULATE_MOST ((uint64_t)16 << 20)
 
 /* The list of heaps changes with both locks held: the first is held around a fork before all others, the second is taken last. */
 static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -157,7 +147,7 @@ static int32_t attach(int fd, bool named, pp__heap **heap_out)
 	pthread_mutex_init(&p->join_lock, NULL);
 	p->device = pp__device_of(&st);
 	p->inode = st.st_ino;
-	p->adopt_pause = ADOPT_MS;
+	p->adopt_pause = PP__ADOPT_MILLIS;
 	/* Head and members; a first part of the tables of slabs and of references. A process that joins
 	 * needs no memory. */
 	static const uint64_t first[] = {0, PP__SLABS_OFF, PP__REFS_OFF};
@@ -181,7 +171,7 @@ static int32_t attach(int fd, bool named, pp__heap **heap_out)
 		forget(heap);
 		return status;
 	}
-	p->slabs = (uint32_t)(heap->mapped >> SLAB_SHIFT);
+	p->slabs = (uint32_t)(heap->mapped >> PP__SLAB_SHIFT);
 	p->slabs_ready = TABLE_STEP;
 	p->refs_ready = PP__STORAGE_STEP / 8;
 	pthread_mutex_lock(&open_lock);
@@ -455,31 +445,6 @@ void pp__heap_locks_in_child(void)
 
 /* ---- slabs ------------------------------------------------------------------------------------------------------------------- */
 
-static uint64_t word_of(uint32_t kind, uint32_t class, uint32_t count, uint32_t owner)
-{
-	return (uint64_t)kind << 56 | (uint64_t)class << 48 | (uint64_t)count << 32 | owner;
-}
-
-static uint32_t kind_in(uint64_t word)
-{
-	return (uint32_t)(word >> 56);
-}
-
-static uint32_t class_in(uint64_t word)
-{
-	return (uint32_t)(word >> 48) & 0xff;
-}
-
-static uint32_t count_in(uint64_t word)
-{
-	return (uint32_t)(word >> 32) & 0xffff;
-}
-
-static uint32_t owner_in(uint64_t word)
-{
-	return (uint32_t)word;
-}
-
 static pp__slab *slab_at(const pp__heap *heap, uint32_t i)
 {
 	return (pp__slab *)(void *)(heap->base + PP__SLABS_OFF) + i;
@@ -503,12 +468,12 @@ static bool open_slabs(const pp__heap *heap, uint32_t end)
 	uint64_t is = __atomic_load_n(opened, __ATOMIC_ACQUIRE);
 	const uint32_t slabs = heap->private->slabs;
 
-	end = end < slabs - OPEN_STEP ? (end + OPEN_STEP - 1) / OPEN_STEP * OPEN_STEP : slabs;
-	const uint64_t to = (uint64_t)end << SLAB_SHIFT;
+	end = end < slabs - PP__OPEN_STEP ? (end + PP__OPEN_STEP - 1) / PP__OPEN_STEP * PP__OPEN_STEP : slabs;
+	const uint64_t to = (uint64_t)end << PP__SLAB_SHIFT;
 	if (to <= is)
 		return true;
 	/* The table in larger steps: most often this is open already. */
-	const uint64_t table = ((is >> SLAB_SHIFT) + TABLE_STEP - 1) / TABLE_STEP, table_end = (end + TABLE_STEP - 1) / TABLE_STEP;
+	const uint64_t table = ((is >> PP__SLAB_SHIFT) + TABLE_STEP - 1) / TABLE_STEP, table_end = (end + TABLE_STEP - 1) / TABLE_STEP;
 	if (table_end > table && !pp__heap_open_range(heap, PP__SLABS_OFF + table * PP__STORAGE_STEP, (table_end - table) * PP__STORAGE_STEP))
 		return false;
 	if (!pp__heap_open_range(heap, is, to - is))
@@ -525,61 +490,61 @@ static uint32_t top_of(const pp__heap *heap)
 	uint64_t opened = __atomic_load_n(&heap->opened, __ATOMIC_ACQUIRE);
 
 	top = top < PP__SLAB_FIRST ? PP__SLAB_FIRST : top < heap->private->slabs ? top : heap->private->slabs;
-	if (opened < (uint64_t)top << SLAB_SHIFT && !open_slabs(heap, top))
-		return (uint32_t)(__atomic_load_n(&heap->opened, __ATOMIC_ACQUIRE) >> SLAB_SHIFT);
+	if (opened < (uint64_t)top << PP__SLAB_SHIFT && !open_slabs(heap, top))
+		return (uint32_t)(__atomic_load_n(&heap->opened, __ATOMIC_ACQUIRE) >> PP__SLAB_SHIFT);
 	return top;
 }
 
 void *pp__within_slow(const pp__heap *heap, uint64_t off, uint64_t size)
 {
-	const uint64_t end = (uint64_t)top_of(heap) << SLAB_SHIFT;
+	const uint64_t end = (uint64_t)top_of(heap) << PP__SLAB_SHIFT;
 
 	return off < PP__SLAB_FIRST * PP__SLAB_SIZE || off > end || size > end - off ? NULL : heap->base + off;
 }
 
 static uint32_t blocks_of(uint32_t class)
 {
-	return (uint32_t)PP__SLAB_SIZE >> (SMALL_SHIFT + class);
+	return (uint32_t)PP__SLAB_SIZE >> (PP__SMALL_SHIFT + class);
 }
 
 /* covered is how many blocks the array of states takes. */
 static uint32_t covered(uint32_t class)
 {
-	const uint32_t size = 1u << (SMALL_SHIFT + class);
+	const uint32_t size = 1u << (PP__SMALL_SHIFT + class);
 
 	return (blocks_of(class) * 4 + size - 1) / size;
 }
 
 static uint32_t *small_states(const pp__heap *heap, uint32_t i)
 {
-	return (uint32_t *)(void *)(heap->base + ((uint64_t)i << SLAB_SHIFT));
+	return (uint32_t *)(void *)(heap->base + ((uint64_t)i << PP__SLAB_SHIFT));
 }
 
 uint32_t *pp__state_of(const pp__heap *heap, uint64_t off, uint64_t *room_out, uint64_t *word_out)
 {
-	const uint64_t i = off >> SLAB_SHIFT, at = off & (PP__SLAB_SIZE - 1);
+	const uint64_t i = off >> PP__SLAB_SHIFT, at = off & (PP__SLAB_SIZE - 1);
 
 	if (i < PP__SLAB_FIRST || i >= top_of(heap))
 		return NULL;
 	pp__slab *const slab = slab_at(heap, (uint32_t)i);
 	const uint64_t word = slab_word(heap, (uint32_t)i);
-	const uint32_t class = class_in(word);
+	const uint32_t class = pp__slab_class(word);
 	*word_out = word;
-	switch (kind_in(word)) {
+	switch (pp__slab_kind(word)) {
 	case PP__SLAB_SMALL:
-		*room_out = (uint64_t)1 << (SMALL_SHIFT + class % PP__SMALL_CLASSES);
+		*room_out = (uint64_t)1 << (PP__SMALL_SHIFT + class % PP__SMALL_CLASSES);
 		if (class >= PP__SMALL_CLASSES || at % *room_out != 0 || at / *room_out < covered(class))
 			return NULL;
 		return small_states(heap, (uint32_t)i) + at / *room_out;
 	case PP__SLAB_LARGE:
-		*room_out = (uint64_t)1 << (LARGE_SHIFT + class % PP__LARGE_CLASSES);
+		*room_out = (uint64_t)1 << (PP__LARGE_SHIFT + class % PP__LARGE_CLASSES);
 		if (class >= PP__LARGE_CLASSES || at % *room_out != 0)
 			return NULL;
 		return &slab->state[at / *room_out];
 	case PP__SLAB_RUN:
 		*room_out = (uint64_t)__atomic_load_n(&slab->reserved, __ATOMIC_RELAXED) << 12;
-		if (at != 0 || count_in(word) == 0 || i + count_in(word) > top_of(heap) ||
-		    *room_out > (uint64_t)count_in(word) << SLAB_SHIFT)
+		if (at != 0 || pp__slab_count(word) == 0 || i + pp__slab_count(word) > top_of(heap) ||
+		    *room_out > (uint64_t)pp__slab_count(word) << PP__SLAB_SHIFT)
 			return NULL;
 		return &slab->state[0];
 	default:
@@ -633,7 +598,7 @@ static void release(pp__heap *heap, uint32_t i)
 {
 	pp__slab *const slab = slab_at(heap, i);
 
-	pp__heap_punch(heap, (uint64_t)i << SLAB_SHIFT, PP__SLAB_SIZE);
+	pp__heap_punch(heap, (uint64_t)i << PP__SLAB_SHIFT, PP__SLAB_SIZE);
 	__atomic_store_n(&slab->word, 0, __ATOMIC_SEQ_CST);
 	uint32_t *const hint = &pp__head(heap)->slab_hint;
 	uint32_t is = __atomic_load_n(hint, __ATOMIC_RELAXED);
@@ -646,7 +611,7 @@ static int32_t claim(pp__heap *heap, uint32_t n, uint32_t *first_out)
 {
 	struct pp__heap_private *const p = heap->private;
 	pp__heap_head *const head = pp__head(heap);
-	const uint64_t mine = word_of(PP__SLAB_CLAIMED, 0, 0, heap->me);
+	const uint64_t mine = pp__slab_word_of(PP__SLAB_CLAIMED, 0, 0, heap->me);
 
 	for (int pass = 0; pass < 2; pass++) {
 		uint32_t i = pass == 0 ? __atomic_load_n(&head->slab_hint, __ATOMIC_RELAXED) : PP__SLAB_FIRST;
@@ -696,19 +661,19 @@ static int32_t claim(pp__heap *heap, uint32_t n, uint32_t *first_out)
 static void give_back(pp__heap *heap, uint32_t first)
 {
 	uint64_t word = slab_word(heap, first);
-	const uint32_t count = count_in(word);
+	const uint32_t count = pp__slab_count(word);
 
 	for (uint32_t k = count; k-- > 1;) {
 		if (first + k >= top_of(heap))
 			continue;
 		const uint64_t tail = slab_word(heap, first + k);
-		if (kind_in(tail) == PP__SLAB_TAIL && count_in(tail) == k && slab_cas(heap, first + k, tail, word_of(PP__SLAB_TAIL, 0, k, heap->me)))
+		if (pp__slab_kind(tail) == PP__SLAB_TAIL && pp__slab_count(tail) == k && slab_cas(heap, first + k, tail, pp__slab_word_of(PP__SLAB_TAIL, 0, k, heap->me)))
 			release(heap, first + k);
 	}
 	/* Its owner's successor may take it over at the same time. */
-	while (kind_in(word) == PP__SLAB_RUN && !slab_cas(heap, first, word, word_of(PP__SLAB_CLAIMED, 0, 0, heap->me)))
+	while (pp__slab_kind(word) == PP__SLAB_RUN && !slab_cas(heap, first, word, pp__slab_word_of(PP__SLAB_CLAIMED, 0, 0, heap->me)))
 		word = slab_word(heap, first);
-	if (kind_in(word) == PP__SLAB_RUN)
+	if (pp__slab_kind(word) == PP__SLAB_RUN)
 		release(heap, first);
 }
 
@@ -734,7 +699,7 @@ static bool take_free(pp__heap *heap, uint32_t i, uint32_t k, uint64_t word, uin
  * is in use: true. With private->lock held. */
 static bool empty_large(pp__heap *heap, uint32_t i, uint32_t class)
 {
-	const uint64_t own = word_of(PP__SLAB_LARGE, class, 0, heap->me), size = (uint64_t)1 << (LARGE_SHIFT + class);
+	const uint64_t own = pp__slab_word_of(PP__SLAB_LARGE, class, 0, heap->me), size = (uint64_t)1 << (PP__LARGE_SHIFT + class);
 	bool taken[16] = {false}, used = false;
 
 	for (uint32_t k = 0; k < 16u >> class; k++) {
@@ -745,13 +710,13 @@ static bool empty_large(pp__heap *heap, uint32_t i, uint32_t class)
 		used |= !taken[k] && v != 0;
 	}
 	/* All states are 0: only we could change that. */
-	if (!used && slab_cas(heap, i, own, word_of(PP__SLAB_CLAIMED, 0, 0, heap->me))) {
+	if (!used && slab_cas(heap, i, own, pp__slab_word_of(PP__SLAB_CLAIMED, 0, 0, heap->me))) {
 		release(heap, i);
 		return true;
 	}
 	for (uint32_t k = 0; k < 16u >> class; k++)
 		if (taken[k])
-			pp__heap_punch(heap, ((uint64_t)i << SLAB_SHIFT) + k * size, size);
+			pp__heap_punch(heap, ((uint64_t)i << PP__SLAB_SHIFT) + k * size, size);
 	return false;
 }
 
@@ -778,7 +743,7 @@ static bool slab_owner_gone(pp__heap *heap, uint32_t owner, bool deep)
 static void heir_large(pp__heap *heap, uint32_t i, uint64_t word, bool deep, uint64_t *warm)
 {
 	pp__slab *const slab = slab_at(heap, i);
-	const uint32_t class = class_in(word);
+	const uint32_t class = pp__slab_class(word);
 
 	for (uint32_t k = 0; k < 16u >> class; k++) {
 		uint32_t v = __atomic_load_n(&slab->state[k], __ATOMIC_ACQUIRE);
@@ -786,7 +751,7 @@ static void heir_large(pp__heap *heap, uint32_t i, uint64_t word, bool deep, uin
 		if ((v & PP__GIVING) != 0 && (v & ~PP__GIVING) != heap->me && slab_owner_gone(heap, v & ~PP__GIVING, deep) &&
 		    take_free(heap, i, k, word, v, heap->me))
 			__atomic_store_n(&slab->state[k], 0, __ATOMIC_SEQ_CST);
-		*warm += v == 1 ? (uint64_t)1 << (LARGE_SHIFT + class) : 0;
+		*warm += v == 1 ? (uint64_t)1 << (PP__LARGE_SHIFT + class) : 0;
 	}
 }
 
@@ -821,34 +786,34 @@ static uint32_t adopt(pp__heap *heap, bool deep)
 	memset(p->verdict_of, 0, sizeof p->verdict_of);
 	for (uint32_t i = PP__SLAB_FIRST; i < top; i++) {
 		const uint64_t word = slab_word(heap, i);
-		const uint32_t kind = kind_in(word), class = class_in(word), count = count_in(word);
-		const bool gone = kind != PP__SLAB_FREE && owner_in(word) != me && slab_owner_gone(heap, owner_in(word), deep);
+		const uint32_t kind = pp__slab_kind(word), class = pp__slab_class(word), count = pp__slab_count(word);
+		const bool gone = kind != PP__SLAB_FREE && pp__slab_owner(word) != me && slab_owner_gone(heap, pp__slab_owner(word), deep);
 		pp__slab *const slab = slab_at(heap, i);
 		switch (kind) {
 		case PP__SLAB_CLAIMED:
-			if (gone && slab_cas(heap, i, word, word_of(PP__SLAB_CLAIMED, 0, 0, me))) {
+			if (gone && slab_cas(heap, i, word, pp__slab_word_of(PP__SLAB_CLAIMED, 0, 0, me))) {
 				release(heap, i);
 				got++;
 			}
 			break;
 		case PP__SLAB_SMALL:
 			if (!gone || class >= PP__SMALL_CLASSES || !list_room(&p->small[class]) ||
-			    !slab_cas(heap, i, word, word_of(kind, class, 0, me)))
+			    !slab_cas(heap, i, word, pp__slab_word_of(kind, class, 0, me)))
 				break;
 			got++;
 			if (small_used(heap, i, class)) {
 				p->small[class].slab[p->small[class].count++] = i;
 				p->small[class].skip = 0;
-			} else if (slab_cas(heap, i, word_of(kind, class, 0, me), word_of(PP__SLAB_CLAIMED, 0, 0, me))) {
+			} else if (slab_cas(heap, i, pp__slab_word_of(kind, class, 0, me), pp__slab_word_of(PP__SLAB_CLAIMED, 0, 0, me))) {
 				release(heap, i);
 			}
 			break;
 		case PP__SLAB_LARGE: {
 			if (class >= PP__LARGE_CLASSES)
 				break;
-			const bool ours = gone && list_room(&p->large[class]) && slab_cas(heap, i, word, word_of(kind, class, 0, me));
+			const bool ours = gone && list_room(&p->large[class]) && slab_cas(heap, i, word, pp__slab_word_of(kind, class, 0, me));
 			uint64_t more = 0;
-			heir_large(heap, i, ours ? word_of(kind, class, 0, me) : word, deep, &more);
+			heir_large(heap, i, ours ? pp__slab_word_of(kind, class, 0, me) : word, deep, &more);
 			got += ours;
 			if (ours && !large_used(heap, i, class)) {
 				PP__TEST_POINT("adopt: unused", i);
@@ -881,9 +846,9 @@ static uint32_t adopt(pp__heap *heap, bool deep)
 			if (!gone)
 				break;
 			const uint64_t first = count <= i ? slab_word(heap, i - count) : 0;
-			if (count > 0 && i - count >= PP__SLAB_FIRST && kind_in(first) == PP__SLAB_RUN && count_in(first) > count)
+			if (count > 0 && i - count >= PP__SLAB_FIRST && pp__slab_kind(first) == PP__SLAB_RUN && pp__slab_count(first) > count)
 				break;
-			if (slab_cas(heap, i, word, word_of(PP__SLAB_CLAIMED, 0, 0, me))) {
+			if (slab_cas(heap, i, word, pp__slab_word_of(PP__SLAB_CLAIMED, 0, 0, me))) {
 				release(heap, i);
 				got++;
 			}
@@ -906,7 +871,7 @@ static bool adopt_now_and_then(pp__heap *heap)
 	if (p->adopted && now < p->adopt_at)
 		return false;
 	const uint32_t got = adopt(heap, false);
-	p->adopt_pause = got > 0 || !p->adopted ? ADOPT_MS : 2 * p->adopt_pause < ADOPT_MOST_MS ? 2 * p->adopt_pause : ADOPT_MOST_MS;
+	p->adopt_pause = got > 0 || !p->adopted ? PP__ADOPT_MILLIS : 2 * p->adopt_pause < PP__ADOPT_MOST_MILLIS ? 2 * p->adopt_pause : PP__ADOPT_MOST_MILLIS;
 	p->adopted = true;
 	p->adopt_at = now + p->adopt_pause * UINT64_C(1000000);
 	return got > 0;
@@ -921,8 +886,8 @@ static bool try_small(pp__heap *heap, uint32_t i, uint32_t k, uint32_t class, pp
 
 	if (v > 1)
 		return false;
-	*pick = (pp__pick){.off = ((uint64_t)i << SLAB_SHIFT) + ((uint64_t)k << (SMALL_SHIFT + class)),
-	                   .room = (uint64_t)1 << (SMALL_SHIFT + class),
+	*pick = (pp__pick){.off = ((uint64_t)i << PP__SLAB_SHIFT) + ((uint64_t)k << (PP__SMALL_SHIFT + class)),
+	                   .room = (uint64_t)1 << (PP__SMALL_SHIFT + class),
 	                   .state = state,
 	                   .from = v};
 	return true;
@@ -932,7 +897,7 @@ static bool try_small(pp__heap *heap, uint32_t i, uint32_t k, uint32_t class, pp
 static bool pop(pp__heap *heap, pp__slabs *list, uint64_t own, pp__pick *pick)
 {
 	while (list->free_count > 0) {
-		const uint64_t off = (uint64_t)list->free[--list->free_count] << SMALL_SHIFT;
+		const uint64_t off = (uint64_t)list->free[--list->free_count] << PP__SMALL_SHIFT;
 		uint64_t room, word;
 		uint32_t *const state = pp__state_of(heap, off, &room, &word);
 		uint32_t v;
@@ -954,7 +919,7 @@ static void drop_slab(pp__slabs *list, uint32_t at)
 /* look_small collects free blocks that others have freed. */
 static void look_small(pp__heap *heap, pp__slabs *list, uint32_t class)
 {
-	const uint64_t own = word_of(PP__SLAB_SMALL, class, 0, heap->me);
+	const uint64_t own = pp__slab_word_of(PP__SLAB_SMALL, class, 0, heap->me);
 
 	if (list->skip > 0) {
 		list->skip--;
@@ -969,12 +934,12 @@ static void look_small(pp__heap *heap, pp__slabs *list, uint32_t class)
 		const uint32_t *const states = small_states(heap, i);
 		uint32_t fresh = __atomic_load_n(&slab_at(heap, i)->fresh, __ATOMIC_RELAXED), k;
 		fresh = fresh < blocks_of(class) ? fresh : blocks_of(class);
-		for (k = covered(class); k < fresh && list->free_count < PP__STACK; k++)
+		for (k = covered(class); k < fresh && list->free_count < PP__FREE_MOST; k++)
 			if (__atomic_load_n(&states[k], __ATOMIC_ACQUIRE) <= 1)
-				list->free[list->free_count++] = (uint32_t)((((uint64_t)i << SLAB_SHIFT) + ((uint64_t)k << (SMALL_SHIFT + class))) >> SMALL_SHIFT);
+				list->free[list->free_count++] = (uint32_t)((((uint64_t)i << PP__SLAB_SHIFT) + ((uint64_t)k << (PP__SMALL_SHIFT + class))) >> PP__SMALL_SHIFT);
 		/* Enough others: one that is all free goes back. */
 		if (had > 0 && i != list->current && k == fresh && list->free_count - had == fresh - covered(class) &&
-		    slab_cas(heap, i, own, word_of(PP__SLAB_CLAIMED, 0, 0, heap->me))) {
+		    slab_cas(heap, i, own, pp__slab_word_of(PP__SLAB_CLAIMED, 0, 0, heap->me))) {
 			list->free_count = had;
 			drop_slab(list, at);
 			release(heap, i);
@@ -989,10 +954,10 @@ static void look_small(pp__heap *heap, pp__slabs *list, uint32_t class)
 static int32_t pick_small(pp__heap *heap, uint32_t class, pp__pick *pick)
 {
 	pp__slabs *const list = &heap->private->small[class];
-	const uint64_t own = word_of(PP__SLAB_SMALL, class, 0, heap->me);
-	const uint64_t size = (uint64_t)1 << (SMALL_SHIFT + class);
+	const uint64_t own = pp__slab_word_of(PP__SLAB_SMALL, class, 0, heap->me);
+	const uint64_t size = (uint64_t)1 << (PP__SMALL_SHIFT + class);
 
-	for (int round = 0; round < ROUNDS; round++) {
+	for (uint32_t round = 0; round < PP__ROUNDS; round++) {
 		if (pop(heap, list, own, pick))
 			return PP_OK;
 		while (list->current != 0 && slab_word(heap, list->current) == own) {
@@ -1004,7 +969,7 @@ static int32_t pick_small(pp__heap *heap, uint32_t class, pp__pick *pick)
 			const uint64_t have = (uint64_t)__atomic_load_n(&slab->reserved, __ATOMIC_RELAXED) << 12, need = (fresh + 1) * size;
 			if (need > have) {
 				const uint64_t want = (need + PP__STORAGE_STEP - 1) / PP__STORAGE_STEP * PP__STORAGE_STEP;
-				const int32_t status = pp__heap_reserve(heap, ((uint64_t)list->current << SLAB_SHIFT) + have, want - have);
+				const int32_t status = pp__heap_reserve(heap, ((uint64_t)list->current << PP__SLAB_SHIFT) + have, want - have);
 				if (status != PP_OK)
 					return status;
 				slab->reserved = (uint32_t)(want >> 12);
@@ -1029,7 +994,7 @@ static int32_t pick_small(pp__heap *heap, uint32_t class, pp__pick *pick)
 			return status;
 		const uint64_t first = (uint64_t)blocks_of(class) * 4 + size;
 		const uint64_t want = (first + PP__STORAGE_STEP - 1) / PP__STORAGE_STEP * PP__STORAGE_STEP;
-		status = pp__heap_reserve(heap, (uint64_t)i << SLAB_SHIFT, want);
+		status = pp__heap_reserve(heap, (uint64_t)i << PP__SLAB_SHIFT, want);
 		if (status != PP_OK) {
 			release(heap, i);
 			return status;
@@ -1050,13 +1015,13 @@ static int32_t pick_small(pp__heap *heap, uint32_t class, pp__pick *pick)
 static void populate(const pp__heap *heap, uint64_t off, uint64_t size)
 {
 	/* One call instead of a fault per page. */
-	madvise(heap->base + off, (size_t)(size < POPULATE_MOST ? size : POPULATE_MOST), MADV_POPULATE_WRITE);
+	madvise(heap->base + off, (size_t)(size < PP__PREFAULT_MOST ? size : PP__PREFAULT_MOST), MADV_POPULATE_WRITE);
 }
 
 /* look_large collects free blocks: warm ones if there are any, or else cold ones. */
 static void look_large(pp__heap *heap, pp__slabs *list, uint32_t class)
 {
-	const uint64_t own = word_of(PP__SLAB_LARGE, class, 0, heap->me);
+	const uint64_t own = pp__slab_word_of(PP__SLAB_LARGE, class, 0, heap->me);
 	uint32_t cold[SCAN_ENOUGH / 8], cold_count = 0;
 
 	if (list->skip > 0) {
@@ -1072,15 +1037,15 @@ static void look_large(pp__heap *heap, pp__slabs *list, uint32_t class)
 		uint32_t colds = 0;
 		for (uint32_t k = 0; k < 16u >> class; k++) {
 			const uint32_t v = __atomic_load_n(&slab_at(heap, i)->state[k], __ATOMIC_ACQUIRE);
-			const uint32_t at128 = (uint32_t)((((uint64_t)i << SLAB_SHIFT) + ((uint64_t)k << (LARGE_SHIFT + class))) >> SMALL_SHIFT);
-			if (v == 1 && list->free_count < PP__STACK)
+			const uint32_t at128 = (uint32_t)((((uint64_t)i << PP__SLAB_SHIFT) + ((uint64_t)k << (PP__LARGE_SHIFT + class))) >> PP__SMALL_SHIFT);
+			if (v == 1 && list->free_count < PP__FREE_MOST)
 				list->free[list->free_count++] = at128;
 			else if (v == 0 && ++colds > 0 && cold_count < sizeof cold / sizeof *cold)
 				cold[cold_count++] = at128;
 		}
 		/* All without storage, and not needed now: for whom it may concern. */
 		if (colds == 16u >> class && (list->free_count > 0 || cold_count > colds) &&
-		    slab_cas(heap, i, own, word_of(PP__SLAB_CLAIMED, 0, 0, heap->me))) {
+		    slab_cas(heap, i, own, pp__slab_word_of(PP__SLAB_CLAIMED, 0, 0, heap->me))) {
 			drop_slab(list, at);
 			release(heap, i);
 			continue;
@@ -1098,10 +1063,10 @@ static void look_large(pp__heap *heap, pp__slabs *list, uint32_t class)
 static int32_t pick_large(pp__heap *heap, uint32_t class, pp__pick *pick)
 {
 	pp__slabs *const list = &heap->private->large[class];
-	const uint64_t own = word_of(PP__SLAB_LARGE, class, 0, heap->me);
-	const uint64_t size = (uint64_t)1 << (LARGE_SHIFT + class);
+	const uint64_t own = pp__slab_word_of(PP__SLAB_LARGE, class, 0, heap->me);
+	const uint64_t size = (uint64_t)1 << (PP__LARGE_SHIFT + class);
 
-	for (int round = 0; round < ROUNDS; round++) {
+	for (uint32_t round = 0; round < PP__ROUNDS; round++) {
 		if (pop(heap, list, own, pick)) {
 			pick->counted = pick->from == 1;
 			if (pick->from == 1)
@@ -1128,7 +1093,7 @@ static int32_t pick_large(pp__heap *heap, uint32_t class, pp__pick *pick)
 		__atomic_store_n(&slab_at(heap, i)->word, own, __ATOMIC_SEQ_CST);
 		list->slab[list->count++] = i;
 		for (uint32_t k = 16u >> class; k-- > 0;)
-			list->free[list->free_count++] = (uint32_t)((((uint64_t)i << SLAB_SHIFT) + k * size) >> SMALL_SHIFT);
+			list->free[list->free_count++] = (uint32_t)((((uint64_t)i << PP__SLAB_SHIFT) + k * size) >> PP__SMALL_SHIFT);
 	}
 	return PP_ERR_CORRUPT;
 }
@@ -1143,18 +1108,18 @@ static bool warm_run(pp__heap *heap, uint32_t need, uint64_t size, pp__pick *pic
 	for (uint32_t at = 0; at < list->count;) {
 		const uint32_t i = list->slab[at];
 		const uint64_t word = slab_word(heap, i);
-		const uint32_t count = count_in(word);
+		const uint32_t count = pp__slab_count(word);
 		pp__slab *const slab = slab_at(heap, i);
-		if (kind_in(word) != PP__SLAB_RUN || owner_in(word) != heap->me || count == 0 || i + count > top_of(heap)) {
+		if (pp__slab_kind(word) != PP__SLAB_RUN || pp__slab_owner(word) != heap->me || count == 0 || i + count > top_of(heap)) {
 			drop_slab(list, at);
 			continue;
 		}
 		at++;
 		const uint64_t room = (uint64_t)__atomic_load_n(&slab->reserved, __ATOMIC_RELAXED) << 12;
 		if (__atomic_load_n(&slab->state[0], __ATOMIC_ACQUIRE) != 1 || count < need || count > 2 * need || room < size ||
-		    room > (uint64_t)count << SLAB_SHIFT)
+		    room > (uint64_t)count << PP__SLAB_SHIFT)
 			continue;
-		*pick = (pp__pick){.off = (uint64_t)i << SLAB_SHIFT,
+		*pick = (pp__pick){.off = (uint64_t)i << PP__SLAB_SHIFT,
 		                   .room = room,
 		                   .state = &slab->state[0],
 		                   .from = 1,
@@ -1167,7 +1132,7 @@ static bool warm_run(pp__heap *heap, uint32_t need, uint64_t size, pp__pick *pic
 
 static int32_t pick_run(pp__heap *heap, uint64_t size, pp__pick *pick)
 {
-	const uint32_t need = (uint32_t)((size + PP__SLAB_SIZE - 1) >> SLAB_SHIFT);
+	const uint32_t need = (uint32_t)((size + PP__SLAB_SIZE - 1) >> PP__SLAB_SHIFT);
 	uint32_t first;
 
 	if (__atomic_load_n(&pp__head(heap)->warm, __ATOMIC_RELAXED) >= size && warm_run(heap, need, size, pick))
@@ -1179,9 +1144,9 @@ static int32_t pick_run(pp__heap *heap, uint64_t size, pp__pick *pick)
 	const uint64_t room = (size + PP__STORAGE_STEP - 1) / PP__STORAGE_STEP * PP__STORAGE_STEP;
 	/* That may take seconds, and the slabs are ours alone already: other threads need not wait, nor a fork. */
 	pthread_mutex_unlock(&heap->private->lock);
-	status = pp__heap_reserve(heap, (uint64_t)first << SLAB_SHIFT, room);
+	status = pp__heap_reserve(heap, (uint64_t)first << PP__SLAB_SHIFT, room);
 	if (status == PP_OK)
-		populate(heap, (uint64_t)first << SLAB_SHIFT, room);
+		populate(heap, (uint64_t)first << PP__SLAB_SHIFT, room);
 	pthread_mutex_lock(&heap->private->lock);
 	if (status != PP_OK) {
 		for (uint32_t k = need; k-- > 0;)
@@ -1189,9 +1154,9 @@ static int32_t pick_run(pp__heap *heap, uint64_t size, pp__pick *pick)
 		return status;
 	}
 	for (uint32_t k = 1; k < need; k++)
-		__atomic_store_n(&slab_at(heap, first + k)->word, word_of(PP__SLAB_TAIL, 0, k, heap->me), __ATOMIC_SEQ_CST);
+		__atomic_store_n(&slab_at(heap, first + k)->word, pp__slab_word_of(PP__SLAB_TAIL, 0, k, heap->me), __ATOMIC_SEQ_CST);
 	slab_at(heap, first)->reserved = (uint32_t)(room >> 12);
-	*pick = (pp__pick){.off = (uint64_t)first << SLAB_SHIFT, .room = room, .state = &slab_at(heap, first)->state[0], .run = need};
+	*pick = (pp__pick){.off = (uint64_t)first << PP__SLAB_SHIFT, .room = room, .state = &slab_at(heap, first)->state[0], .run = need};
 	return PP_OK;
 }
 
@@ -1209,10 +1174,10 @@ static uint32_t class_for(uint64_t size, int shift)
 
 static int32_t pick_once(pp__heap *heap, uint64_t size, pp__pick *pick)
 {
-	if (size <= (uint64_t)1 << (SMALL_SHIFT + PP__SMALL_CLASSES - 1))
-		return pick_small(heap, class_for(size, SMALL_SHIFT), pick);
-	if (size <= (uint64_t)1 << (LARGE_SHIFT + PP__LARGE_CLASSES - 1))
-		return pick_large(heap, class_for(size, LARGE_SHIFT), pick);
+	if (size <= (uint64_t)1 << (PP__SMALL_SHIFT + PP__SMALL_CLASSES - 1))
+		return pick_small(heap, class_for(size, PP__SMALL_SHIFT), pick);
+	if (size <= (uint64_t)1 << (PP__LARGE_SHIFT + PP__LARGE_CLASSES - 1))
+		return pick_large(heap, class_for(size, PP__LARGE_SHIFT), pick);
 	return pick_run(heap, size, pick);
 }
 
@@ -1220,7 +1185,7 @@ static int32_t pick_once(pp__heap *heap, uint64_t size, pp__pick *pick)
 static void trim_small(pp__heap *heap, uint32_t class, bool all)
 {
 	pp__slabs *const list = &heap->private->small[class];
-	const uint64_t own = word_of(PP__SLAB_SMALL, class, 0, heap->me);
+	const uint64_t own = pp__slab_word_of(PP__SLAB_SMALL, class, 0, heap->me);
 
 	list->skip = list->overflow = 0;
 	for (uint32_t at = list->count; at-- > 0;) {
@@ -1228,7 +1193,7 @@ static void trim_small(pp__heap *heap, uint32_t class, bool all)
 		if (slab_word(heap, i) == own && ((i == list->current && !all) || small_used(heap, i, class)))
 			continue;
 		drop_slab(list, at);
-		if (slab_cas(heap, i, own, word_of(PP__SLAB_CLAIMED, 0, 0, heap->me)))
+		if (slab_cas(heap, i, own, pp__slab_word_of(PP__SLAB_CLAIMED, 0, 0, heap->me)))
 			release(heap, i);
 	}
 }
@@ -1240,7 +1205,7 @@ static void trim(pp__heap *heap)
 
 	for (uint32_t class = 0; class < PP__LARGE_CLASSES; class++) {
 		pp__slabs *const list = &p->large[class];
-		const uint64_t own = word_of(PP__SLAB_LARGE, class, 0, heap->me);
+		const uint64_t own = pp__slab_word_of(PP__SLAB_LARGE, class, 0, heap->me);
 		list->skip = 0;
 		for (uint32_t at = list->count; at-- > 0;) {
 			const uint32_t i = list->slab[at];
@@ -1253,7 +1218,7 @@ static void trim(pp__heap *heap)
 	for (uint32_t at = p->runs.count; at-- > 0;) {
 		const uint32_t i = p->runs.slab[at];
 		const uint64_t word = slab_word(heap, i);
-		if (kind_in(word) != PP__SLAB_RUN || owner_in(word) != heap->me) {
+		if (pp__slab_kind(word) != PP__SLAB_RUN || pp__slab_owner(word) != heap->me) {
 			drop_slab(&p->runs, at);
 			continue;
 		}
@@ -1285,10 +1250,10 @@ bool pp__pick_commit(pp__heap *heap, const pp__pick *pick, uint32_t tag)
 {
 	uint32_t from = pick->from;
 
-	PP__TEST_POINT("commit", (uint32_t)(pick->off >> SLAB_SHIFT));
+	PP__TEST_POINT("commit", (uint32_t)(pick->off >> PP__SLAB_SHIFT));
 	if (!__atomic_compare_exchange_n(pick->state, &from, tag, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 		return false;
-	if (pick->word != 0 && slab_word(heap, (uint32_t)(pick->off >> SLAB_SHIFT)) != pick->word) {
+	if (pick->word != 0 && slab_word(heap, (uint32_t)(pick->off >> PP__SLAB_SHIFT)) != pick->word) {
 		from = tag;
 		__atomic_compare_exchange_n(pick->state, &from, pick->from, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 		return false;
@@ -1296,8 +1261,8 @@ bool pp__pick_commit(pp__heap *heap, const pp__pick *pick, uint32_t tag)
 	if (pick->counted)
 		warm_sub(heap, pick->room);
 	if (pick->run > 0) {
-		const uint32_t first = (uint32_t)(pick->off >> SLAB_SHIFT);
-		__atomic_store_n(&slab_at(heap, first)->word, word_of(PP__SLAB_RUN, 0, pick->run, heap->me), __ATOMIC_SEQ_CST);
+		const uint32_t first = (uint32_t)(pick->off >> PP__SLAB_SHIFT);
+		__atomic_store_n(&slab_at(heap, first)->word, pp__slab_word_of(PP__SLAB_RUN, 0, pick->run, heap->me), __ATOMIC_SEQ_CST);
 		/* A run that is not on the list is not used again while we live. */
 		if (list_room(&heap->private->runs))
 			heap->private->runs.slab[heap->private->runs.count++] = first;
@@ -1308,7 +1273,7 @@ bool pp__pick_commit(pp__heap *heap, const pp__pick *pick, uint32_t tag)
 void pp__pick_abandon(pp__heap *heap, const pp__pick *pick)
 {
 	for (uint32_t k = pick->run; k-- > 0;)
-		release(heap, (uint32_t)(pick->off >> SLAB_SHIFT) + k);
+		release(heap, (uint32_t)(pick->off >> PP__SLAB_SHIFT) + k);
 }
 
 uint32_t pp__tag(pp__heap *heap)
@@ -1323,8 +1288,8 @@ int32_t pp__alloc(pp__heap *heap, uint64_t size, uint32_t tag, uint64_t *off_out
 
 	if (size == 0 || tag < 2 || (tag & PP__GIVING) != 0)
 		return pp__fail(PP_ERR_INVALID, "a block of %" PRIu64 " bytes, tag %u", size, tag);
-	if (size > BLOCK_MOST)
-		return pp__fail(PP_ERR_NOMEM, "%" PRIu64 " bytes of shared memory: %" PRIu64 " is the most", size, (uint64_t)BLOCK_MOST);
+	if (size > PP__BLOCK_MOST)
+		return pp__fail(PP_ERR_NOMEM, "%" PRIu64 " bytes of shared memory: %" PRIu64 " is the most", size, (uint64_t)PP__BLOCK_MOST);
 	if (pp__join(heap) == 0)
 		return pp__failed();
 	pthread_mutex_lock(&heap->private->lock);
@@ -1354,23 +1319,23 @@ static bool evict(pp__heap *heap, uint64_t size, uint32_t me, uint32_t spared)
 	uint32_t *const cursor = &heap->private->evict_cursor;
 	uint64_t found = 0;
 
-	for (uint32_t seen = 0; seen < EVICT_LOOKS && seen < top - PP__SLAB_FIRST && found < size; seen++) {
+	for (uint32_t seen = 0; seen < PP__EVICT_LOOKS && seen < top - PP__SLAB_FIRST && found < size; seen++) {
 		uint32_t i = __atomic_add_fetch(cursor, 1, __ATOMIC_RELAXED);
 		if (i < PP__SLAB_FIRST || i >= top)
 			__atomic_store_n(cursor, i = PP__SLAB_FIRST, __ATOMIC_RELAXED);
 		const uint64_t word = slab_word(heap, i);
-		const uint32_t kind = kind_in(word), class = class_in(word);
-		if (owner_in(word) == me || owner_in(word) == spared)
+		const uint32_t kind = pp__slab_kind(word), class = pp__slab_class(word);
+		if (pp__slab_owner(word) == me || pp__slab_owner(word) == spared)
 			continue;
 		if (kind == PP__SLAB_LARGE || kind == PP__SLAB_RUN)
 			PP__TEST_POINT("evict: looked", i);
 		for (uint32_t k = 0; kind == PP__SLAB_LARGE && class < PP__LARGE_CLASSES && k < 16u >> class; k++) {
-			const uint64_t room = (uint64_t)1 << (LARGE_SHIFT + class);
+			const uint64_t room = (uint64_t)1 << (PP__LARGE_SHIFT + class);
 			if (!take_free(heap, i, k, word, 1, me))
 				continue;
 			warm_sub(heap, room);
 			PP__TEST_POINT("evict: taken", i);
-			pp__heap_punch(heap, ((uint64_t)i << SLAB_SHIFT) + k * room, room);
+			pp__heap_punch(heap, ((uint64_t)i << PP__SLAB_SHIFT) + k * room, room);
 			__atomic_store_n(&slab_at(heap, i)->state[k], 0, __ATOMIC_SEQ_CST);
 			found += room;
 		}
@@ -1392,15 +1357,15 @@ bool pp__free(pp__heap *heap, uint64_t off, uint32_t tag)
 
 	if (state == NULL || tag < 2 || (tag & PP__GIVING) != 0 || __atomic_load_n(state, __ATOMIC_ACQUIRE) != tag)
 		return false;
-	const uint32_t kind = kind_in(word);
+	const uint32_t kind = pp__slab_kind(word);
 	if (kind != PP__SLAB_SMALL && __atomic_load_n(&pp__head(heap)->warm, __ATOMIC_RELAXED) + room > PP__WARM_MOST && (me = pp__join(heap)) != 0 &&
-	    (room > PP__WARM_MOST / 2 || !evict(heap, room, me, owner_in(word))))
+	    (room > PP__WARM_MOST / 2 || !evict(heap, room, me, pp__slab_owner(word))))
 		to = PP__GIVING | me;
 	if (!__atomic_compare_exchange_n(state, &from, to, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 		return false;
 	if (to != 1) {
 		if (kind == PP__SLAB_RUN) {
-			give_back(heap, (uint32_t)(off >> SLAB_SHIFT));
+			give_back(heap, (uint32_t)(off >> PP__SLAB_SHIFT));
 			return true;
 		}
 		pp__heap_punch(heap, off, room);
@@ -1408,14 +1373,14 @@ bool pp__free(pp__heap *heap, uint64_t off, uint32_t tag)
 	} else if (kind != PP__SLAB_SMALL) {
 		warm_add(heap, room);
 	}
-	if (kind != PP__SLAB_RUN && to == 1 && owner_in(word) == __atomic_load_n(&heap->me, __ATOMIC_RELAXED)) {
+	if (kind != PP__SLAB_RUN && to == 1 && pp__slab_owner(word) == __atomic_load_n(&heap->me, __ATOMIC_RELAXED)) {
 		struct pp__heap_private *const p = heap->private;
-		pp__slabs *const list = kind == PP__SLAB_SMALL ? &p->small[class_in(word)] : &p->large[class_in(word)];
+		pp__slabs *const list = kind == PP__SLAB_SMALL ? &p->small[pp__slab_class(word)] : &p->large[pp__slab_class(word)];
 		pthread_mutex_lock(&p->lock);
-		if (list->free_count < PP__STACK)
-			list->free[list->free_count++] = (uint32_t)(off >> SMALL_SHIFT);
-		else if (kind == PP__SLAB_SMALL && ++list->overflow >= 2 * blocks_of(class_in(word)))
-			trim_small(heap, class_in(word), false);
+		if (list->free_count < PP__FREE_MOST)
+			list->free[list->free_count++] = (uint32_t)(off >> PP__SMALL_SHIFT);
+		else if (kind == PP__SLAB_SMALL && ++list->overflow >= 2 * blocks_of(pp__slab_class(word)))
+			trim_small(heap, pp__slab_class(word), false);
 		else
 			list->skip = 0;
 		pthread_mutex_unlock(&p->lock);

@@ -1,4 +1,5 @@
-/* heap.h - the shared heap of a family of processes, as C (heap.c) and Go (shm/heap.go) both see it; tests/abi compares the two.
+/* heap.h - the shared heap of a family of processes, as C (heap.c) and Go (shm/heap.go) both see it. The layout is written once,
+ * in Go: heap_layout.gen.h is generated from shm/heap_layout.go (`make generate`).
  *
  * WHAT IT IS. One sparse memfd that every process of a family holds: the first process makes it, children inherit it (fork), or are given
  * it (spawn, fork server: see family.h). Queues, locks, pipes and their contents are blocks in it. So an object is its bytes: whoever has
@@ -77,83 +78,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PP__HEAP_MAGIC 0x3130504145485050ull /* "PPHEAP01" */
-#define PP__HEAP_ABI 2u
-#define PP__SLAB_SIZE ((uint64_t)1 << 20)
-#define PP__SLABS_MOST 65536u /* 64 GiB of address space in the file; storage only for what is used */
-#define PP__SLAB_FIRST 32u
-#define PP__MEMBERS_OFF 4096u
-#define PP__MEMBERS 4094u
-#define PP__SLABS_OFF ((uint64_t)1 << 20)
-#define PP__REFS_OFF ((uint64_t)16 << 20)
-#define PP__REFS_MOST (1u << 21)
-#define PP__IN_FLIGHT 0x7fffffffu /* no member has this owner, nor another that ends in these 12 bits:
-                                   * their slot does not exist */
-#define PP__WARM_MOST ((uint64_t)16 << 20)
-
-enum { PP__SLAB_FREE = 0, PP__SLAB_CLAIMED = 1, PP__SLAB_SMALL = 2, PP__SLAB_LARGE = 3, PP__SLAB_RUN = 4, PP__SLAB_TAIL = 5 };
-
-typedef struct pp__heap_head {
-	uint64_t magic; /* stored last */
-	uint32_t abi;
-	uint32_t reserved0;
-	uint64_t size;   /* of the file, bytes */
-	uint64_t id[2];  /* random: which heap this is */
-	uint64_t root;   /* named heaps: offset of the one object, stored once; 0 before */
-	uint8_t pad0[128 - 48];
-	uint64_t warm;      /* 128: bytes of free blocks that have storage, about */
-	uint32_t slab_hint; /* where to look for a free slab first */
-	uint32_t slab_top;  /* no slab from here on was ever claimed */
-	uint32_t refs_top;  /* no cell from here on was ever used */
-	uint32_t refs_hint;
-	uint64_t next_tag;  /* for tags of blocks and generations of objects: see pp__tag */
-	uint8_t pad1[192 - 128 - 32];
-	uint64_t budget;    /* 192: bytes of storage that may be taken before a process looks at the figures of the machine again: see storage.c */
-	uint8_t pad2[4096 - 192 - 8];
-} pp__heap_head;
-
-typedef struct pp__members_head {
-	uint64_t space; /* the pid namespace, as shm.NewMembers has it */
-	uint64_t id;
-	uint8_t pad[64 - 16];
-} pp__members_head;
-
-/* The word of a slab: kind << 56 | class << 48 | count << 32 | owner. count: slabs of a run. */
-typedef struct pp__slab {
-	uint64_t word;
-	uint32_t reserved; /* owner */
-	uint32_t fresh;    /* owner: small slabs: blocks from this index on were never handed out */
-	uint8_t pad[64 - 16];
-	uint32_t state[16];
-} pp__slab;
-
-/* What every object begins with. */
-typedef struct pp__object {
-	uint32_t kind; /* PP__KIND_ */
-	uint32_t flags; /* of the kind */
-	uint32_t generation; /* the block's tag too; tells it from an object that had its place before */
-	uint32_t refs; /* with generation one 64-bit word */
-} pp__object;
-
-enum {
-	PP__KIND_NONE = 0,
-	PP__KIND_LOCK = 1,
-	PP__KIND_SEMAPHORE = 2,
-	PP__KIND_CONDITION = 3,
-	PP__KIND_EVENT = 4,
-	PP__KIND_BARRIER = 5,
-	PP__KIND_QUEUE = 6,
-	PP__KIND_PIPE = 7,
-	PP__KINDS = 16
-};
+#include "heap_layout.gen.h"
 
 #define PP__ASSERT_HEAP(what) _Static_assert(what, #what)
-PP__ASSERT_HEAP(sizeof(pp__heap_head) == 4096);
-PP__ASSERT_HEAP(offsetof(pp__heap_head, warm) == 128);
-PP__ASSERT_HEAP(offsetof(pp__heap_head, budget) == 192);
-PP__ASSERT_HEAP(sizeof(pp__slab) == 128);
-PP__ASSERT_HEAP(sizeof(pp__object) == 16);
-PP__ASSERT_HEAP(offsetof(pp__object, generation) == 8);
 
 /* ---- this process's side ------------------------------------------------------------------------------------------------ */
 
@@ -302,14 +229,6 @@ void pp__drop(pp__handle *handle);
 int32_t pp__handle_free(uint64_t number, uint32_t kind);
 
 /* References on their way: 32 bytes without any address, that mean the same in every process of the family. */
-typedef struct pp__ref {
-	uint64_t heap_id; /* id[0] of the heap */
-	uint64_t off;
-	uint32_t kind;
-	uint32_t generation;
-	uint32_t cell;
-	uint32_t flight; /* bits 12..30: those of the cell's owner. Bit 0: which end of a pipe */
-} pp__ref;
 
 /* pp__ref_has_descriptor: a descriptor rests in the depot under this name: a reference to an end of a
  * pipe, or a name of pp_fd_export, which begins as a reference does but has no object's offset. */

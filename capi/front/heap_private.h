@@ -8,15 +8,7 @@
 
 #include <pthread.h>
 
-enum {
-	PP__SMALL_CLASSES = 9,
-	PP__LARGE_CLASSES = 4,
-	PP__NURSERIES = 64,
-	PP__STACK = 1024,
-	/* The page table's granularity is at most this on the systems that we know. */
-	PP__STORAGE_STEP = 64 << 10
-};
-#define PP__GIVING 0x80000000u /* state of a block: | owner */
+enum { PP__NURSERIES = 64 };
 #define PP__SLEEPERS 0x80000000u
 
 /* Slabs of one class that this process owns, and free blocks of them. */
@@ -28,7 +20,7 @@ typedef struct pp__slabs {
 	uint32_t skip;    /* so many slabs may be claimed before the next look */
 	uint32_t overflow; /* small: freed blocks that had no room below since slabs were last given back */
 	uint32_t free_count;
-	uint32_t free[PP__STACK]; /* offset / 128; what is not free any more is skipped when taken */
+	uint32_t free[PP__FREE_MOST]; /* offset / 128; what is not free any more is skipped when taken */
 } pp__slabs;
 
 typedef struct pp__nursery {

@@ -26,14 +26,9 @@
 #define GET_PID_NAMESPACE _IO(0xFF, 5) /* PIDFD_GET_PID_NAMESPACE */
 #define TIME_NS_INIT_INO 0xEFFFFFFAu
 
-enum { SLOT_BITS = 12, GEN_SHIFT = 2, GEN_BITS = 19, ID_SHIFT = 21, ID_BITS = 21, PID_SHIFT = 42, PID_BITS = 22 };
-/* Bits 0 and 1 of a word: taken, and what its id is. */
-enum { TAKEN = 1, BY_START = 1, BY_PIDFD = 3, KINDS = 3 };
-enum { LOCK_SPINS = 40, DEEP_MS = 20, BATCH = 64, OPEN_TRIES = 50, OPEN_PAUSE_NS = 2000000 };
-#define SLICE_MIN_NS ((uint64_t)1000000)
-#define SLICE_MAX_NS ((uint64_t)160000000)
-#define GEN_MASK (((uint64_t)1 << GEN_BITS) - 1)
-#define ID_MASK (((uint64_t)1 << ID_BITS) - 1)
+enum { DEEP_MS = 20, BATCH = 64, OPEN_TRIES = 50, OPEN_PAUSE_NS = 2000000 };
+#define SLICE_MIN_NS (PP__LOCK_SLICE_MIN_MILLIS * (uint64_t)1000000)
+#define SLICE_MAX_NS (PP__LOCK_SLICE_MOST_MILLIS * (uint64_t)1000000)
 
 _Static_assert(PP__MEMBERS_OFF + sizeof(pp__members_head) + PP__MEMBERS * 8 <= PP__SLABS_OFF, "the table of members fits");
 
@@ -47,20 +42,15 @@ static uint64_t *slot_of(const pp__heap *heap, uint32_t i)
 	return (uint64_t *)(void *)(heap->base + PP__MEMBERS_OFF + sizeof(pp__members_head)) + i;
 }
 
-static uint32_t member_owner(uint64_t word, uint32_t i)
-{
-	return (uint32_t)(word >> GEN_SHIFT & GEN_MASK) << SLOT_BITS | (i + 1);
-}
-
 /* member_word reads the word of a member; false if it is not there any more. */
 static bool member_word(const pp__heap *heap, uint32_t owner, uint64_t *word_out)
 {
-	const uint32_t i = (owner & ((1u << SLOT_BITS) - 1)) - 1;
+	const uint32_t i = pp__owner_index(owner);
 
 	if (i >= PP__MEMBERS)
 		return false;
 	*word_out = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
-	return (*word_out & TAKEN) != 0 && member_owner(*word_out, i) == owner;
+	return (*word_out & PP__MEMBER_TAKEN) != 0 && pp__member_owner(*word_out, i) == owner;
 }
 
 /* ---- which process a number names -------------------------------------------------------------------------------------- */
@@ -79,7 +69,7 @@ static bool pidfd_id(int fd, uint64_t *id_out)
 
 	if (fstatfs(fd, &fs) != 0 || fs.f_type != PIDFS_MAGIC || fstat(fd, &st) != 0)
 		return false;
-	*id_out = (uint64_t)st.st_ino & ID_MASK;
+	*id_out = (uint64_t)st.st_ino & PP__MEMBER_ID_MASK;
 	return true;
 }
 
@@ -179,36 +169,37 @@ uint64_t pp__process(pid_t pid)
 {
 	PP__NO_CANCEL();
 	const int fd = pidfd_open(pid);
-	uint64_t id = 0, kind = BY_START;
+	uint64_t id = 0;
+	uint32_t kind = PP__MEMBER_BY_START;
 	proc_stat stat;
 
-	if (pid <= 0 || (uint64_t)pid >= (uint64_t)1 << PID_BITS || (fd < 0 && syscall(SYS_tgkill, pid, pid, 0) != 0 && errno == ESRCH)) {
+	if (pid <= 0 || (uint64_t)pid >= (uint64_t)1 << PP__MEMBER_PID_BITS || (fd < 0 && syscall(SYS_tgkill, pid, pid, 0) != 0 && errno == ESRCH)) {
 		pp__fail(PP_ERR_UNSUPPORTED, "there is no process %d", (int)pid);
 		if (fd >= 0)
 			close(fd);
 		return 0;
 	}
 	if (fd >= 0 && pidfd_id(fd, &id))
-		kind = BY_PIDFD;
+		kind = PP__MEMBER_BY_PIDFD;
 	else if (pp__own_proc() && pp__boot_time() && read_stat(pid, &stat))
-		id = stat.start & ID_MASK;
+		id = stat.start & PP__MEMBER_ID_MASK;
 	if (fd >= 0)
 		close(fd);
-	return (uint64_t)pid << PID_SHIFT | id << ID_SHIFT | kind;
+	return pp__member_word_of((uint32_t)pid, id, kind);
 }
 
 /* another_start: it is proven that the process which has the number now started at another time than the one in word. */
 static bool another_start(uint64_t word, const proc_stat *now)
 {
-	const uint64_t id = word >> ID_SHIFT & ID_MASK;
+	const uint64_t id = pp__member_id(word);
 
-	return (word & KINDS) == BY_START && id != 0 && (now->start & ID_MASK) != id && pp__boot_time();
+	return (word & PP__MEMBER_KINDS) == PP__MEMBER_BY_START && id != 0 && (now->start & PP__MEMBER_ID_MASK) != id && pp__boot_time();
 }
 
 /* ended_unseen does without a pidfd: a filter denies it, the kernel is older than 5.3, or there is no descriptor free. */
 static bool ended_unseen(uint64_t word)
 {
-	const pid_t pid = (pid_t)(word >> PID_SHIFT);
+	const pid_t pid = (pid_t)pp__member_pid(word);
 	siginfo_t child = {0};
 	proc_stat now;
 
@@ -228,7 +219,7 @@ static bool ended_unseen(uint64_t word)
 bool pp__process_gone(uint64_t word)
 {
 	PP__NO_CANCEL();
-	const pid_t pid = (pid_t)(word >> PID_SHIFT);
+	const pid_t pid = (pid_t)pp__member_pid(word);
 	uint64_t id;
 	proc_stat now;
 
@@ -243,8 +234,8 @@ bool pp__process_gone(uint64_t word)
 		;
 	bool gone = n == 1 && (p.revents & POLLIN) != 0;
 	/* A process with this number lives. Only what proves that it is another one counts now; that /proc does not show it proves nothing. */
-	if (!gone && (word & KINDS) == BY_PIDFD)
-		gone = pidfd_id(fd, &id) && id != (word >> ID_SHIFT & ID_MASK);
+	if (!gone && (word & PP__MEMBER_KINDS) == PP__MEMBER_BY_PIDFD)
+		gone = pidfd_id(fd, &id) && id != pp__member_id(word);
 	else if (!gone)
 		gone = read_stat(pid, &now) && another_start(word, &now) && pp__own_proc();
 	close(fd);
@@ -389,8 +380,8 @@ int32_t pp__members_open(pp__heap *heap)
 			continue;
 		for (uint32_t i = 0; i < PP__MEMBERS; i++) {
 			const uint64_t word = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
-			if ((word & TAKEN) != 0)
-				pp__members_revoke(heap, member_owner(word, i), word);
+			if ((word & PP__MEMBER_TAKEN) != 0)
+				pp__members_revoke(heap, pp__member_owner(word, i), word);
 		}
 		__atomic_store_n(&head->space, space, __ATOMIC_SEQ_CST);
 	}
@@ -439,7 +430,7 @@ bool pp__members_gone(pp__heap *heap, uint32_t owner, bool deep)
 		return true;
 	if (pp__process_gone(word))
 		return true;
-	const int32_t pid = (int32_t)(word >> PID_SHIFT);
+	const int32_t pid = (int32_t)pp__member_pid(word);
 	/* Ours: either we know of it, or the program that this process executed before had it. */
 	if (pid == getpid())
 		return !pp__heap_knows(__atomic_load_n(&members(heap)->id, __ATOMIC_RELAXED), owner);
@@ -455,7 +446,7 @@ int32_t pp__owner_pid(const pp__heap *heap, uint32_t owner)
 {
 	uint64_t word;
 
-	return member_word(heap, owner & ~PP__SLEEPERS, &word) ? (int32_t)(word >> PID_SHIFT) : 0;
+	return member_word(heap, owner & ~PP__SLEEPERS, &word) ? (int32_t)pp__member_pid(word) : 0;
 }
 
 uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out, uint32_t *dead_out)
@@ -464,12 +455,12 @@ uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out, 
 
 	for (uint32_t i = 0; who != 0 && i < PP__MEMBERS; i++) {
 		uint64_t old = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
-		const bool taken = (old & TAKEN) != 0;
-		if (taken && (dead_out == NULL || !pp__members_gone(heap, member_owner(old, i), true)))
+		const bool taken = (old & PP__MEMBER_TAKEN) != 0;
+		if (taken && (dead_out == NULL || !pp__members_gone(heap, pp__member_owner(old, i), true)))
 			continue;
-		const uint32_t dead = taken ? member_owner(old, i) : 0;
-		const uint64_t word = who | (((old >> GEN_SHIFT) + 1) & GEN_MASK) << GEN_SHIFT;
-		const uint32_t owner = member_owner(word, i);
+		const uint32_t dead = taken ? pp__member_owner(old, i) : 0;
+		const uint64_t word = who | pp__member_next(old);
+		const uint32_t owner = pp__member_owner(word, i);
 		if (pp__in_flight(owner))
 			continue;
 		/* First: another thread that meets the owner must know that it is ours. */
@@ -491,9 +482,9 @@ uint32_t pp__members_take(pp__heap *heap, uint32_t *before, uint64_t *word_out, 
 /* replace lets the place of an owner hold `to`, if it holds word: of the same generation, as the owner stays what it is. */
 static bool replace(const pp__heap *heap, uint32_t owner, uint64_t word, uint64_t to)
 {
-	const uint32_t i = (owner & ((1u << SLOT_BITS) - 1)) - 1;
+	const uint32_t i = pp__owner_index(owner);
 
-	return __atomic_compare_exchange_n(slot_of(heap, i), &word, (to & ~(GEN_MASK << GEN_SHIFT)) | (word & (GEN_MASK << GEN_SHIFT)), false,
+	return __atomic_compare_exchange_n(slot_of(heap, i), &word, (to & ~PP__MEMBER_GEN_MASK) | (word & PP__MEMBER_GEN_MASK), false,
 	                                   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
@@ -519,7 +510,7 @@ bool pp__members_rename(pp__heap *heap, uint32_t owner, uint64_t word)
 
 bool pp__members_revoke(pp__heap *heap, uint32_t owner, uint64_t word)
 {
-	return replace(heap, owner, word, TAKEN); /* by nobody */
+	return replace(heap, owner, word, PP__MEMBER_TAKEN); /* by nobody */
 }
 
 /* bury sweeps behind members that are proven dead and frees their places: not before, an owner is not given again before that. First their places name nobody any more, else a
@@ -531,7 +522,7 @@ static void bury(pp__heap *heap, uint32_t *dead, uint64_t *words, uint32_t n)
 	for (uint32_t i = 0; i < n; i++)
 		if (pp__members_revoke(heap, dead[i], words[i])) {
 			dead[left] = dead[i];
-			words[left++] = (words[i] & (GEN_MASK << GEN_SHIFT)) | TAKEN;
+			words[left++] = (words[i] & PP__MEMBER_GEN_MASK) | PP__MEMBER_TAKEN;
 		}
 	if (left == 0)
 		return;
@@ -550,12 +541,12 @@ void pp__reap(pp__heap *heap, uint32_t most, bool deep)
 	for (uint32_t seen = 0, looked = 0; seen < PP__MEMBERS && looked < most; seen++) {
 		i = (i + 1) % PP__MEMBERS;
 		const uint64_t word = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
-		const uint32_t owner = member_owner(word, i);
-		if ((word & TAKEN) == 0)
+		const uint32_t owner = pp__member_owner(word, i);
+		if ((word & PP__MEMBER_TAKEN) == 0)
 			continue;
 		if (owner == __atomic_load_n(&heap->me, __ATOMIC_RELAXED)) {
 			/* We joined when no descriptor was free, so that our id could not be found. */
-			if ((word & KINDS) == BY_START && (word >> ID_SHIFT & ID_MASK) == 0)
+			if ((word & PP__MEMBER_KINDS) == PP__MEMBER_BY_START && pp__member_id(word) == 0)
 				pp__members_rename(heap, owner, word);
 			continue;
 		}
@@ -583,9 +574,9 @@ static void reap_own(pp__heap *heap)
 
 	for (uint32_t i = 0; i < PP__MEMBERS; i++) {
 		const uint64_t word = __atomic_load_n(slot_of(heap, i), __ATOMIC_SEQ_CST);
-		if ((word & TAKEN) == 0 || word >> PID_SHIFT != pid || pp__heap_knows(table, member_owner(word, i)))
+		if ((word & PP__MEMBER_TAKEN) == 0 || pp__member_pid(word) != (uint32_t)pid || pp__heap_knows(table, pp__member_owner(word, i)))
 			continue;
-		dead[n] = member_owner(word, i);
+		dead[n] = pp__member_owner(word, i);
 		words[n++] = word;
 		if (n == BATCH)
 			break;
@@ -655,7 +646,7 @@ int32_t pp__mutex_slow(pp__heap *heap, uint32_t *word, uint64_t deadline, pp__re
 		*recovered = false;
 	if (me == 0)
 		return pp__failed();
-	for (int i = 0; i < LOCK_SPINS; i++) {
+	for (uint32_t i = 0; i < PP__LOCK_SPINS; i++) {
 		uint32_t free = 0;
 		if (__atomic_load_n(word, __ATOMIC_RELAXED) == 0 &&
 		    __atomic_compare_exchange_n(word, &free, me, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))

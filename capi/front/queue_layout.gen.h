@@ -33,17 +33,21 @@
 #define PP__QUEUE_CELL_COPYING 8u
 
 /* Tunables. */
-#define PP__QUEUE_SWEEP_MILLIS 100u /* a process looks for dead owners of cells at most this often */
+/* a process looks for dead owners of cells at most this often */
+#define PP__QUEUE_SWEEP_MILLIS 100u
 #define PP__QUEUE_LEASE_MILLIS 100u /* sleepers look for them this often, while cells are in use */
-#define PP__QUEUE_GETS_PER_SWEEP 256u /* getters look for them so often: a queue that is never empty has no sleepers */
+/* getters look for them so often: a queue that is never empty has no sleepers */
+#define PP__QUEUE_GETS_PER_SWEEP 256u
 /* How long a call that does not wait waits for a process in the middle of another: it may have been
  * preempted, or be dead, which takes some milliseconds to prove. */
 #define PP__QUEUE_LOCK_PATIENCE_MILLIS 50u
 #define PP__QUEUE_CLOSE_PATIENCE_MILLIS 5000u
 
-#define PP__QUEUE_LINGER_LOOKS 16u /* after a successful wait, look so many times for more messages */
+/* after a successful wait, look so many times for more messages */
+#define PP__QUEUE_LINGER_LOOKS 16u
 #define PP__QUEUE_LINGER_LEAST 2u /* a look must find so many, or the lingering ends */
-#define PP__QUEUE_LINGER_REST 64u /* waits without lingering after one whose first look found less */
+/* waits without lingering after one whose first look found less */
+#define PP__QUEUE_LINGER_REST 64u
 
 typedef struct pp__queue {
 	pp__object object;

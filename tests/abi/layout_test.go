@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// What lies in shared memory is described twice: capi/front/lane.h and heap.h for C, layout files in Go. Both are read here and
-// compared, number by number and offset by offset. The layout of a queue is described once: capi/front/queue_layout.gen.h is generated.
+// What lies in shared memory of a pool, lock or pipe is described twice: capi/front/lane.h, sync.h and pipe.h for C, layout files in Go. Both are
+// read here and compared, number by number and offset by offset. Heaps and queues are described once: *_layout.gen.h are generated.
 
 // layout is one header and the Go package that says the same.
 type layout struct {
@@ -28,49 +28,6 @@ type layout struct {
 
 var layouts = map[string]layout{
 	"pool": {"lane.h", "core/pool", poolStructs, poolConstants},
-	"heap": {"heap.h", "shm", heapStructs, heapConstants},
-}
-
-var heapStructs = map[string]string{
-	"heapHead":   "pp__heap_head",
-	"slab":       "pp__slab",
-	"objectHead": "pp__object",
-	"refBytes":   "pp__ref",
-}
-
-var heapConstants = map[string]string{
-	"heapMagic":       "PP__HEAP_MAGIC",
-	"heapABI":         "PP__HEAP_ABI",
-	"slabSize":        "PP__SLAB_SIZE",
-	"slabsMost":       "PP__SLABS_MOST",
-	"slabFirst":       "PP__SLAB_FIRST",
-	"membersOff":      "PP__MEMBERS_OFF",
-	"heapMembers":     "PP__MEMBERS",
-	"slabsOff":        "PP__SLABS_OFF",
-	"refsOff":         "PP__REFS_OFF",
-	"refsMost":        "PP__REFS_MOST",
-	"inFlight":        "PP__IN_FLIGHT",
-	"warmMost":        "PP__WARM_MOST",
-	"slabFree":        "PP__SLAB_FREE",
-	"slabClaimed":     "PP__SLAB_CLAIMED",
-	"slabSmall":       "PP__SLAB_SMALL",
-	"slabLarge":       "PP__SLAB_LARGE",
-	"slabRun":         "PP__SLAB_RUN",
-	"slabTail":        "PP__SLAB_TAIL",
-	"sizeHeapHead":    "sizeof(pp__heap_head)",
-	"sizeMembersHead": "sizeof(pp__members_head)",
-	"sizeSlab":        "sizeof(pp__slab)",
-	"sizeObject":      "sizeof(pp__object)",
-	"sizeRef":         "sizeof(pp__ref)",
-	"KindNone":        "PP__KIND_NONE",
-	"KindLock":        "PP__KIND_LOCK",
-	"KindSemaphore":   "PP__KIND_SEMAPHORE",
-	"KindCondition":   "PP__KIND_CONDITION",
-	"KindEvent":       "PP__KIND_EVENT",
-	"KindBarrier":     "PP__KIND_BARRIER",
-	"KindQueue":       "PP__KIND_QUEUE",
-	"KindPipe":        "PP__KIND_PIPE",
-	"kindMost":        "PP__KINDS",
 }
 
 var poolStructs = map[string]string{

@@ -242,7 +242,7 @@ static void estate(void)
 		release(heap, (uint32_t)(off >> 20) + 2);
 		uint32_t first;
 		REQUIRE_EQ(claim(heap, 3, &first), PP_OK);
-		slab_at(heap, first + 1)->word = word_of(PP__SLAB_TAIL, 0, 1, heap->me);
+		slab_at(heap, first + 1)->word = pp__slab_word_of(PP__SLAB_TAIL, 0, 1, heap->me);
 		raise(SIGKILL);
 	}
 	REQUIRE(WIFSIGNALED(kit_wait(child)));
@@ -291,7 +291,7 @@ static kit_count settled(uint32_t least, uint32_t most)
 	for (uint32_t i = PP__SLAB_FIRST; i < top_of(heap); i++) {
 		const uint64_t word = slab_word(heap, i);
 		/* Runs in use stay their dead owner's. */
-		REQUIRE(word == 0 || owner_in(word) == heap->me || kind_in(word) >= PP__SLAB_RUN);
+		REQUIRE(word == 0 || pp__slab_owner(word) == heap->me || pp__slab_kind(word) >= PP__SLAB_RUN);
 	}
 	/* And it goes on. */
 	uint64_t off[8];

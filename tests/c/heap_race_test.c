@@ -61,7 +61,7 @@ static uint64_t alloc(uint64_t size, uint32_t tag)
 
 static uint32_t slab_of(uint64_t off)
 {
-	return (uint32_t)(off >> SLAB_SHIFT);
+	return (uint32_t)(off >> PP__SLAB_SHIFT);
 }
 
 static void fill(uint64_t off, uint64_t size)
@@ -265,7 +265,7 @@ static void child_commits(void)
 	const uint64_t off = alloc(3 << 20, TAG);
 	REQUIRE(stop_at == NULL);
 	REQUIRE(pp__state_of(heap, off, &room, &word) != NULL);
-	REQUIRE_EQ(owner_in(word), heap->me);
+	REQUIRE_EQ(pp__slab_owner(word), heap->me);
 	REQUIRE(off != block);
 	REQUIRE_EQ(slab_at(heap, slab_of(block))->state[0], 1);
 	REQUIRE(pp__free(heap, off, TAG));

@@ -73,7 +73,7 @@ static void use(pp__heap *heap, uint64_t seed, bool runs)
 			if (pp__object_new(heap, PP__KIND_BARRIER, 128 + (r >> 52), &h) == PP_OK)
 				number[at] = h->number;
 		} else if (r % 8 == 6) {
-			const uint64_t where = ((r >> 20) % SLABS + PP__SLAB_FIRST) << SLAB_SHIFT | (r >> 40 & 8191) * 128;
+			const uint64_t where = ((r >> 20) % SLABS + PP__SLAB_FIRST) << PP__SLAB_SHIFT | (r >> 40 & 8191) * 128;
 			if (pp__object_at(heap, where, PP__KIND_BARRIER, 0, &h) == PP_OK) {
 				REQUIRE(pp__within(heap, h->off, h->room) != NULL);
 				pp__handle_free(h->number, PP__KIND_BARRIER);

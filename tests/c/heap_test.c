@@ -987,7 +987,7 @@ static void places(void)
 	REQUIRE(pp__join(heap) != 0);
 	uint64_t *const table = slot_of(heap, 0);
 	for (uint32_t i = 1; i < PP__MEMBERS; i++)
-		table[i] = (uint64_t)4194303 << PID_SHIFT | (uint64_t)i << ID_SHIFT | 5 << GEN_SHIFT | TAKEN;
+		table[i] = pp__member_word_of(4194303, i, PP__MEMBER_TAKEN) | 5 << PP__MEMBER_GEN_SHIFT;
 	const pid_t child = fork();
 	if (child == 0) {
 		REQUIRE(pp__join(heap) != 0);

@@ -69,7 +69,7 @@ static inline kit_count kit_audit(const pp__heap *heap)
 	memset(&c, 0, sizeof c);
 	for (uint32_t i = PP__SLAB_FIRST; i < top; i++) {
 		const uint64_t word = slab_word(heap, i);
-		const uint32_t kind = kind_in(word), class = class_in(word), count = count_in(word);
+		const uint32_t kind = pp__slab_kind(word), class = pp__slab_class(word), count = pp__slab_count(word);
 		const pp__slab *const slab = slab_at(heap, i);
 		REQUIRE(kind <= PP__SLAB_TAIL);
 		c.slabs[kind]++;
@@ -106,7 +106,7 @@ static inline kit_count kit_audit(const pp__heap *heap)
 			REQUIRE((uint64_t)slab->reserved << 12 <= (uint64_t)count << 20);
 			tails = count - 1;
 			for (uint32_t k = 1; k < count; k++)
-				REQUIRE_EQ(count_in(slab_word(heap, i + k)), k);
+				REQUIRE_EQ(pp__slab_count(slab_word(heap, i + k)), k);
 			const uint32_t v = slab->state[0];
 			c.giving += (v & PP__GIVING) != 0;
 			c.blocks[2] += v > 1 && (v & PP__GIVING) == 0;
@@ -118,7 +118,7 @@ static inline kit_count kit_audit(const pp__heap *heap)
 	for (uint32_t i = 1; i < pp__refs_top(heap); i++)
 		c.cells += *cell_at(heap, i) != 0;
 	for (uint32_t i = 0; i < PP__MEMBERS; i++)
-		c.members += (*slot_of(heap, i) & TAKEN) != 0;
+		c.members += (*slot_of(heap, i) & PP__MEMBER_TAKEN) != 0;
 	return c;
 }
 

@@ -859,6 +859,7 @@ func (g *generator) join(e *ast.BinaryExpr, prec int) string {
 	p := precedence[e.Op]
 	left, right := p, p+1
 	side := func(x ast.Expr, prec int) string {
+		x = g.bare(x)
 		if b, ok := ast.Unparen(x).(*ast.BinaryExpr); ok && (b.Op != e.Op || e.Op == token.EQL || e.Op == token.NEQ) {
 			tight := precedence[b.Op] >= precedence[token.SHL]
 			switch e.Op {
@@ -1149,6 +1150,23 @@ func (g *generator) receiver(sel *ast.SelectorExpr, fn *types.Func) string {
 		return "*" + g.expr(sel.X, 14)
 	}
 	return g.expr(sel.X, 0)
+}
+
+// bare strips the conversions that C does not need: between a named type of integers and what it is of.
+func (g *generator) bare(e ast.Expr) ast.Expr {
+	e = ast.Unparen(e)
+	for g.info.Types[e].Value == nil {
+		call, ok := e.(*ast.CallExpr)
+		if !ok || !g.info.Types[call.Fun].IsType() {
+			break
+		}
+		to, ok := g.info.TypeOf(call.Fun).Underlying().(*types.Basic)
+		if !ok || to.Kind() == types.UnsafePointer || !types.Identical(to, g.info.TypeOf(call.Args[0]).Underlying()) {
+			break
+		}
+		e = ast.Unparen(call.Args[0])
+	}
+	return e
 }
 
 func (g *generator) convert(e *ast.CallExpr, prec int) string {

@@ -12,14 +12,15 @@ import (
 )
 
 // memPath is the package whose functions C has by hand, see capi/front/mem.h.
-const memPath = "github.com/polyproc/polyproc/shm/mem"
+const memPath = module + "shm/mem"
+
+const module = "github.com/polyproc/polyproc/"
 
 // Config says what to write.
 type Config struct {
 	Prefix  string   // of names in C: pp__queue
 	Files   []string // of the package, in the order in which C shall have them
 	After   []string // files of the package that C has already, by another run
-	Origin  string   // the package's directory, for the first line
 	Guard   string   // the macro against a second inclusion
 	Include []string // headers
 }
@@ -76,7 +77,7 @@ func Generate(p *Package, config Config) ([]byte, error) {
 	g.constness()
 	origin := make([]string, len(config.Files))
 	for i, name := range config.Files {
-		origin[i] = config.Origin + "/" + name
+		origin[i] = strings.TrimPrefix(p.types.Path(), module) + "/" + name
 	}
 	g.printf("/* Code generated from %s by cgen (core/internal/cgen). DO NOT EDIT. */\n", strings.Join(origin, ", "))
 	g.printf("#ifndef %s\n#define %s\n\n", config.Guard, config.Guard)
@@ -177,7 +178,13 @@ func (g *generator) collect(f *ast.File, ours, after bool) {
 					}
 				case *ast.ValueSpec:
 					for _, n := range s.Names {
+						if _, skip := directive("go", s.Comment, s.Doc); skip {
+							continue
+						}
 						if o, ok := g.info.Defs[n].(*types.Const); ok && ours {
+							if c, ok := directive("type", s.Doc, s.Comment); ok {
+								g.fieldC[o] = c
+							}
 							g.called(o, strings.ToUpper(prefix)+shout(n.Name), s.Doc, s.Comment)
 							g.defined[o] = g.defined[o] || after
 						}
@@ -187,7 +194,8 @@ func (g *generator) collect(f *ast.File, ours, after bool) {
 		case *ast.FuncDecl:
 			o := g.info.Defs[d.Name]
 			_, external := directive("extern", d.Doc)
-			if !ours && !external {
+			_, skip := directive("go", d.Doc)
+			if skip || !ours && !external {
 				continue
 			}
 			g.bodies[o] = d
@@ -285,7 +293,7 @@ func (g *generator) prototypes() {
 	for _, name := range g.config.Files {
 		for _, decl := range g.files[name].Decls {
 			d, ok := decl.(*ast.FuncDecl)
-			if !ok || d.Body == nil {
+			if !ok || d.Body == nil || g.bodies[g.info.Defs[d.Name]] == nil {
 				continue
 			}
 			if _, external := directive("extern", d.Doc); external {
@@ -328,7 +336,7 @@ func (g *generator) file(f *ast.File) {
 		case *ast.GenDecl:
 			g.general(d)
 		case *ast.FuncDecl:
-			if o := g.info.Defs[d.Name]; g.externFunc(o) {
+			if o := g.info.Defs[d.Name]; g.bodies[o] == nil || g.externFunc(o) {
 				g.skip(d.End())
 			} else {
 				g.define(d)
@@ -455,6 +463,9 @@ func (g *generator) line(p token.Pos) int { return g.fset.Position(p).Line }
 
 func (g *generator) constant(n *ast.Ident, s *ast.ValueSpec) {
 	o := g.info.Defs[n].(*types.Const)
+	if g.names[o] == "" { // for Go only
+		return
+	}
 	value := number(o)
 	if value == "" {
 		g.refuse(n, "the constant %s is no integer of 64 bits", n.Name)
@@ -465,16 +476,44 @@ func (g *generator) constant(n *ast.Ident, s *ast.ValueSpec) {
 		return
 	}
 	if len(s.Values) == 1 {
-		if lit, ok := s.Values[0].(*ast.BasicLit); ok && strings.HasPrefix(lit.Value, "0x") && !strings.HasSuffix(value, "ll") {
-			value = lit.Value + strings.TrimLeft(value, "0123456789abcdefx")
+		value = notation(s.Values[0], value, g.fieldC[o])
+	}
+	if strings.HasPrefix(value, "-") {
+		value = "(" + value + ")"
+	}
+	line := fmt.Sprintf("#define %s %s", g.names[o], value)
+	text := g.text(s.Comment)
+	if text != "" && len(line)+len(text)+7 > width {
+		g.printf("%s", block(text, ""))
+		text = ""
+	}
+	if text != "" {
+		line += " /* " + text + " */"
+	}
+	g.printf("%s\n", line)
+	g.defined[o] = true
+}
+
+// notation writes a constant as the source does, if that is a hexadecimal number or a power of two. ctype, if it is not empty, is what //c:type says.
+func notation(e ast.Expr, value, ctype string) string {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		if strings.HasPrefix(e.Value, "0x") {
+			value = e.Value + strings.TrimLeft(value, "0123456789abcdefx")
+		}
+	case *ast.BinaryExpr:
+		x, ok := e.X.(*ast.BasicLit)
+		y, well := e.Y.(*ast.BasicLit)
+		if ok && well && e.Op == token.SHL && ctype != "" {
+			return "((" + ctype + ")" + x.Value + " << " + y.Value + ")"
+		} else if ok && well && e.Op == token.SHL && !strings.HasSuffix(value, "ll") {
+			return "(" + x.Value + "u << " + y.Value + ")"
 		}
 	}
-	g.printf("#define %s %s", g.names[o], value)
-	if text := g.text(s.Comment); text != "" {
-		g.printf(" /* %s */", text)
+	if ctype != "" {
+		return "((" + ctype + ")" + value + ")"
 	}
-	g.printf("\n")
-	g.defined[o] = true
+	return value
 }
 
 // number is the C literal of a constant, in the notation of the source where that is a plain one.

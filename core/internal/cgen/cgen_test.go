@@ -22,7 +22,7 @@ func generateSubset(t *testing.T) []byte {
 	t.Helper()
 	p, err := Load("testdata/subset")
 	require.NoError(t, err)
-	text, err := Generate(p, Config{Prefix: "pp__t", Files: []string{"subset.go"}, Origin: "subset", Guard: "SUBSET_GEN_H", Include: []string{"mem.h"}})
+	text, err := Generate(p, Config{Prefix: "pp__t", Files: []string{"subset.go"}, Guard: "SUBSET_GEN_H", Include: []string{"mem.h"}})
 	require.NoError(t, err)
 	return text
 }
@@ -66,7 +66,7 @@ func generate(t *testing.T, text string) (string, error) {
 	require.NoError(t, err)
 	p, err := check("example.org/steps", map[string][]byte{"steps.go": []byte(text)}, found)
 	require.NoError(t, err)
-	out, err := Generate(p, Config{Prefix: "pp__t", Files: []string{"steps.go"}, Origin: "steps", Guard: "G"})
+	out, err := Generate(p, Config{Prefix: "pp__t", Files: []string{"steps.go"}, Guard: "G"})
 	return string(out), err
 }
 

@@ -3,6 +3,7 @@ package cgen
 import (
 	"go/ast"
 	"go/token"
+	"regexp"
 	"strings"
 )
 
@@ -46,8 +47,11 @@ func (g *generator) text(group *ast.CommentGroup) string {
 		}
 		b.WriteString(line)
 	}
-	return g.renamed(b.String())
+	return g.renamed(links.ReplaceAllString(b.String(), "$1"))
 }
+
+// links of Go's documentation, which C does not have.
+var links = regexp.MustCompile(`\[([A-Za-z_.]+)\]`)
 
 // renamed replaces the Go names of this package's functions, types, constants and fields, as far as they are not plain words.
 func (g *generator) renamed(text string) string {

@@ -34,8 +34,8 @@ pp__queue_cell_load, the constant chunkHead is PP__QUEUE_CHUNK_HEAD. Locals and 
 	//c:methods PREFIX    on a type: its methods are PREFIX and their name
 	//c:extern NAME       C has this type, constant or function by hand. Of a type, layouts are still asserted; of a
 	                      constant, its value; of a function, its prototype is written, so that the compiler compares them
-	//c:type NAME         on a field: its C type, which has the same size
-	//c:go                in a comment: it is for readers of Go, and left out
+	//c:type NAME         on a field or constant: its C type; a field's has the same size
+	//c:go                in a comment: it is for readers of Go, and left out. On a constant or a function: C does not have it
 
 Pointers through which a function only reads are const in C, local variables that keep their value too.
 */

@@ -26,7 +26,8 @@ int main(void)
 			printf("two [%u %d %llu]\n", pp__t_grade((uint32_t)x, (uint32_t)y), pp__t_after((uint32_t)x, (uint32_t)y),
 			       (ull)pp__t_word_of((uint32_t)x, (uint32_t)y));
 		}
-		printf("one [%u %d %u %u]\n", pp__t_kind((uint32_t)x), pp__t_lowest((int32_t)x), pp__t_word_tag(x), pp__t_word_count(x));
+		printf("one [%u %d %u %u %llu]\n", pp__t_kind((uint32_t)x), pp__t_lowest((int32_t)x), pp__t_word_tag(x), pp__t_word_count(x),
+		       (ull)pp__t_word_with_next(x));
 	}
 	pp__t_slot s = {0};
 	pp__t_view v = {.slot = &s};

@@ -1,4 +1,4 @@
-/* Code generated from subset/subset.go by cgen (core/internal/cgen). DO NOT EDIT. */
+/* Code generated from core/internal/cgen/testdata/subset/subset.go by cgen (core/internal/cgen). DO NOT EDIT. */
 #ifndef SUBSET_GEN_H
 #define SUBSET_GEN_H
 
@@ -9,14 +9,27 @@
 #define PP__T_MOST 0x7fffffffu /* the largest */
 #define PP__T_CELLS 8u
 #define PP__T_WIDE 1099511627776ull
-#define PP__T_SIGNED -3
+#define PP__T_SIGNED (-3)
+
+#define PP__T_STEP (64u << 10)
+#define PP__T_LARGE ((uint64_t)3 << 20)
+#define PP__T_FACTOR ((uint64_t)0x80000001u)
 
 /* word is tag:32 | count:32. */
 typedef uint64_t pp__t_word;
 
+static inline uint32_t pp__t_word_tag(pp__t_word w);
+static inline uint32_t pp__t_word_count(pp__t_word w);
+
 static inline pp__t_word pp__t_word_of(uint32_t tag, uint32_t count)
 {
 	return (uint64_t)tag << 32 | (uint64_t)count;
+}
+
+/* with_next adds one to the count, see word. */
+static inline pp__t_word pp__t_word_with_next(pp__t_word w)
+{
+	return pp__t_word_of(pp__t_word_tag(w), 0) | (pp__t_word)(pp__t_word_count(w) + 1);
 }
 
 static inline uint32_t pp__t_word_tag(pp__t_word w)
@@ -129,6 +142,7 @@ static inline uint64_t pp__t_mix(uint64_t a, uint64_t b, uint32_t c)
 	else
 		x--;
 	x &= ~(uint64_t)PP__T_LEAST;
+	x += (uint64_t)c * PP__T_LARGE + (uint64_t)c * PP__T_FACTOR + (uint64_t)(c & PP__T_STEP);
 	return x + PP__T_WIDE + ((uint64_t)1 << (c & 31)) + ((uint64_t)PP__T_LEAST << (c & 7));
 }
 

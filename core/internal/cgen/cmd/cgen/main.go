@@ -38,10 +38,6 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.Getwd()
-	if err != nil {
-		return err
-	}
 	split := func(s string) []string {
 		if s == "" {
 			return nil
@@ -53,7 +49,6 @@ func run() error {
 		Prefix:  *prefix,
 		Files:   flag.Args(),
 		After:   split(*after),
-		Origin:  filepath.Base(filepath.Dir(dir)) + "/" + filepath.Base(dir),
 		Guard:   "PP_" + strings.ToUpper(name) + "_GEN_H",
 		Include: split(*include),
 	})

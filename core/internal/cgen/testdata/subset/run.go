@@ -19,8 +19,9 @@ func Run() (out string) {
 			}
 			p("two", uint64(grade(uint32(x), uint32(y))), b(after(uint32(x), uint32(y))), uint64(wordOf(uint32(x), uint32(y))))
 		}
-		p("one", uint64(kind(uint32(x))), b(lowest(int32(uint32(x)))), uint64(word(x).tag()), uint64(word(x).count()))
+		p("one", uint64(kind(uint32(x))), b(lowest(int32(uint32(x)))), uint64(word(x).tag()), uint64(word(x).count()), uint64(word(x).withNext()))
 	}
+	_ = word(0).onlyGo()
 	var s slot
 	v := &view{slot: &s}
 	var sum uint64

@@ -14,12 +14,23 @@ const (
 	Cells  = least * 2
 	wide   = 1 << 40
 	signed = int32(-3)
+
+	step   = 64 << 10
+	large  = 3 << 20    //c:type uint64_t
+	factor = 0x80000001 //c:type uint64_t
+	forGo  = 7          //c:go
 )
 
 // word is tag:32 | count:32.
 type word uint64
 
 func wordOf(tag, count uint32) word { return word(uint64(tag)<<32 | uint64(count)) }
+
+// withNext adds one to the count, see [word].
+func (w word) withNext() word { return wordOf(w.tag(), 0) | word(w.count()+1) }
+
+//c:go
+func (w word) onlyGo() uint32 { return forGo }
 
 func (w word) tag() uint32   { return uint32(w >> 32) }
 func (w word) count() uint32 { return uint32(w) }
@@ -118,6 +129,7 @@ func mix(a, b uint64, c uint32) uint64 {
 		x--
 	}
 	x &^= least
+	x += uint64(c)*large + uint64(c)*factor + uint64(c&step)
 	return x + wide + uint64(1)<<(c&31) + uint64(least<<(c&7))
 }
 
