@@ -51,7 +51,7 @@
  *             items(tail) - seq >= 0 (signed): FREE, the message is in the chain. Else HELD
  *   TAKING    owner holds get_lock and takes ref, a BULK message, as number seq (items(head) after it). Of the dead, under its lock: items(head) - seq >= 0: HELD. Else FREE
  *   LEASING   the same for a lease of a BULK message: LEASED, else FREE
- *   COPYING   the same for a lease of an INLINE message, ref being a copy: LEASED, else HELD
+ *   COPYING   the same for a lease of an INLINE message, ref being a copy (the cell is HELD until that is whole): LEASED, else HELD
  *
  * PUTTING is judged by resolve of put_lock only, TAKING, LEASING and COPYING by that of get_lock only: by CAS, while the lock's word still names the dead one (heap.h, pp__mutex_lock). The rest is
  * done by whoever sweeps (having proof that the owner is gone): who finds no free cell, who waits for a message while cells are in use, now and then who gets. A sweeper first makes a cell of the dead

@@ -201,17 +201,18 @@ static int32_t pp__queue_hold(view *v, pp__queue_block *b, uint64_t size, uint32
 	b->size = size;
 	b->codec = codec;
 	s = pp__queue_alloc(v, size, 0, &b->ref);
-	if (s == PP_OK) {
-		b->data = pp__queue_within(v, pp__queue_ref_off(b->ref), size);
-		if (b->data == NULL)
-			s = pp__queue_corrupt(v, "a block", b->ref);
-	}
 	if (s != PP_OK) {
 		pp__queue_cell_set(b->cell, 0, PP__QUEUE_CELL_FREE);
 		return s;
 	}
 	pp__queue_cell_fill(b->cell, b->ref, size, codec, 0);
+	/* from here on the block is not lost with this process */
 	pp__queue_block_become(b, PP__QUEUE_CELL_HELD);
+	b->data = pp__queue_within(v, pp__queue_ref_off(b->ref), size);
+	if (b->data == NULL) {
+		pp__queue_free_cell(v, b->cell, b->ref);
+		return pp__queue_corrupt(v, "a block", b->ref);
+	}
 	return PP_OK;
 }
 
@@ -773,19 +774,23 @@ static int32_t pp__queue_take(view *v, const pp__queue_found *f, bool lease, pp_
 		if (size == 0)
 			size = 1;
 		s = pp__queue_alloc(v, size, 0, &b->ref);
-		if (s == PP_OK) {
-			b->data = pp__queue_within(v, pp__queue_ref_off(b->ref), size);
-			if (b->data == NULL)
-				s = pp__queue_corrupt(v, "a block", b->ref);
-		}
 		if (s != PP_OK) {
 			pp__queue_cell_set(b->cell, 0, PP__QUEUE_CELL_FREE);
 			return s;
 		}
+		pp__queue_cell_fill(b->cell, b->ref, b->size, b->codec, f->at.items);
+		/* from here on the block is not lost with this process */
+		pp__queue_block_become(b, PP__QUEUE_CELL_HELD);
+		b->data = pp__queue_within(v, pp__queue_ref_off(b->ref), size);
+		if (b->data == NULL) {
+			pp__queue_free_cell(v, b->cell, b->ref);
+			return pp__queue_corrupt(v, "a block", b->ref);
+		}
 		pp__copy(b->data, f->data, f->size);
 		state = PP__QUEUE_CELL_COPYING;
+	} else {
+		pp__queue_cell_fill(b->cell, b->ref, b->size, b->codec, f->at.items);
 	}
-	pp__queue_cell_fill(b->cell, b->ref, b->size, b->codec, f->at.items);
 	pp__queue_block_become(b, state);
 	pp__queue_commit_get(v, f);
 	if (lease)

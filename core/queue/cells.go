@@ -200,18 +200,17 @@ func (v *view) hold(b *block, size uint64, codec uint32) status {
 	b.size = size
 	b.codec = codec
 	s = v.alloc(size, 0, &b.ref)
-	if s == statusOK {
-		b.data = v.within(b.ref.off(), size)
-		if b.data == nil {
-			s = v.corrupt("a block", uint64(b.ref))
-		}
-	}
 	if s != statusOK {
 		b.cell.set(0, cellFree)
 		return s
 	}
 	b.cell.fill(b.ref, size, codec, 0)
-	b.become(cellHeld)
+	b.become(cellHeld) // from here on the block is not lost with this process
+	b.data = v.within(b.ref.off(), size)
+	if b.data == nil {
+		v.freeCell(b.cell, b.ref)
+		return v.corrupt("a block", uint64(b.ref))
+	}
 	return statusOK
 }
 

@@ -372,20 +372,22 @@ func (v *view) take(f *found, lease bool, b *block) status {
 			size = 1
 		}
 		s = v.alloc(size, 0, &b.ref)
-		if s == statusOK {
-			b.data = v.within(b.ref.off(), size)
-			if b.data == nil {
-				s = v.corrupt("a block", uint64(b.ref))
-			}
-		}
 		if s != statusOK {
 			b.cell.set(0, cellFree)
 			return s
 		}
+		b.cell.fill(b.ref, b.size, b.codec, f.at.items)
+		b.become(cellHeld) // from here on the block is not lost with this process
+		b.data = v.within(b.ref.off(), size)
+		if b.data == nil {
+			v.freeCell(b.cell, b.ref)
+			return v.corrupt("a block", uint64(b.ref))
+		}
 		mem.Copy(b.data, f.data, f.size)
 		state = cellCopying
+	} else {
+		b.cell.fill(b.ref, b.size, b.codec, f.at.items)
 	}
-	b.cell.fill(b.ref, b.size, b.codec, f.at.items)
 	b.become(state)
 	v.commitGet(f)
 	if lease {
