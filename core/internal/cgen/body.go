@@ -780,7 +780,7 @@ func (g *generator) constantExpr(e ast.Expr, tv types.TypeAndValue, prec int) st
 		}
 	case *ast.BinaryExpr:
 		left, right := g.info.Types[ast.Unparen(x.X)], g.info.Types[ast.Unparen(x.Y)]
-		if small(left.Value) && small(right.Value) && small(tv.Value) && x.Op != token.AND_NOT && !signed {
+		if small(left.Value) && small(right.Value) && small(tv.Value) && x.Op != token.AND_NOT && !signed && !(x.Op == token.SHL && basic.Info()&types.IsUntyped != 0) {
 			return g.join(x, prec)
 		}
 	case *ast.CallExpr:
