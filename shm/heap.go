@@ -244,8 +244,14 @@ func (h *Heap) At(off, size uint64) ([]byte, bool) {
 
 // Within is the address of size bytes at off, nil if they do not lie in the blocks, or off is not a multiple of 8.
 func (h *Heap) Within(off, size uint64) unsafe.Pointer {
-	if off%8 != 0 || !h.within(off, size) {
+	if off%8 != 0 {
 		return nil
+	}
+	// What within would find first: one call less for each message.
+	if end := h.opened.Load(); off < slabFirst*slabSize || off > end || size > end-off {
+		if !h.within(off, size) {
+			return nil
+		}
 	}
 	return unsafe.Add(h.base, off)
 }

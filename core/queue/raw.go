@@ -167,13 +167,12 @@ func (r *raw) linger(skip *atomic.Int32) {
 }
 
 // lockPut takes putLock, makes c where the next message goes and returns for how many there is room, at least one.
-func (r *raw) lockPut(ctx context.Context, try bool, c *cursor) (uint32, error) {
+func (r *raw) lockPut(ctx context.Context, try bool, v *view, c *cursor) (uint32, error) {
 	for {
 		if err := r.put.Lock(ctx, patience(try)); err != nil {
 			return 0, lockFailed(err)
 		}
 		var room uint32
-		v := r.view()
 		s := v.room(c, &room)
 		if s == statusOK {
 			return room, nil
@@ -203,10 +202,10 @@ func (r *raw) putOne(ctx context.Context, try bool, data []byte, codec uint16) e
 // putRecord puts a record: a message, or the reference to the block that this process holds.
 func (r *raw) putRecord(ctx context.Context, try bool, data []byte, kind, codec uint32, held *block) error {
 	var c cursor
-	if _, err := r.lockPut(ctx, try, &c); err != nil {
+	v := r.view()
+	if _, err := r.lockPut(ctx, try, &v, &c); err != nil {
 		return err
 	}
-	v := r.view()
 	s := v.append(&c, data, kind, codec, c.crossings)
 	if s == statusOK {
 		if held != nil {
@@ -283,11 +282,11 @@ func (r *raw) putMany(ctx context.Context, data []byte, sizes []int, codec uint1
 
 func (r *raw) putSome(ctx context.Context, data []byte, sizes []int, codec uint16) (done int, err error) {
 	var c cursor
-	room, err := r.lockPut(ctx, false, &c)
+	v := r.view()
+	room, err := r.lockPut(ctx, false, &v, &c)
 	if err != nil {
 		return 0, err
 	}
-	v := r.view()
 	s, from := statusOK, c.crossings
 	for done < len(sizes) && uint32(done) < room && sizes[done] <= inlineMost {
 		if s = v.append(&c, data[:sizes[done]], kindInline, uint32(codec), from); s != statusOK {
@@ -410,11 +409,13 @@ func (r *raw) getOnce(ctx context.Context, try, lease bool, buf []byte, m *messa
 		}
 		return v.failed(s)
 	}
-	if f.at.items%getsPerSweep == 0 {
-		defer v.sweepNowAndThen()
-	}
+	late := f.at.items%getsPerSweep == 0
 	if lease || f.ref != 0 {
-		return r.getBulk(&f, lease, m)
+		err := r.getBulk(&f, lease, m)
+		if late {
+			v.sweepNowAndThen()
+		}
+		return err
 	}
 	m.codec = f.codec
 	if buf == nil {
@@ -424,6 +425,9 @@ func (r *raw) getOnce(ctx context.Context, try, lease bool, buf []byte, m *messa
 	}
 	v.commitGet(&f)
 	r.unlockGet(1, f.left)
+	if late {
+		v.sweepNowAndThen()
+	}
 	return nil
 }
 
