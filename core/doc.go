@@ -38,8 +38,8 @@
 //
 // So that the two do not drift apart, an object is split into steps on memory, which neither sleep nor know handles, and waiting and API. The
 // steps are written once, in Go, in a strict subset; their C is generated (core/internal/cgen, make generate, make check fails if it is
-// out of date) and committed. Queues are built so: layout, words, tunables, message slots and chain stand in core/queue. Waiting and API are
-// written by hand in each language. The C is as fast as what was written by hand before: 20,000 puts and gets took 19.65 million
+// out of date) and committed. Queues are built so: layout, words, tunables, message slots and chain stand in core/queue. Of heaps, pipes and
+// locks only layout and tunables are, so far; of heaps the words too. Waiting and API are written by hand in each language. The C is as fast as what was written by hand before: 20,000 puts and gets took 19.65 million
 // instructions and take 19.17 million.
 //
 // A family of processes has one heap (capi/front/heap.h, shm.Heap): one sparse memfd that all of them have mapped, in place of a segment per object or per producer. So a reference is

@@ -1,4 +1,4 @@
-/* pipe.h - a pipe of messages in the family's heap (heap.h), as C (pipe.c) and Go (core/pipe) both see it; tests/abi compares the two.
+/* pipe.h - a pipe of messages in the family's heap (heap.h), as C (pipe.c) and Go (core/pipe) both see it. The layout is generated from Go (`make generate`).
  *
  * A pipe is a pair of rings, where the messages are, and a pair of connected sockets (AF_UNIX, SOCK_STREAM), which wake sleepers and by which the
  * kernel tells that nobody is left at the other end. Messages never go through the sockets. End i (0, 1) is socket i: its holders send
@@ -77,72 +77,9 @@
 #include "heap.h"
 #include "lane.h"
 
-#define PP__PIPE_CAP 65536u
-#define PP__PIPE_RECORD_HEAD 8u
-#define PP__PIPE_INLINE_MOST 16384u
-#define PP__PIPE_LEASES 16u
-#define PP__PIPE_DUPLEX 1u /* pp__object.flags */
-#define PP__PIPE_BYTE 'p'
-#define PP__PIPE_LOOK_MS 4
-#define PP__PIPE_CLOSE_MS 100
+#include "pipe_layout.gen.h"
 
-enum { PP__PIPE_INLINE = 1, PP__PIPE_BULK = 2, PP__PIPE_FD = 3, PP__PIPE_PAD = 0xffff };
-
-typedef struct pp__pipe_lease {
-	uint32_t owner;
-	uint32_t tag;
-	uint64_t off;
-	uint64_t end;
-	uint64_t reserved;
-} pp__pipe_lease;
-
-typedef struct pp__pipe_way {
-	uint32_t send_lock; /* 0: these by who holds send_lock */
-	uint32_t ring_tag;
-	uint64_t ring; /* 0: nobody has sent yet */
-	uint64_t tail;
-	uint64_t seen_head; /* head when it was last looked at */
-	uint8_t pad0[128 - 32];
-
-	uint32_t bell; /* 128: by both */
-	uint32_t watched;
-	uint32_t look;
-	uint32_t reserved0;
-	pp__bell space; /* 144: senders sleep */
-	uint8_t pad1[128 - 24];
-
-	uint32_t recv_lock; /* 256: these by who holds recv_lock */
-	uint32_t spare;
-	uint64_t head;
-	uint8_t pad2[128 - 16];
-
-	pp__pipe_lease leases[PP__PIPE_LEASES]; /* 384 */
-	uint8_t pad3[128];
-} pp__pipe_way; /* 1024 bytes */
-
-typedef struct pp__pipe {
-	pp__object object;
-	uint64_t inode[2]; /* of the sockets */
-	uint64_t born;     /* when it was made, in the unit of /proc/PID/stat field 22; 0: not known */
-	uint8_t pad0[128 - 40];
-	pp__pipe_way way[2]; /* 128 */
-} pp__pipe;
-
-/* payload of PP__PIPE_BULK begins with: */
-typedef struct pp__pipe_bulk {
-	uint64_t off;
-	uint64_t size; /* of the message, bytes */
-	uint32_t tag;
-	uint32_t reserved;
-} pp__pipe_bulk;
-
-/* payload of PP__PIPE_FD: */
-typedef struct pp__pipe_fd {
-	uint64_t name[4];
-} pp__pipe_fd;
-
-/* in the first page of the family's heap: */
-#define PP__DEPOT_OFF 2048u
+/* At PP__DEPOT_OFF, in the first page of the family's heap. */
 typedef struct pp__depot {
 	uint32_t lock;
 	uint32_t reserved;
@@ -161,15 +98,6 @@ typedef struct pp__post {
 } pp__post;
 
 #define PP__ASSERT_PIPE(what) _Static_assert(what, #what)
-PP__ASSERT_PIPE(sizeof(pp__pipe_lease) == 32);
-PP__ASSERT_PIPE(offsetof(pp__pipe_way, bell) == 128);
-PP__ASSERT_PIPE(offsetof(pp__pipe_way, space) == 144);
-PP__ASSERT_PIPE(offsetof(pp__pipe_way, recv_lock) == 256);
-PP__ASSERT_PIPE(offsetof(pp__pipe_way, leases) == 384);
-PP__ASSERT_PIPE(sizeof(pp__pipe_way) == 1024);
-PP__ASSERT_PIPE(offsetof(pp__pipe, way) == 128);
-PP__ASSERT_PIPE(sizeof(pp__pipe) == 2176);
-PP__ASSERT_PIPE(sizeof(pp__pipe_bulk) == 24);
 PP__ASSERT_PIPE(sizeof(pp__post) == 64);
 PP__ASSERT_PIPE(PP__POSTS_OFF >= PP__MEMBERS_OFF + sizeof(pp__members_head) + PP__MEMBERS * 8);
 PP__ASSERT_PIPE(PP__POSTS_OFF + PP__MEMBERS * sizeof(pp__post) <= PP__SLABS_OFF);

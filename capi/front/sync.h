@@ -86,78 +86,11 @@
 #include "heap.h"
 #include "pins.h"
 
-#define PP__SYNC_SLICE_MIN_NS 10000000ull
-#define PP__SYNC_SLICE_MAX_NS 160000000ull
+#include "sync_layout.gen.h"
 
 /* A wait that its caller can continue (pp_event_sleep, pp_condition_sleep, pp_barrier_wait with a place) returns PP_ERR_INTERRUPTED after
  * about this time, so that the caller looks whether a signal came just before the sleep. */
 #define PP__SYNC_RETURN_NS 500000000ull
-#define PP__SYNC_PATIENCE 4
-#define PP__SYNC_PATIENT_NS 4000000ull
-#define PP__SYNC_SLEEPERS 0x80000000u
-#define PP__LOCK_POISONED 0x7fffffffu /* the word of a lock whose holder has died; no process has this owner (PP__IN_FLIGHT) */
-#define PP__SYNC_VALUE_MOST 0x7fffffffu
-#define PP__SYNC_PERMITS_MOST 65535u /* of semaphores with PP__SYNC_RECOVER */
-#define PP__BARRIER_MOST 65535u
-#define PP__CONDITION_CELLS 112u
-#define PP__CONDITION_MORE 4096u /* bytes: 511 cells */
-
-/* object.flags */
-enum { PP__SYNC_RECURSIVE = 1, PP__SYNC_RECOVER = 2, PP__SYNC_ACTION = 4 };
-
-enum { PP__BARRIER_FILLING = 0, PP__BARRIER_FULL = 1, PP__BARRIER_BROKEN = 2 };
-
-typedef struct pp__lock {
-	pp__object object;
-	uint64_t word;
-	uint64_t turn;
-	uint32_t count; /* levels, RLock and Lock: the holder's */
-	uint8_t pad[128 - 36];
-} pp__lock;
-
-typedef struct pp__semaphore {
-	pp__object object;
-	uint64_t word;
-	uint64_t turn;
-	uint32_t bell_seq; /* PP__SYNC_RECOVER */
-	uint32_t bell_waiters;
-	uint8_t pad[128 - 40];
-	/* PP__SYNC_RECOVER: uint32_t cells[most] */
-} pp__semaphore;
-
-typedef struct pp__condition {
-	pp__object object;
-	uint64_t more; /* offset of the next block of cells, 0: none */
-	uint32_t tickets;
-	uint8_t pad[128 - 28];
-	uint64_t cells[PP__CONDITION_CELLS];
-} pp__condition;
-
-typedef struct pp__condition_more {
-	uint64_t more;
-	uint64_t cells[(PP__CONDITION_MORE - 8) / 8];
-} pp__condition_more;
-
-typedef struct pp__event {
-	pp__object object;
-	uint32_t word;
-	uint8_t pad[128 - 20];
-} pp__event;
-
-typedef struct pp__barrier {
-	pp__object object;
-	uint64_t word;
-	uint32_t parties;
-	uint32_t cells_count; /* parties + 16 */
-	uint8_t pad[128 - 32];
-	/* uint64_t cells[cells_count] */
-} pp__barrier;
-
-PP__ASSERT_HEAP(sizeof(pp__lock) == 128 && offsetof(pp__lock, word) == 16 && offsetof(pp__lock, count) == 32);
-PP__ASSERT_HEAP(sizeof(pp__semaphore) == 128 && offsetof(pp__semaphore, bell_seq) == 32);
-PP__ASSERT_HEAP(sizeof(pp__condition) == 1024 && offsetof(pp__condition, cells) == 128 && offsetof(pp__condition, tickets) == 24);
-PP__ASSERT_HEAP(sizeof(pp__condition_more) == PP__CONDITION_MORE);
-PP__ASSERT_HEAP(sizeof(pp__event) == 128 && sizeof(pp__barrier) == 128 && offsetof(pp__barrier, parties) == 24);
 
 /* ---- this process's side: sync.c; the handles are pinned by the caller. Deadlines as pp__mutex_lock's -------------------------------- */
 

@@ -56,3 +56,5 @@ the context says. To take back the lock after [Condition.Wait] is waited for wit
 Linux only: elsewhere the New functions return [shm.ErrUnsupported].
 */
 package ipcsync
+
+//go:generate go run ../internal/cgen/cmd/cgen -prefix pp_ -o ../../capi/front/sync_layout.gen.h -include heap.h,mem.h layout.go

@@ -48,3 +48,5 @@ its process that wait for the same. No sleep is longer than half a second, since
 Pipes are Linux only: elsewhere New returns [shm.ErrUnsupported]. Streams are everywhere.
 */
 package pipe
+
+//go:generate go run ../internal/cgen/cmd/cgen -prefix pp__pipe -o ../../capi/front/pipe_layout.gen.h -include heap.h,lane.h,mem.h layout.go

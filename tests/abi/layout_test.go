@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// What lies in shared memory of a pool, lock or pipe is described twice: capi/front/lane.h, sync.h and pipe.h for C, layout files in Go. Both are
-// read here and compared, number by number and offset by offset. Heaps and queues are described once: *_layout.gen.h are generated.
+// What lies in shared memory of a pool is described twice: capi/front/lane.h for C, a layout file in Go. Both are read here and
+// compared, number by number and offset by offset. All else is described once: *_layout.gen.h are generated.
 
 // layout is one header and the Go package that says the same.
 type layout struct {
