@@ -16,7 +16,7 @@
 
 #include "../../capi/front/sync.h"
 
-enum { PATIENCE = 5000, POINTS = 6 };
+enum { PATIENCE = 20000, POINTS = 6 };
 
 /* What parent and child share beside the objects. */
 typedef struct shared {
