@@ -123,14 +123,16 @@ static void on_stack(int number)
 	}
 }
 
-void pp__settle_handlers(void)
+void pp__settle_handlers(bool sure)
 {
 	static const int likely[] = {SIGINT, SIGTERM, SIGALRM, SIGCHLD, SIGHUP, SIGUSR1, SIGUSR2};
-	static uint64_t last_ms;
+	static uint64_t last_ms, last_tick;
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-	const uint64_t now_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+	const uint64_t tick = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec, now_ms = tick / 1000000;
+	if (__atomic_exchange_n(&last_tick, tick, __ATOMIC_RELAXED) == tick && !sure)
+		return;
 	if (now_ms - __atomic_load_n(&last_ms, __ATOMIC_RELAXED) >= HANDLERS_MS) {
 		__atomic_store_n(&last_ms, now_ms, __ATOMIC_RELAXED);
 		for (int i = 1; i <= SIGNALS; i++)

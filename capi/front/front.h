@@ -49,8 +49,9 @@ bool pp__engine_loaded(void);
 
 /* pp__settle_handlers sees to it that handlers that the host has installed since the engine came do not run on the stack of a goroutine,
  * which is a few KiB: without SA_ONSTACK (signal(3), Python 3.9) the kernel would put their frames there, over what lies below.
- * For calls that may wait. It looks at the likely signals, and at all of them now and then. */
-void pp__settle_handlers(void);
+ * For calls that may wait. It looks at the likely signals, and at all of them now and then. sure false: only if the clock's tick
+ * (1 to 10 ms) has changed since the last look, for short calls that come by the thousand: the look costs 1.8 us. */
+void pp__settle_handlers(bool sure);
 
 /* pp__engine_threads sees to it that the engine has n threads, those included that wait until it needs them, or 16 that wait. Returns 0,
  * or the errno of the first that could not be made: then it has made none. pp__use_spare_thread has one that waits run start(arg),

@@ -45,7 +45,8 @@ static int32_t enter(const pp__table **table_out)
 	return pp__engine_intact();
 }
 
-/* PP_CALL passes a call whose first argument is a handle; PP_WAIT one that may wait; PP_OPEN one that needs no handle. A first call into
+/* PP_CALL passes a call whose first argument is a handle; PP_WAIT one that may wait, which is PP_SHORT_MS if it usually does not wait for
+ * long (it sleeps in pp__engine_wait); PP_OPEN one that needs no handle. A first call into
  * the engine waits until the Go runtime is ready, which is a cancellation point. */
 #define PP_CALL(name, handle, arguments)             \
 	do {                                             \
@@ -58,22 +59,25 @@ static int32_t enter(const pp__table **table_out)
 		return pp__entered != PP_OK ? pp__entered : t->name arguments; \
 	} while (0)
 
-#define PP_WAIT(name, handle, arguments)             \
+#define PP_WAIT_SURE(sure, name, handle, arguments)  \
 	do {                                             \
 		if (pp__engine_loaded())                     \
-			pp__settle_handlers();                   \
+			pp__settle_handlers(sure);               \
 		PP_CALL(name, handle, arguments);            \
 	} while (0)
+#define PP_WAIT(name, handle, arguments) PP_WAIT_SURE(true, name, handle, arguments)
 
-/* PP_WAIT_MS is PP_WAIT for a call with timeout_ms, which the engine gets as -1, or a number from 0 on. */
-#define PP_WAIT_MS(name, handle, arguments)          \
-	do {                                             \
-		if (!pp__timeout_valid(timeout_ms))          \
-			return pp__timeout_invalid(timeout_ms);  \
-		if (timeout_ms == PP_TRY)                    \
-			timeout_ms = 0;                          \
-		PP_WAIT(name, handle, arguments);            \
+/* PP_WAIT_MS and PP_SHORT_MS are for calls with timeout_ms, which the engine gets as -1, or a number from 0 on. */
+#define PP_SURE_MS(sure, name, handle, arguments)      \
+	do {                                               \
+		if (!pp__timeout_valid(timeout_ms))            \
+			return pp__timeout_invalid(timeout_ms);    \
+		if (timeout_ms == PP_TRY)                      \
+			timeout_ms = 0;                            \
+		PP_WAIT_SURE(sure, name, handle, arguments);   \
 	} while (0)
+#define PP_WAIT_MS(name, handle, arguments) PP_SURE_MS(true, name, handle, arguments)
+#define PP_SHORT_MS(name, handle, arguments) PP_SURE_MS(false, name, handle, arguments)
 
 #define PP_OPEN(name, handle_out, arguments)         \
 	do {                                             \
@@ -249,12 +253,12 @@ int32_t pp_pool_submit_many(pp_pool pool, pp_task_fn fn, const void *data, const
 
 int32_t pp_pool_wait(pp_pool pool, uint64_t task, int64_t timeout_ms, pp_result *result_out)
 {
-	PP_WAIT_MS(pool_wait, pool, (pool, task, timeout_ms, result_out));
+	PP_SHORT_MS(pool_wait, pool, (pool, task, timeout_ms, result_out));
 }
 
 int32_t pp_pool_collect(pp_pool pool, pp_result *results, size_t max, void *slab, size_t slab_size, int64_t timeout_ms, size_t *n_out)
 {
-	PP_WAIT_MS(pool_collect, pool, (pool, results, max, slab, slab_size, timeout_ms, n_out));
+	PP_SHORT_MS(pool_collect, pool, (pool, results, max, slab, slab_size, timeout_ms, n_out));
 }
 
 int32_t pp_pool_wake(pp_pool pool)
