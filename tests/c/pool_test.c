@@ -412,7 +412,7 @@ static void big_results(void)
 static void cancel(void)
 {
 	const pp_pool pool = open_pool(1);
-	const int32_t ms = 300;
+	const int32_t ms = 1500; /* long enough to be seen running on a loaded machine */
 	uint64_t running, waiting[5];
 	pp_result result;
 	pp_pool_state state;

@@ -12,7 +12,7 @@ import time
 
 import polyproc
 
-LATE = 6.0  # seconds: long after the reader has looked for who is left
+LATE = 12.0  # seconds: long after the reader has looked for who is left
 
 ctx = polyproc.get_context("fork")
 
