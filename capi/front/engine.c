@@ -54,6 +54,14 @@ static char **host_environment(void)
 	return environ;
 }
 
+/* host_wait is where calls for results sleep. They may not have looked at signal handlers before (PP_SHORT_MS). */
+static int32_t host_wait(const uint32_t *word, uint32_t v, uint64_t ns)
+{
+	if (ns >= 1000000)
+		pp__settle_handlers(true);
+	return pp__engine_wait(word, v, ns);
+}
+
 pp__host pp__the_host = {
 	.size = sizeof(pp__host),
 	.set_error = host_error,
@@ -64,7 +72,7 @@ pp__host pp__the_host = {
 	.strerror = pp_strerror,
 	.fork_worker = pp__fork_worker,
 	.interrupts = pp__interrupts,
-	.wait = pp__engine_wait,
+	.wait = host_wait,
 	.use_spare_thread = pp__use_spare_thread,
 	.refs_forget = pp_refs_forget,
 };

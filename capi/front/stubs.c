@@ -46,7 +46,7 @@ static int32_t enter(const pp__table **table_out)
 }
 
 /* PP_CALL passes a call whose first argument is a handle; PP_WAIT one that may wait, which is PP_SHORT_MS if it usually does not wait for
- * long (it sleeps in pp__engine_wait); PP_OPEN one that needs no handle. A first call into
+ * long (it sleeps in the host's wait); PP_OPEN one that needs no handle. A first call into
  * the engine waits until the Go runtime is ready, which is a cancellation point. */
 #define PP_CALL(name, handle, arguments)             \
 	do {                                             \

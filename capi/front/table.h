@@ -71,7 +71,7 @@ typedef struct pp__host {
 	int32_t (*fork_worker)(const pp_vacancy *); /* forks a C worker that serves the place: its pid, or -1 with errno */
 	_Bool (*use_spare_thread)(void *(*start)(void *), void *arg); /* false: no thread is spare */
 	_Bool (*interrupts)(_Bool restarted); /* after EINTR: whether the handler that ran is to end the wait */
-	int32_t (*wait)(const uint32_t *word, uint32_t v, uint64_t ns); /* pp__engine_wait */
+	int32_t (*wait)(const uint32_t *word, uint32_t v, uint64_t ns); /* as pp__engine_wait */
 	char *const *argv;                /* the program's arguments as pp_init saw them; NULL without pp_init */
 	int32_t (*family)(int32_t fds_out[2], char *env_out, size_t env_size); /* pp_family */
 	int32_t (*refs_forget)(const void *data, size_t size); /* pp_refs_forget */

@@ -87,8 +87,6 @@ int32_t pp__engine_wait(const uint32_t *word, uint32_t v, uint64_t ns)
 {
 	sigset_t urgent, before;
 
-	if (ns >= 1000000)
-		pp__settle_handlers(true);
 	/* Its handler has SA_RESTART. */
 	if (!__atomic_load_n(&without_waitv, __ATOMIC_RELAXED))
 		return pp__futex_wait(word, v, ns);

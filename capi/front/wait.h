@@ -23,8 +23,7 @@ static inline int32_t pp__timeout_invalid(int64_t timeout_ms)
  * missing (Linux before 5.16, seccomp) it is futex(2), which no handler with SA_RESTART restarts. */
 int32_t pp__futex_wait(const uint32_t *word, uint32_t v, uint64_t ns);
 
-/* pp__engine_wait is pp__futex_wait for a thread that runs Go code otherwise: the Go runtime's SIGURG does not end it.
- * It settles handlers, as the call that waits may not have (PP_SHORT_MS). */
+/* pp__engine_wait is pp__futex_wait for a thread that runs Go code otherwise: the Go runtime's SIGURG does not end it. */
 int32_t pp__engine_wait(const uint32_t *word, uint32_t v, uint64_t ns);
 
 /* pp__interrupts decides what a system call that returned EINTR means for the call of the library: true: PP_ERR_INTERRUPTED; false: it waits
