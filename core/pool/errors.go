@@ -39,7 +39,7 @@ var (
 	ErrCancelled = errors.New("pool: task cancelled")
 	ErrInit      = errors.New("pool: the initializer of the workers fails")
 	ErrStart     = errors.New("pool: workers end before they are ready")
-	ErrMemory    = errors.New("pool: no memory for the task's bytes")
+	ErrMemory    = error(alias{"pool: no memory for the task's bytes", shm.ErrNoMemory})
 )
 
 func init() {

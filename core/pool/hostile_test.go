@@ -649,6 +649,7 @@ func TestArenaSmallerThanTasks(t *testing.T) {
 	}
 	_, err = Map(within(t), p, mirrorBytes, [][]byte{make([]byte, 2<<20)})
 	require.ErrorIs(t, err, ErrMemory)
+	require.ErrorIs(t, err, shm.ErrNoMemory)
 	require.ErrorContains(t, err, "block of 2097152 bytes")
 	healthy(t, p)
 }
