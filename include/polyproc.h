@@ -119,15 +119,17 @@
  *   never does, with two exceptions. The kernel does not say which handler ran, and a call that
  *   cannot tell returns PP_ERR_INTERRUPTED, because a program can repeat the call:
  *     - a handler of SIGCHLD without SA_RESTART ends calls if the program has another handler
- *     without the flag; - pp_pipe_recv, pp_pipe_poll, their variants and pp_process_wait, and all
- *     calls before Linux 5.16 or where seccomp denies
- *       futex_waitv, are ended by handlers with SA_RESTART, too, if the program has a handler
- *       without the flag.
+ *       without the flag;
+ *     - pp_pipe_recv, pp_pipe_poll, their variants and pp_process_wait, and all calls before Linux
+ *       5.16 or where seccomp denies futex_waitv, are ended by handlers with SA_RESTART, too, if
+ *       the program has a handler without the flag.
  *   A handler that runs in the last moment (up to 50 us) before a call goes to sleep may not end
- *   it. A program that must notice signals at once gives its waits a limit of time, or lets the
- *   handler itself wake the waiter. pp_event_set and pp_semaphore_release are async-signal-safe: a
- *   handler may call them, in any thread, with a handle that was made before. If one fails that is
- *   a thread's first call of the library, pp_last_error() says nothing of it.
+ *   it; a call that waits wakes up now and then, looks, and goes to sleep again. A program that
+ *   must notice signals at once gives its waits a limit of time, or lets the handler itself wake
+ *   the waiter.
+ *   pp_event_set and pp_semaphore_release are async-signal-safe: a handler may call them, in any
+ *   thread, with a handle that was made before. If one fails that is a thread's first call of the
+ *   library, pp_last_error() says nothing of it.
  *
  * OWNERSHIP
  *
@@ -752,13 +754,12 @@ PP_API int32_t pp_pipe_free(pp_pipe end);
 /* A queue of messages, bytes of any length, in memory that the processes of a family share (see
  * "family"): any of them puts and gets, messages of one producer stay in their order, and each is
  * taken once. There is no process and no thread behind it (but see pp_queue_descriptor). A message
- * that was put is in the queue,
- * whatever becomes of the process that has put it; a process that dies in the middle of a call, by
- * SIGKILL too, leaves the queue as it was before the call or as it is after it. Handles are good in
- * forked children; other processes of the family are sent a pp_ref. A named queue (file
- * /dev/shm/pp.q.NAME) is open to any process of the user who made it, and stays until
- * pp_queue_unlink. A file of that name that belongs to another user, or that others may read or
- * write, is never opened.
+ * that was put is in the queue, whatever becomes of the process that has put it; a process that
+ * dies in the middle of a call, by SIGKILL too, leaves the queue as it was before the call or as
+ * it is after it. Handles are good in forked children; other processes of the family are sent a
+ * pp_ref. A named queue (file /dev/shm/pp.q.NAME) is open to any process of the user who made it,
+ * and stays until pp_queue_unlink. A file of that name that belongs to another user, or that
+ * others may read or write, is never opened.
  *
  * timeout_ms: -1 waits for ever. 0 does not wait for messages or room, but up to 50 ms for another
  * process that is in the middle of a call; PP_TRY not even for that, and then answers
