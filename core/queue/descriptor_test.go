@@ -140,6 +140,28 @@ func TestDescriptorEndsWithTheQueue(t *testing.T) {
 	}
 }
 
+// The descriptor is not closed while a user of the queue is left: a call that is under way when another goroutine closes the queue would
+// read or write the file that has its number then.
+func TestDescriptorStaysForThoseWhoStillUseTheQueue(t *testing.T) {
+	ctx := patient(t)
+	goroutines := runtime.NumGoroutine()
+	q, err := queue.New[int](nil, queue.Options{})
+	require.NoError(t, err)
+	fd := descriptorOf(t, q)
+	require.NoError(t, q.Put(ctx, 1))
+	lease, err := q.Lease(ctx)
+	require.NoError(t, err)
+	require.NoError(t, q.Close())
+	for until := time.Now().Add(time.Minute); runtime.NumGoroutine() > goroutines; time.Sleep(time.Millisecond) {
+		require.True(t, time.Now().Before(until), "the goroutine does not end")
+	}
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	require.NoError(t, err)
+	require.NoError(t, lease.Ack())
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	require.ErrorIs(t, err, unix.EBADF)
+}
+
 // The only poller sees each value of another process, one by one: nothing else makes up for a missed wake-up.
 func TestDescriptorMissesNoValueOfAnotherProcess(t *testing.T) {
 	ctx := patient(t)

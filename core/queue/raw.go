@@ -92,6 +92,7 @@ func (r *raw) free() {
 
 func (r *raw) end() {
 	r.finish.Do(func() {
+		r.closeWatch()
 		r.object.Drop()
 		if r.named {
 			_ = r.heap.Close()

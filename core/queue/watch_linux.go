@@ -98,7 +98,6 @@ func (w *watch) wake() {
 // watchQueue is the goroutine. It keeps the queue mapped until the handle is freed.
 func (r *raw) watchQueue(w *watch) {
 	defer r.leave()
-	defer unix.Close(w.fd)
 	for !r.isFreed() {
 		if w.isReadable() {
 			<-w.cleared
@@ -115,5 +114,12 @@ func (r *raw) watchQueue(w *watch) {
 func (r *raw) endWatch() {
 	if w := r.watch.Load(); w != nil {
 		w.wake()
+	}
+}
+
+// closeWatch closes the descriptor when no call is left that may read or write it: its number may be another file's at once.
+func (r *raw) closeWatch() {
+	if w := r.watch.Load(); w != nil {
+		_ = unix.Close(w.fd)
 	}
 }

@@ -13,3 +13,5 @@ func (r *raw) descriptor() (int, error) { return -1, shm.ErrUnsupported }
 func (r *raw) settle() {}
 
 func (r *raw) endWatch() {}
+
+func (r *raw) closeWatch() {}
