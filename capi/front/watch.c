@@ -33,7 +33,8 @@ static struct {
 	pid_t self;   /* by whom: a forked child has no such thread */
 	int fd;       /* pidfd, -1: none, look from time to time */
 	int locked;   /* the file that the parent locks and maps, -1: none */
-} watch = {0, 0, 0, -1, -1};
+	struct stat file; /* which that is: the program may put another one under the number at any time */
+} watch = {.fd = -1, .locked = -1};
 static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* How often a parent without pidfd (kernels before 5.3, or a host that closed descriptors that are not its own) is looked at. */
@@ -62,13 +63,10 @@ static void end_process(void)
 static void await_lock(int fd)
 {
 	struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
-	struct stat st;
 
-	if (fstat(fd, &st) != 0)
-		return;
 	while (fcntl(fd, F_SETLKW, &lock) != 0 && errno == EINTR)
 		;
-	if (pp__unmapped(watch.parent, pp__device_of(&st), st.st_ino))
+	if (pp__unmapped(watch.parent, pp__device_of(&watch.file), watch.file.st_ino))
 		end_process();
 }
 
@@ -110,15 +108,20 @@ int32_t pp__watch(pid_t parent_pid, uint64_t word, int fd)
 	int32_t status = PP_OK;
 
 	pthread_mutex_lock(&watch_lock);
+	struct stat file = {0};
+	if (fd >= 0 && fstat(fd, &file) != 0)
+		fd = -1;
 	if (watch.self == getpid() && watch.parent == parent_pid) {
 		/* It is watched already, by a thread that knows nothing of the lock. */
 		if (fd >= 0 && watch.locked < 0) {
+			watch.file = file;
 			watch.locked = fd;
 			const int error = pp__thread_begin(watch_run, NULL, WATCH_STACK);
 			if (error != 0)
 				status = pp__fail(PP_ERR_SYSTEM, "the thread that watches the parent: %s", strerror(error));
 		}
 	} else {
+		watch.file = file;
 		watch.locked = fd;
 		watch.fd = (int)syscall(SYS_pidfd_open, parent_pid, 0);
 		watch.parent = parent_pid;
