@@ -25,15 +25,24 @@ type Package struct {
 	types *types.Package
 }
 
-// exports finds what the compiler has said of the packages that the patterns need, as linux/amd64 has them.
-func exports(dir string, patterns ...string) (map[string]string, error) {
-	cmd := exec.Command("go", append([]string{"list", "-export", "-deps", "-f", "{{.ImportPath}} {{.Export}}"}, patterns...)...)
+// list returns what "go list" prints in dir, for linux/amd64.
+func list(dir string, args ...string) ([]byte, error) {
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w", err)
+	}
+	return out, nil
+}
+
+// exports finds what the compiler has said of the packages that the patterns need, as linux/amd64 has them.
+func exports(dir string, patterns ...string) (map[string]string, error) {
+	out, err := list(dir, append([]string{"-export", "-deps", "-f", "{{.ImportPath}} {{.Export}}"}, patterns...)...)
+	if err != nil {
+		return nil, err
 	}
 	found := map[string]string{}
 	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
@@ -46,13 +55,9 @@ func exports(dir string, patterns ...string) (map[string]string, error) {
 
 // Load reads and type-checks the package in dir, as linux/amd64 has it.
 func Load(dir string) (*Package, error) {
-	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .GoFiles}} {{.}}{{end}}`, ".")
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
+	out, err := list(dir, "-f", `{{.ImportPath}}{{range .GoFiles}} {{.}}{{end}}`, ".")
 	if err != nil {
-		return nil, fmt.Errorf("go list: %w", err)
+		return nil, err
 	}
 	words := strings.Fields(string(out))
 	texts := map[string][]byte{}
